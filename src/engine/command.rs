@@ -1,0 +1,26 @@
+//! What people and the process itself tell the engine, as opposed to what a session reports.
+
+use std::sync::Arc;
+
+use crate::limits::LimitTable;
+use crate::model::{Mode, Scope};
+
+/// An instruction to the engine. Every one is journalled like an event.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// The halt page shows this mode for this scope now. Raising and lowering both arrive this way; who
+    /// may lower a mode was decided before the page was written.
+    Mode {
+        /// Which scope.
+        scope: Scope,
+        /// Its mode now.
+        mode: Mode,
+        /// The epoch at which it got it.
+        epoch: u64,
+    },
+    /// From here on these limits apply. Counters and windows go on; a limit lowered below what is in use
+    /// denies what would add to it.
+    SetLimits(Arc<LimitTable>),
+    /// A new trading day: daily loss, day volume and loss windows start anew from the present marks.
+    NewDay,
+}

@@ -1,0 +1,206 @@
+//! What the engine shows of itself: read by `/metrics` and the API, never waited for.
+//!
+//! # Synchronization
+//!
+//! One writer, the engine's thread. Counters are plain loads and stores of relaxed atomics. The cells of
+//! one scope change together and are read under a sequence lock made of atomics only: a reader that met
+//! a writer tries again, a writer never waits.
+
+use core::sync::atomic::{AtomicI64, AtomicU64, Ordering, fence};
+
+use crate::limits::{Gauge, MAX_RATES};
+use crate::model::{AnomalyKind, EventKind, Mode, Rule, Universe};
+
+/// Upper bounds of the latency buckets in nanoseconds; one more bucket holds the rest.
+pub const LATENCY_BOUNDS_NS: [u64; 16] = [
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    5_000_000,
+    25_000_000,
+    100_000_000,
+    1_000_000_000,
+];
+
+/// A counter with one writer.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. The engine's thread only.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+    /// Sets the value. The engine's thread only.
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+    /// The value.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A latency histogram with one writer and fixed buckets ([`LATENCY_BOUNDS_NS`]).
+#[derive(Debug, Default)]
+pub struct Latency {
+    buckets: [Counter; LATENCY_BOUNDS_NS.len() + 1],
+    sum_ns: Counter,
+}
+
+impl Latency {
+    /// Records one value. The engine's thread only.
+    pub fn record(&self, ns: u64) {
+        let at = LATENCY_BOUNDS_NS.partition_point(|&bound| bound < ns);
+        self.buckets[at].add(1);
+        self.sum_ns.add(ns);
+    }
+    /// Counts per bucket (not cumulative; the last holds what is beyond all bounds), and the sum in ns.
+    #[must_use]
+    pub fn read(&self) -> ([u64; LATENCY_BOUNDS_NS.len() + 1], u64) {
+        let mut counts = [0; LATENCY_BOUNDS_NS.len() + 1];
+        for (count, bucket) in counts.iter_mut().zip(&self.buckets) {
+            *count = bucket.get();
+        }
+        (counts, self.sum_ns.get())
+    }
+}
+
+/// A scope as the engine last showed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScopeView {
+    /// Its gauges, in their rule's unit; [`Gauge::DayQty`] in quantity units.
+    pub gauges: [i64; Gauge::COUNT],
+    /// How much of each rate limit is used: in the order of [`crate::limits::ScopeLimits::rates`].
+    pub rates: [i64; MAX_RATES],
+    /// The scope's own mode, as the engine has it.
+    pub mode: Mode,
+}
+
+const WORDS: usize = Gauge::COUNT + MAX_RATES + 1;
+
+#[derive(Debug)]
+#[repr(align(64))]
+struct Cell {
+    version: AtomicU64,
+    words: [AtomicI64; WORDS],
+}
+
+/// Everything that the engine publishes.
+#[derive(Debug)]
+pub struct Published {
+    scopes: Box<[Cell]>,
+    /// Events taken, by kind (index: wire number - 1).
+    pub events: [Counter; EventKind::ALL.len()],
+    /// Requests admitted.
+    pub admitted: Counter,
+    /// Requests denied, by the rule that the verdict names.
+    pub denied: [Counter; Rule::COUNT],
+    /// Trips, by rule.
+    pub trips: [Counter; Rule::COUNT],
+    /// Warnings, by rule.
+    pub warnings: [Counter; Rule::COUNT],
+    /// Anomalies, by kind.
+    pub anomalies: [Counter; AnomalyKind::COUNT],
+    /// Notices that found the channel to the control thread full.
+    pub notices_dropped: Counter,
+    /// Rounds of the engine's loop: stands still if the engine does.
+    pub progress: Counter,
+    /// Monotonic time of the last round in ns.
+    pub last_round: Counter,
+    /// Orders that are pending or working.
+    pub working_orders: Counter,
+    /// Orders remembered after they were done.
+    pub remembered_orders: Counter,
+    /// Exec ids remembered.
+    pub remembered_execs: Counter,
+    /// Pairs in use.
+    pub pairs: Counter,
+    /// Pairs that wait for their revaluation after a mark or a rate moved.
+    pub revaluations_pending: Counter,
+    /// Events waiting in front of the engine when it last looked.
+    pub queue_depth: Counter,
+    /// Generation of the limits in force.
+    pub limits_generation: Counter,
+    /// From receipt at the edge to the decision, every event.
+    pub event_latency: Latency,
+    /// The decision itself, one event in 64.
+    pub decision_latency: Latency,
+}
+
+impl Published {
+    /// Nothing published yet.
+    #[must_use]
+    pub fn new(universe: &Universe) -> Published {
+        let cell = || Cell { version: AtomicU64::new(0), words: core::array::from_fn(|_| AtomicI64::new(0)) };
+        Published {
+            scopes: (0..universe.scope_count()).map(|_| cell()).collect(),
+            events: Default::default(),
+            admitted: Counter::default(),
+            denied: core::array::from_fn(|_| Counter::default()),
+            trips: core::array::from_fn(|_| Counter::default()),
+            warnings: core::array::from_fn(|_| Counter::default()),
+            anomalies: core::array::from_fn(|_| Counter::default()),
+            notices_dropped: Counter::default(),
+            progress: Counter::default(),
+            last_round: Counter::default(),
+            working_orders: Counter::default(),
+            remembered_orders: Counter::default(),
+            remembered_execs: Counter::default(),
+            pairs: Counter::default(),
+            revaluations_pending: Counter::default(),
+            queue_depth: Counter::default(),
+            limits_generation: Counter::default(),
+            event_latency: Latency::default(),
+            decision_latency: Latency::default(),
+        }
+    }
+
+    /// Shows the scope at `slot`. The engine's thread only.
+    pub fn show(&self, slot: usize, view: &ScopeView) {
+        let Some(cell) = self.scopes.get(slot) else { return };
+        let version = cell.version.load(Ordering::Relaxed);
+        // SYNC scope: odd while words change; pairs with the fence and the second load in `scope`.
+        cell.version.store(version.wrapping_add(1), Ordering::Relaxed);
+        fence(Ordering::Release);
+        let values = view.gauges.iter().chain(&view.rates).copied().chain([view.mode as i64]);
+        for (word, value) in cell.words.iter().zip(values) {
+            word.store(value, Ordering::Relaxed);
+        }
+        cell.version.store(version.wrapping_add(2), Ordering::Release);
+    }
+
+    /// The scope at `slot` as last shown; `None` if there is no such slot.
+    #[must_use]
+    pub fn scope(&self, slot: usize) -> Option<ScopeView> {
+        let cell = self.scopes.get(slot)?;
+        loop {
+            let before = cell.version.load(Ordering::Acquire);
+            let mut words = [0i64; WORDS];
+            for (value, word) in words.iter_mut().zip(&cell.words) {
+                *value = word.load(Ordering::Relaxed);
+            }
+            fence(Ordering::Acquire);
+            if before % 2 == 0 && cell.version.load(Ordering::Relaxed) == before {
+                let mut view = ScopeView { gauges: [0; Gauge::COUNT], rates: [0; MAX_RATES], mode: Mode::Normal };
+                view.gauges.copy_from_slice(&words[..Gauge::COUNT]);
+                view.rates.copy_from_slice(&words[Gauge::COUNT..Gauge::COUNT + MAX_RATES]);
+                view.mode = Mode::from_u8(words[WORDS - 1] as u8);
+                return Some(view);
+            }
+            core::hint::spin_loop();
+        }
+    }
+}
