@@ -159,7 +159,11 @@
 //! or above, `Warn` is raised once for the highest level reached. It may be raised again after the gauge has fallen below the level; pairs excepted, see
 //! [`core`](crate::engine::core). Rates warn likewise at the order that reaches the level.
 
+pub mod duplicates;
+pub mod execs;
+pub mod index;
+pub mod orders;
 pub mod rate;
 
 /// The most pairs that one step revalues because of marks and rates.
-pub const REVALUE_PER_STEP: usize = 64;
+pub const REVALUE_PER_STEP: usize = 32;
