@@ -76,6 +76,12 @@ impl ExecTable {
         &self.ring[slot as usize]
     }
 
+    /// Whether the execution in `slot` was booked on the present day.
+    #[must_use]
+    pub fn is_of_today(&self, slot: u32) -> bool {
+        self.ring[slot as usize].day == self.day
+    }
+
     /// Marks the execution in `slot` as taken back.
     pub fn bust(&mut self, slot: u32) {
         self.ring[slot as usize].busted = true;

@@ -61,8 +61,8 @@ impl IdIndex {
     #[inline]
     #[must_use]
     pub fn find(&self, hash: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
-        let mut at = self.home(hash);
-        for _ in 0..MAX_PROBE {
+        let home = self.home(hash);
+        for at in home..home + MAX_PROBE {
             let entry = self.entries[at & self.mask];
             if entry == 0 {
                 return None;
@@ -70,7 +70,6 @@ impl IdIndex {
             if (entry >> 32) as u32 == hash && is_it(entry as u32 - 1) {
                 return Some(entry as u32 - 1);
             }
-            at += 1;
         }
         None
     }
@@ -87,22 +86,21 @@ impl IdIndex {
     /// # Errors
     /// [`Full`] if it would lie too far from its home.
     pub fn insert(&mut self, hash: u32, slot: u32) -> Result<(), Full> {
-        let mut at = self.home(hash);
-        for _ in 0..MAX_PROBE {
+        let home = self.home(hash);
+        for at in home..home + MAX_PROBE {
             let entry = &mut self.entries[at & self.mask];
             if *entry == 0 {
                 *entry = IdIndex::entry(hash, slot);
                 return Ok(());
             }
-            at += 1;
         }
         Err(Full)
     }
 
     /// Lets the entry (`hash`, `old`) point to `new`. Returns whether it was there.
     pub fn repoint(&mut self, hash: u32, old: u32, new: u32) -> bool {
-        let mut at = self.home(hash);
-        for _ in 0..MAX_PROBE {
+        let home = self.home(hash);
+        for at in home..home + MAX_PROBE {
             let entry = &mut self.entries[at & self.mask];
             if *entry == 0 {
                 return false;
@@ -111,7 +109,6 @@ impl IdIndex {
                 *entry = IdIndex::entry(hash, new);
                 return true;
             }
-            at += 1;
         }
         false
     }

@@ -1,6 +1,6 @@
 //! HOT: the table of orders: those that are live, and the last ones that were.
 
-use crate::model::Side;
+use crate::model::{OrdType, Side};
 use crate::risk::index::{Full, IdIndex, hash};
 use crate::units::{OrdId, SessionId};
 
@@ -55,6 +55,8 @@ pub struct Order {
     pub state: OrderState,
     /// Buy or sell.
     pub side: Side,
+    /// Its type.
+    pub ord_type: OrdType,
     /// A cancel request is on its way.
     pub pending_cancel: bool,
 }
@@ -110,6 +112,7 @@ const FREE: Order = Order {
     session: SessionId(0),
     state: OrderState::Free,
     side: Side::Buy,
+    ord_type: OrdType::Limit,
     pending_cancel: false,
 };
 
