@@ -1,1 +1,3 @@
-//! app
+//! Everything put together: configuration, clocks, threads, the async runtime.
+
+pub mod config;
