@@ -250,6 +250,22 @@ impl LimitText {
                 }
             }
         }
+        let pairs = &self.kinds[ScopeKind::Pair as usize].named;
+        let of_instruments: Vec<&str> = pairs.keys().filter_map(|name| name.strip_prefix("*/")).collect();
+        for (name, table) in pairs {
+            let Some(strategy) = name.strip_suffix("/*") else { continue };
+            let spec = file.strategies.iter().find(|s| s.name == strategy);
+            let trades = |instrument: &str| {
+                let list = spec.and_then(|s| s.instruments.as_ref());
+                list.is_none_or(|list| list.iter().any(|(name, _)| name == instrument))
+            };
+            let hides = |i: &&&str| trades(i) && !pairs.contains_key(&format!("{strategy}/{i}"));
+            let hidden: Vec<String> = of_instruments.iter().filter(hides).map(|i| format!("*/{i}")).collect();
+            if !hidden.is_empty() {
+                let text = format!("goes before {}, which say nothing about {strategy}", hidden.join(", "));
+                push(table.spot.path.clone(), text);
+            }
+        }
         let armed = |rule: Rule| {
             let arms = |table: &Table| {
                 table.rules.get(&rule).is_none_or(|stated| stated.bound != Some(Bound::Unlimited))

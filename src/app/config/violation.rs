@@ -55,7 +55,7 @@ impl Violations {
                 .line_start(v.line)
                 .annotation(AnnotationKind::Primary.span(from..to));
             out.push_str(&renderer.render(&[Level::ERROR.primary_title(title).element(snippet)]));
-            out.push('\n');
+            out.push_str("\n\n");
         }
         out
     }
@@ -143,10 +143,6 @@ impl<'a> Errors<'a> {
         let line = before.matches('\n').count() + 1;
         let column = before[before.rfind('\n').map_or(0, |at| at + 1)..].chars().count() + 1;
         found.0.push(Violation { line, column, field: spot.path.clone(), value, rule, span });
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.found.borrow().0.is_empty()
     }
 
     /// All that was found, if anything.
