@@ -22,6 +22,9 @@ const DEFAULT_AGE_NS: u64 = 5_000_000_000;
 /// "Unlimited" as an age.
 pub(super) const ANY_AGE: u64 = u64::MAX;
 
+/// Sections of options: what they say counts from the start of the process on.
+pub(super) const SECTIONS: [&str; 5] = ["service", "engine", "ingest", "http", "auth"];
+
 /// A name that refers to something else in the file.
 pub(super) type Reference = (String, Spot);
 
@@ -71,6 +74,8 @@ pub(super) struct SessionText {
 
 /// Everything but the limits.
 pub(super) struct FileText {
+    /// Where the sections of [`SECTIONS`] are written.
+    pub section_spots: [Spot; SECTIONS.len()],
     pub service: Service,
     pub engine: EngineOptions,
     pub ingest: Ingest,
@@ -164,6 +169,7 @@ impl FileText {
         });
 
         let file = FileText {
+            section_spots: SECTIONS.map(|section| root.key_spot(section)),
             service,
             engine,
             ingest,

@@ -8,7 +8,7 @@
 //! Quantities are written in natural units (shares, contracts, coins) and mean a count of each
 //! instrument's own unit, so instruments of unlike `qty_scale` get profiles of their own from one table.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::Note;
 use super::file::{ANY_AGE, FileText, InstrumentText, SHORTEST_NS, WEEK_NS};
@@ -121,6 +121,12 @@ impl LimitText {
         let errors = root.errors;
         let mut text = LimitText::default();
         let Some(mut section) = root.table("limits") else { return text };
+        let names = Names {
+            accounts: file.accounts.iter().map(|x| &*x.name).collect(),
+            strategies: file.strategies.iter().map(|x| &*x.name).collect(),
+            instruments: file.instruments.iter().map(|x| &*x.name).collect(),
+            sessions: file.sessions.iter().map(|x| &*x.name).collect(),
+        };
         for kind in ScopeKind::ALL {
             let Some(mut of_kind) = section.table(kind.name()) else { continue };
             let tables = &mut text.kinds[kind as usize];
@@ -134,7 +140,7 @@ impl LimitText {
             for (name, field) in of_kind.entries() {
                 let Some(mut table) = field.table() else { continue };
                 let spot = of_kind.key_spot(name);
-                check_name(errors, &spot, kind, name, file);
+                check_name(errors, &spot, kind, name, &names);
                 let read = read_table(&mut table, kind, file.base_scale);
                 table.finish();
                 raw.insert(name.to_owned(), read);
@@ -308,21 +314,25 @@ fn sliding_counts(rates: &[RateLimit]) -> u64 {
     rates.iter().map(one).sum()
 }
 
+/// What a table can be named after.
+struct Names<'a> {
+    accounts: HashSet<&'a str>,
+    strategies: HashSet<&'a str>,
+    instruments: HashSet<&'a str>,
+    sessions: HashSet<&'a str>,
+}
+
 /// A named table speaks about something that exists.
-fn check_name(errors: &Errors<'_>, spot: &Spot, kind: ScopeKind, name: &str, file: &FileText) {
-    let account = |name: &str| file.accounts.iter().any(|x| x.name == name);
-    let strategy = |name: &str| file.strategies.iter().any(|x| x.name == name);
-    let instrument = |name: &str| file.instruments.iter().any(|x| x.name == name);
-    let session = |name: &str| file.sessions.iter().any(|x| x.name == name);
+fn check_name(errors: &Errors<'_>, spot: &Spot, kind: ScopeKind, name: &str, names: &Names<'_>) {
     if name == "*" {
         return;
     }
     let known = match kind {
         ScopeKind::Firm => true,
-        ScopeKind::Account => account(name),
-        ScopeKind::Strategy => strategy(name),
-        ScopeKind::Instrument => instrument(name),
-        ScopeKind::Session => session(name),
+        ScopeKind::Account => names.accounts.contains(name),
+        ScopeKind::Strategy => names.strategies.contains(name),
+        ScopeKind::Instrument => names.instruments.contains(name),
+        ScopeKind::Session => names.sessions.contains(name),
         ScopeKind::Pair => {
             let Some((s, i)) = name.split_once('/') else {
                 errors.at(spot, "a pair is written \"strategy/instrument\", \"strategy/*\", \"*/instrument\" or \"*\"");
@@ -332,7 +342,7 @@ fn check_name(errors: &Errors<'_>, spot: &Spot, kind: ScopeKind, name: &str, fil
                 errors.at(spot, "all pairs are written \"*\"");
                 return;
             }
-            (s == "*" || strategy(s)) && (i == "*" || instrument(i))
+            (s == "*" || names.strategies.contains(s)) && (i == "*" || names.instruments.contains(i))
         }
     };
     if !known {
@@ -649,14 +659,11 @@ impl Builder<'_> {
         // "*/instrument", written or because the instrument's scale is not the main one.
         for i in 0..self.universe.instruments.len() {
             let id = InstrumentId(i as u32);
-            let unit = self.unit_of(id);
             let own =
                 if tables.named.is_empty() { None } else { tables.named.get(&format!("*/{}", self.instrument(id))) };
-            if own.is_some() || unit != main {
-                let resolved = self.resolve(own.unwrap_or(&tables.all), ScopeKind::Pair, unit);
-                if own.is_some() || resolved != *table.edit_all(ScopeKind::Pair) {
-                    *table.edit_pairs_of_instrument(id) = resolved;
-                }
+            let resolved = self.resolve(own.unwrap_or(&tables.all), ScopeKind::Pair, self.unit_of(id));
+            if own.is_some() || resolved != *table.edit_all(ScopeKind::Pair) {
+                *table.edit_pairs_of_instrument(id) = resolved;
             }
         }
         // "strategy/*", split up where a scale is not the main one. It goes before "*/instrument", so a
@@ -665,26 +672,29 @@ impl Builder<'_> {
         for (name, own) in &tables.named {
             let Some((strategy, "*")) = name.split_once('/') else { continue };
             let Some(s) = self.universe.strategy(strategy) else { continue };
-            let shared = self.resolve(own, ScopeKind::Pair, main);
+            let shared = resolve(own, ScopeKind::Pair, |decimal, _| self.quantity(decimal, main).unwrap_or(0));
             *table.edit_pairs_of_strategy(s) = shared.clone();
-            for i in 0..self.universe.instruments.len() {
-                let id = InstrumentId(i as u32);
-                let unit = self.unit_of(id);
-                if unit == main || !self.permitted(s, id) {
-                    continue;
+            let traded = self.traded_by(s);
+            let units: HashSet<QtyUnit> = traded.iter().map(|id| self.unit_of(*id)).collect();
+            let own_profile: HashMap<QtyUnit, ScopeLimits> = units
+                .into_iter()
+                .map(|unit| (unit, self.resolve(own, ScopeKind::Pair, unit)))
+                .filter(|(_, resolved)| *resolved != shared)
+                .collect();
+            if own_profile.is_empty() {
+                continue;
+            }
+            for id in traded {
+                let Some(resolved) = own_profile.get(&self.unit_of(id)) else { continue };
+                split += 1;
+                if split > MAX_SPLIT {
+                    self.errors.at(
+                        &own.spot,
+                        format!("more than {MAX_SPLIT} pairs of unlike qty_scale: state quantities per instrument"),
+                    );
+                    return;
                 }
-                let resolved = self.resolve(own, ScopeKind::Pair, unit);
-                if resolved != shared {
-                    split += 1;
-                    if split > MAX_SPLIT {
-                        self.errors.at(
-                            &own.spot,
-                            format!("more than {MAX_SPLIT} pairs of unlike qty_scale: state quantities per instrument"),
-                        );
-                        return;
-                    }
-                    *table.edit(self.universe, Scope::Pair(s, id)) = resolved;
-                }
+                *table.edit(self.universe, Scope::Pair(s, id)) = resolved.clone();
             }
         }
         for (name, own) in &tables.named {
@@ -701,9 +711,11 @@ impl Builder<'_> {
         &self.universe.instruments[id.0 as usize].name
     }
 
-    fn permitted(&self, strategy: StrategyId, instrument: InstrumentId) -> bool {
-        let list = &self.file.strategies[usize::from(strategy.0)].instruments;
-        list.as_ref().is_none_or(|list| list.iter().any(|(name, _)| name == self.instrument(instrument)))
+    fn traded_by(&self, strategy: StrategyId) -> Vec<InstrumentId> {
+        match &self.file.strategies[usize::from(strategy.0)].instruments {
+            None => (0..self.universe.instruments.len()).map(|i| InstrumentId(i as u32)).collect(),
+            Some(list) => list.iter().filter_map(|(name, _)| self.universe.instrument(name)).collect(),
+        }
     }
 
     fn unit_of(&self, id: InstrumentId) -> QtyUnit {
@@ -716,7 +728,8 @@ impl Builder<'_> {
 
     fn unit_of_strategy(&self, strategy: StrategyId, everything: QtyUnit) -> QtyUnit {
         let Some(list) = &self.file.strategies[usize::from(strategy.0)].instruments else { return everything };
-        common_unit(list.iter().filter_map(|(name, _)| Some(self.unit_of(self.universe.instrument(name)?))))
+        let unit = |name: &str| self.universe.instrument(name).map_or(QtyUnit::Unknown, |id| self.unit_of(id));
+        common_unit(list.iter().map(|(name, _)| unit(name)))
     }
 
     /// The scale that most instruments have: what shared profiles are in.

@@ -387,24 +387,23 @@ fn auth_notes(file: &FileText, notes: &mut Vec<Note>) {
 fn unchanged(errors: &Errors<'_>, old: &Loaded, new: &Loaded, file: &FileText, root: &Spot) {
     const RESTART: &str = "cannot change while running: it needs a restart";
     let (before, after) = (&old.universe, &new.universe);
-    if before.base_scale != after.base_scale || before.currencies[0] != after.currencies[0] {
-        errors.missing(root, "service.base_currency", RESTART);
-    }
+    let base = |universe: &Universe| (universe.base_scale, universe.currencies[0].clone());
     let sections = [
-        ("service", old.service != new.service),
-        ("engine", old.engine != new.engine),
-        ("ingest", old.ingest != new.ingest),
-        ("http", old.http != new.http),
-        ("auth", old.auth != new.auth),
+        old.service != new.service || base(before) != base(after),
+        old.engine != new.engine,
+        old.ingest != new.ingest,
+        old.http != new.http,
+        old.auth != new.auth,
     ];
-    for (section, changed) in sections {
+    for (spot, changed) in file.section_spots.iter().zip(sections) {
         if changed {
-            errors.missing(root, section, RESTART);
+            errors.at(spot, RESTART);
         }
     }
 
     let gone = |section: &str, name: &str| {
-        errors.missing(root, &format!("{section}.{name}"), "was there before: to take it away needs a restart");
+        let spot = Spot { span: root.span.clone(), path: section.to_owned() };
+        errors.missing(&spot, name, "was there before: to take it away needs a restart");
     };
     for currency in &before.currencies[1..] {
         if after.currency(&currency.name).is_none() {

@@ -128,7 +128,7 @@ impl<'a> Field<'a> {
     }
 
     fn expected<T>(&self, what: &str) -> Option<T> {
-        self.refuse(format!("must be {what}, not a {}", self.value.type_str()));
+        self.refuse(format!("must be {what}; this is of type {}", self.value.type_str()));
         None
     }
 
