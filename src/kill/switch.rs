@@ -569,6 +569,16 @@ impl Switch {
         Some(receipt.clone())
     }
 
+    /// Whether the press with this id is confirmed by now; `None` if no such receipt is kept.
+    #[must_use]
+    pub fn is_confirmed(&self, id: u64) -> Option<bool> {
+        let mut guard = self.lock();
+        let Records { receipts, tally, .. } = &mut *guard;
+        let receipt = receipts.get_mut(id)?;
+        receipt.look(&self.board, |ns| tally.told.record(ns), |ns| tally.confirmed.record(ns));
+        Some(receipt.is_confirmed())
+    }
+
     /// The newest `count` receipts, newest first, as they are now.
     #[must_use]
     pub fn receipts(&self, count: usize) -> Vec<Receipt> {

@@ -1,1 +1,3 @@
-//! metrics
+//! What Prometheus sees.
+
+pub mod usage;
