@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use axum::http::{HeaderMap, StatusCode, header};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::api::problem::Problem;
+use crate::metrics::{Sample, SampleKind, Source};
 use crate::units::MonoNanos;
 
 /// What a principal may do, ascending: each role may do what those before it may.
@@ -98,13 +100,14 @@ struct Failures {
 pub struct Authenticator {
     principals: Vec<Principal>,
     failures: Mutex<HashMap<IpAddr, Failures>>,
+    failed: AtomicU64,
 }
 
 impl Authenticator {
     /// Of several principals with the same token the first counts; the configuration refuses that.
     #[must_use]
     pub fn new(principals: Vec<Principal>) -> Authenticator {
-        Authenticator { principals, failures: Mutex::new(HashMap::new()) }
+        Authenticator { principals, failures: Mutex::new(HashMap::new()), failed: AtomicU64::new(0) }
     }
 
     /// The caller, by the `Authorization` header.
@@ -169,11 +172,28 @@ impl Authenticator {
         let slow = entry.count >= FREE_FAILURES && now.since(entry.last) < backoff;
         entry.count = entry.count.saturating_add(1);
         entry.last = now;
+        // One line per doubling: a brute force does not fill the log.
+        if entry.count.is_power_of_two() {
+            tracing::warn!(event = "auth_failed", %source, count = entry.count, "a wrong token was refused");
+        }
+        self.failed.fetch_add(1, Ordering::Relaxed);
         slow
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Failures>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Source for Authenticator {
+    fn samples(&self) -> Vec<Sample> {
+        vec![Sample {
+            name: "haltline_auth_failures_total",
+            help: "Requests with a token that is not known.",
+            kind: SampleKind::Counter,
+            labels: vec![],
+            value: self.failed.load(Ordering::Relaxed) as f64,
+        }]
     }
 }
 
@@ -186,6 +206,7 @@ impl Principal {
         if self.role >= role {
             return Ok(());
         }
+        tracing::warn!(event = "forbidden", actor = self.name, needs = role.name(), "a request was refused");
         Err(Problem::new(
             StatusCode::FORBIDDEN,
             "forbidden",

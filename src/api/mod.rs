@@ -1,5 +1,21 @@
 //! The HTTP API: kill, re-arm, state, limits, health, metrics. On a thread and a runtime of its own, so that
 //! neither a scrape nor a browser is in the way of the event streams.
+//!
+//! | Endpoint | Role | |
+//! |---|---|---|
+//! | `POST /v1/kill` | operator | `{scope:{kind,name}, mode?, reason?, wait_ms?}` → a receipt; `mode` is `halted` or `reduce_only` |
+//! | `GET /v1/kills?count=`, `GET /v1/kills/{id}` | viewer | receipts as they are now, newest first |
+//! | `POST /v1/rearm` | risk | `{scope, epoch, reason, wait_ms?}` → 200 done, 202 pending or lowered but not on disk |
+//! | `POST /v1/rearm/{id}/approve` | risk, another person | `{reason, wait_ms?}` |
+//! | `GET /v1/rearm`, `GET /v1/rearm/{id}` | viewer | re-arms, newest first |
+//! | `GET /v1/state` | viewer | modes, causes, sessions, totals, engine, latch, alerts |
+//! | `GET /v1/limits?kind=&name=&all=&rows=&from=` | viewer | limits with their use; `next` is the `from` of the next page |
+//! | `POST /v1/limits/reload` | risk | `{reason}` → the new generation, or every violation |
+//! | `GET /livez`, `GET /readyz?verbose` | – | |
+//! | `GET /metrics` | – or viewer | see [`ApiOptions::metrics_need_token`] |
+//!
+//! A body is `application/json`; a field that is not known is an error. `Idempotency-Key` makes a repeated press the
+//! same one. Every error is `application/problem+json` (RFC 9457).
 
 pub mod auth;
 pub mod problem;
@@ -68,7 +84,7 @@ pub struct ApiParts {
     /// The limits in force; whoever reloads them puts the new table here.
     pub limits: Arc<RwLock<Arc<LimitTable>>>,
     /// Who may call.
-    pub auth: Authenticator,
+    pub auth: Arc<Authenticator>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// The last alerts.

@@ -45,6 +45,7 @@ struct World {
     limits: Arc<RwLock<Arc<LimitTable>>>,
     clock: Arc<dyn Clock>,
     dir: PathBuf,
+    auth: Arc<Authenticator>,
     stop_api: tokio::sync::watch::Sender<bool>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -125,11 +126,12 @@ impl World {
             role,
             token_hash: auth::hash_token(token),
         });
+        let auth = Arc::new(Authenticator::new(principals.to_vec()));
         let parts = ApiParts {
             switch: switch.clone(),
             published,
             limits: limits.clone(),
-            auth: Authenticator::new(principals.to_vec()),
+            auth: auth.clone(),
             clock: clock.clone(),
             alerts: Arc::new(Alerts::default()),
             render_metrics: Box::new(|| "# nothing\n".to_owned()),
@@ -140,7 +142,7 @@ impl World {
             options: setup.options,
         };
         threads.push(std::thread::spawn(move || run(listener, parts, stopped).unwrap()));
-        World { addr, switch, limits, clock, dir, stop_api, stop, threads, _tmp: tmp }
+        World { addr, switch, limits, clock, dir, auth, stop_api, stop, threads, _tmp: tmp }
     }
 
     fn mode(&self, scope: Scope) -> Mode {
@@ -383,6 +385,7 @@ fn many_wrong_tokens_do_not_keep_a_correct_one_out() {
     let world = World::new(Setup::default());
     let seen: Vec<u16> = (0..10).map(|_| world.get("wrong", "/v1/state").status).collect();
     assert!(seen.starts_with(&[401]) && seen.ends_with(&[429]), "{seen:?}");
+    assert_eq!(crate::metrics::Source::samples(&*world.auth)[0].value, 10.0);
     let answer = world.post("token-of-olga", "/v1/kill", json!({ "scope": alpha(), "reason": "x" }));
     assert_eq!(answer.status, 200);
 }
@@ -532,7 +535,7 @@ fn limits_show_their_use_page_by_page() {
     let world = World::new(Setup::default());
     {
         let mut table = LimitTable::unlimited(world.switch.universe());
-        table.edit(world.switch.universe(), Scope::Firm).max[Gauge::Gross as usize] = 5_000_000_00;
+        table.edit(world.switch.universe(), Scope::Firm).max[Gauge::Gross as usize] = 500_000_000;
         let limits = table.edit(world.switch.universe(), ALPHA);
         limits.max[Gauge::Working as usize] = 50;
         limits.order_qty = 100;
@@ -555,4 +558,33 @@ fn limits_show_their_use_page_by_page() {
     assert_eq!(one["limits"].as_array().unwrap(), &rows[1..]);
     let every = world.get("token-of-vera", "/v1/limits?kind=firm&all=true").json();
     assert!(every["limits"].as_array().unwrap().iter().any(|r| r["limit"] == "unlimited"));
+}
+
+#[test]
+fn stop_ends_the_server_although_connections_are_open() {
+    let options = ApiOptions { header_timeout: Duration::from_secs(3_600), ..ApiOptions::default() };
+    let world = World::new(Setup { options, ..Setup::default() });
+    let mut silent = world.connect();
+    let mut kept_alive = world.connect();
+    kept_alive.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut first = [0; 15];
+    kept_alive.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200 OK");
+    world.stop_api.send(true).unwrap();
+    // Both are closed by the server, long before their own time-out.
+    Answer::read(&mut silent);
+    Answer::read(&mut kept_alive);
+    assert!(TcpStream::connect(world.addr).is_err());
+}
+
+#[test]
+fn ready_says_what_it_looked_at_and_a_halt_is_no_reason_not_to_be() {
+    let world = World::new(Setup::default());
+    world.switch.press(Scope::Firm, Stop::Halted, "olga", "x", world.clock.now()).unwrap();
+    let mut answer = world.send("GET", "/readyz?verbose", "", "");
+    world.until("the engine moves", || {
+        answer = world.send("GET", "/readyz?verbose", "", "");
+        answer.status == 200
+    });
+    assert!(answer.text.contains("[+]engine") && answer.text.contains("[+]firm halted"), "{}", answer.text);
 }
