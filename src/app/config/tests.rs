@@ -581,16 +581,18 @@ fn the_most_specific_pair_table_counts() {
     let text = with(&[(
         "[limits.instrument.\"*\"]",
         "[limits.pair.\"*/SHARE\"]\nworking_orders = 8\n[limits.pair.\"alpha/*\"]\nworking_orders = 9\n\
-         [limits.pair.\"beta/BTC\"]\norder_qty = 1\n[limits.instrument.\"*\"]",
+         [limits.pair.\"beta/BTC\"]\norder_qty = 1\n[limits.pair.\"alpha/BTC\"]\norder_qty = 2\n\
+         [limits.instrument.\"*\"]",
     )]);
     let loaded = loaded(&text);
     let working = |pair| limits_of(&loaded, "pair", pair).of(Gauge::Working);
     assert_eq!(working("beta/SHARE"), 8);
     assert_eq!(working("alpha/SHARE"), 9);
     assert_eq!(working("alpha/BTC"), 9);
-    // Starts from "*", and changes the quantity.
+    // A pair's own table starts from the one that would count without it, and changes the quantity.
     assert_eq!(working("beta/BTC"), 7);
-    assert_eq!(limits_of(&loaded, "pair", "beta/BTC").order_qty, 100_000_000);
+    let qty = |pair| limits_of(&loaded, "pair", pair).order_qty;
+    assert_eq!((qty("beta/BTC"), qty("alpha/BTC"), qty("alpha/SHARE")), (100_000_000, 200_000_000, 0));
     let note = loaded.notes.iter().find(|n| n.field == "limits.pair.\"alpha/*\"" && n.text.contains("*/SHARE"));
     assert!(note.is_some(), "{:?}", loaded.notes);
 }
@@ -613,7 +615,7 @@ fn every_way_to_write_a_limit_is_understood() {
         (
             "{ count = 300, per = \"1s\", action = \"halt\" }",
             "[{ count = 5, per = \"1s\" }, \
-             { count = 60, per = \"1m\", kind = \"gcra\", burst = 20, action = \"halt:firm\" }]",
+             { count = 60, per = \"1m\", kind = \"gcra\", burst = 20, action = \"halt:strategy\" }]",
         ),
         (
             "order_notional = 100",
@@ -636,7 +638,7 @@ fn every_way_to_write_a_limit_is_understood() {
                 kind: RateKind::Gcra { burst: 20 },
                 count: 60,
                 window_ns: 60_000_000_000,
-                action: Action::Halt(Target::Firm)
+                action: Action::Halt(Target::Strategy)
             },
         ]
     );
