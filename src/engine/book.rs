@@ -610,7 +610,7 @@ impl Engine {
         if let Some(slot) = self.bustable(event, out) {
             let exec = *self.execs.get(slot);
             self.take_back(slot);
-            let order = self.current(event.session, exec.order);
+            let order = self.order_of(&exec);
             self.book_fill(event, order, exec.pair, exec.side, exec.order, out);
         }
     }
@@ -632,6 +632,14 @@ impl Engine {
         known
     }
 
+    /// The order that an execution belongs to. An id can have come to mean another order since.
+    fn order_of(&self, exec: &Exec) -> Option<u32> {
+        self.current(exec.session, exec.order).filter(|&slot| {
+            let order = self.orders.get(slot);
+            order.pair == exec.pair && order.side == exec.side
+        })
+    }
+
     fn take_back(&mut self, slot: u32) {
         let exec = *self.execs.get(slot);
         let traded = if self.execs.is_of_today(slot) { -exec.qty } else { 0 };
@@ -640,24 +648,17 @@ impl Engine {
         let scope = Scope::Pair(pair.strategy, pair.instrument);
         self.fill = Some(Targets { session: Some(exec.session), ..self.targets_of(scope) });
         let mut shift = Shift::default();
-        if let Some(order) = self.current(exec.session, exec.order)
+        if let Some(order) = self.order_of(&exec)
             && self.orders.get(order).is_live()
         {
             let before = self.contribution(order);
             let o = self.orders.get_mut(order);
             o.cum_qty = (o.cum_qty - exec.qty).max(0);
-            let (link, cum_qty, side) = (o.link, o.cum_qty, o.side);
+            let (link, cum_qty) = (o.link, o.cum_qty);
             if link != NONE {
                 self.orders.get_mut(link).cum_qty = cum_qty;
             }
-            let after = self.contribution(order);
-            let pair = self.orders.get(order).pair;
-            let change = Shift { side: Some(side), before, after, ended: 0 };
-            if pair == exec.pair {
-                shift = change;
-            } else {
-                self.update_pair(pair, true, |p| change.apply(p));
-            }
+            shift = Shift { side: Some(exec.side), before, after: self.contribution(order), ended: 0 };
         }
         self.update_pair(exec.pair, true, |p| {
             shift.apply(p);
