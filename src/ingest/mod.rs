@@ -2,6 +2,8 @@
 
 pub mod client;
 pub mod intern;
+mod report;
+pub mod tokens;
 pub mod ws;
 
 #[cfg(test)]
