@@ -1,0 +1,4 @@
+//! `haltline demo`.
+pub mod alone;
+pub mod gateway;
+pub mod knight;
