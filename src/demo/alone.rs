@@ -5,7 +5,8 @@
 //! the control has fired and its effect is known, or the morning is over. Time is scenario time, so a
 //! run takes as long as the engine needs for it and its outcome does not depend on the machine.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::gateway::{Gateway, MarketData, Route};
 use super::knight::{HEALTHY, MORNING_NS};
@@ -247,7 +248,13 @@ pub fn run(
         gateways.push(Gateway::healthy(Route::find(universe, name)?, seed, i));
     }
     gateways.push(Gateway::old_code(Route::find(universe, &cast.bad)?, seed));
-    let sizing = Sizing { execs: 1 << 23, ..Sizing::default() };
+    let sizing = Sizing {
+        working_orders: 1 << 16,
+        remembered_orders: 1 << 16,
+        // Every execution of a whole morning: four million bad ones and less than one million others.
+        execs: 5_000_000,
+        ..Sizing::default()
+    };
     let mut morning = Morning {
         engine: Engine::new(universe.clone(), table, sizing, OPEN),
         effects: Effects::new(),
@@ -260,6 +267,39 @@ pub fn run(
         healthy_denied: false,
     };
     Ok(morning.run())
+}
+
+/// As [`run`] for each of `controls`, on all cores; `done` is told how many have been run.
+///
+/// # Errors
+/// See [`run`].
+pub fn run_all(
+    universe: &Arc<Universe>,
+    limits: &LimitTable,
+    controls: &[Control],
+    cast: &Cast,
+    seed: u64,
+    done: &(dyn Fn(u64) + Sync),
+) -> anyhow::Result<Vec<Alone>> {
+    let next = AtomicUsize::new(0);
+    let finished = AtomicU64::new(0);
+    let results: Mutex<Vec<(usize, anyhow::Result<Alone>)>> = Mutex::new(Vec::new());
+    let work = || {
+        while let Some((i, control)) = Some(next.fetch_add(1, Relaxed)).and_then(|i| Some((i, *controls.get(i)?))) {
+            let result = run(universe, limits, control, cast, seed);
+            results.lock().unwrap_or_else(PoisonError::into_inner).push((i, result));
+            done(finished.fetch_add(1, Relaxed) + 1);
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..cores.min(controls.len()) {
+            scope.spawn(work);
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(i, _)| *i);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 fn clock(at: u64) -> Now {

@@ -210,7 +210,7 @@ const fn order_id(n: u64) -> u64 {
     n * IDS_PER_ORDER + 1
 }
 const fn number_of(id: u64) -> u64 {
-    (id - 1) / IDS_PER_ORDER
+    id.saturating_sub(1) / IDS_PER_ORDER
 }
 
 impl Gateway {
@@ -256,6 +256,12 @@ impl Gateway {
     #[must_use]
     pub fn route(&self) -> &Route {
         &self.route
+    }
+
+    /// The place of the order with `id`, or of the order that the request with `id` is about, in the stream, from 1.
+    #[must_use]
+    pub const fn order_number(id: u64) -> u64 {
+        number_of(id) + 1
     }
 
     /// What it has counted.

@@ -31,7 +31,9 @@ pub const FILL_AFTER_NS: u64 = 400_000;
 /// Healthy gateway instances.
 pub const HEALTHY: usize = 7;
 /// What the firm lost, in dollars, at least ("over $440 million").
-pub const REAL_LOSS_USD: u64 = 440_000_000;
+pub const REAL_LOSS_USD: i64 = 440_000_000;
+/// The position that it was left with, in dollars: about $3.5bn long and $3.15bn short.
+pub const REAL_GROSS_USD: i64 = 6_650_000_000;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
