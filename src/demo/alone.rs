@@ -76,13 +76,17 @@ pub struct Alone {
     pub healthy_denied: bool,
 }
 
-/// Which sessions play in the morning.
+/// Which sessions and strategies play in the morning.
 #[derive(Clone, Debug)]
 pub struct Cast {
     /// The healthy instances.
     pub healthy: Vec<String>,
+    /// What they trade as.
+    pub healthy_strategy: String,
     /// The instance that runs the old code.
     pub bad: String,
+    /// What that code trades as.
+    pub bad_strategy: String,
     /// The source of reference prices.
     pub market_data: String,
 }
@@ -91,9 +95,32 @@ impl Default for Cast {
     fn default() -> Self {
         Cast {
             healthy: (1..=HEALTHY).map(|i| format!("smars-{i}")).collect(),
+            healthy_strategy: "smars".to_owned(),
             bad: format!("smars-{}", HEALTHY + 1),
+            bad_strategy: "power-peg".to_owned(),
             market_data: "market-data".to_owned(),
         }
+    }
+}
+
+impl Cast {
+    /// The healthy instances, then the bad one.
+    ///
+    /// # Errors
+    /// If the universe lacks a name of the cast's or a symbol.
+    pub fn gateways(&self, universe: &Universe, seed: u64) -> anyhow::Result<Vec<Gateway>> {
+        let mut gateways = Vec::with_capacity(self.healthy.len() + 1);
+        for (i, name) in self.healthy.iter().enumerate() {
+            gateways.push(Gateway::healthy(Route::find(universe, name, &self.healthy_strategy)?, seed, i));
+        }
+        gateways.push(Gateway::old_code(Route::find(universe, &self.bad, &self.bad_strategy)?, seed));
+        Ok(gateways)
+    }
+
+    /// The names of their sessions, in the same order.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<String> {
+        self.healthy.iter().chain([&self.bad]).cloned().collect()
     }
 }
 
@@ -243,11 +270,7 @@ pub fn run(
     seed: u64,
 ) -> anyhow::Result<Alone> {
     let table = Arc::new(isolated(universe, limits, control));
-    let mut gateways = Vec::new();
-    for (i, name) in cast.healthy.iter().enumerate() {
-        gateways.push(Gateway::healthy(Route::find(universe, name)?, seed, i));
-    }
-    gateways.push(Gateway::old_code(Route::find(universe, &cast.bad)?, seed));
+    let gateways = cast.gateways(universe, seed)?;
     let sizing = Sizing {
         working_orders: 1 << 16,
         remembered_orders: 1 << 16,

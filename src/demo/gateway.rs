@@ -35,17 +35,16 @@ struct Symbol {
 }
 
 impl Route {
-    /// The labels of the session called `session`: it trades the first strategy that it may trade.
+    /// The labels of orders that the session called `session` sends for the strategy called `strategy`.
     ///
     /// # Errors
-    /// If the universe lacks the session, a strategy for it, or a symbol, or cannot show a price in cents.
-    pub fn find(universe: &Universe, session: &str) -> anyhow::Result<Route> {
-        let id = universe.session(session).with_context(|| format!("the configuration has no session {session:?}"))?;
-        let allowed = universe.sessions[usize::from(id.0)].strategies.first().copied();
-        let strategy = allowed.or((!universe.strategies.is_empty()).then_some(StrategyId(0)));
-        let strategy = strategy.with_context(|| format!("session {session:?} has no strategy to trade"))?;
+    /// If the universe lacks the session, the strategy or a symbol, or cannot show a price in cents.
+    pub fn find(universe: &Universe, session: &str, strategy: &str) -> anyhow::Result<Route> {
+        let missing = |what: &str, name: &str| format!("the configuration has no {what} {name:?}");
+        let session = universe.session(session).with_context(|| missing("session", session))?;
+        let strategy = universe.strategy(strategy).with_context(|| missing("strategy", strategy))?;
         let account = universe.strategies[usize::from(strategy.0)].account;
-        Ok(Route { session: id, account, strategy, symbols: symbols(universe)? })
+        Ok(Route { session, account, strategy, symbols: symbols(universe)? })
     }
 
     /// Whether a halt of `scope` halts every order of this gateway.
@@ -481,8 +480,11 @@ pub(crate) mod tests {
             2,
             vec![CurrencySpec { name: "USD".to_owned(), initial_rate: None }],
             sessions.chain([session("market-data", SessionKind::Reference)]).collect(),
-            vec![AccountSpec { name: "house".to_owned() }],
-            vec![StrategySpec { name: "rlp".to_owned(), account: AccountId(0) }],
+            ["33", "customers"].map(|name| AccountSpec { name: name.to_owned() }).into(),
+            vec![
+                StrategySpec { name: "power-peg".to_owned(), account: AccountId(0) },
+                StrategySpec { name: "smars".to_owned(), account: AccountId(1) },
+            ],
             (0..SYMBOLS).map(instrument).collect(),
         )
     }
@@ -502,11 +504,11 @@ pub(crate) mod tests {
     }
 
     fn bad() -> Gateway {
-        Gateway::old_code(Route::find(&universe(), "smars-8").unwrap(), 1)
+        Gateway::old_code(Route::find(&universe(), "smars-8", "power-peg").unwrap(), 1)
     }
 
     fn healthy() -> Gateway {
-        Gateway::healthy(Route::find(&universe(), "smars-3").unwrap(), 1, 2)
+        Gateway::healthy(Route::find(&universe(), "smars-3", "smars").unwrap(), 1, 2)
     }
 
     #[test]
@@ -597,7 +599,7 @@ pub(crate) mod tests {
     fn a_universe_that_cannot_show_cents_is_refused() {
         let mut universe = universe();
         universe.instruments[17].px_scale = 1;
-        let error = Route::find(&universe, "smars-1").unwrap_err().to_string();
+        let error = Route::find(&universe, "smars-1", "smars").unwrap_err().to_string();
         assert!(error.contains("S017") && error.contains("px_scale"), "{error}");
     }
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use super::ServiceHandle;
 use super::alone::{Cast, Control};
-use super::gateway::{Gateway, MarketData, Route};
+use super::gateway::{Gateway, MarketData};
 use super::knight::{MORNING_NS, PARENTS, SYMBOLS};
 use super::pacer::Pacer;
 use super::show::{Ink, Screen, count, span, usd};
@@ -166,15 +166,10 @@ impl<'a> Live<'a> {
         connect: impl AsyncFn(&str) -> anyhow::Result<L>,
     ) -> anyhow::Result<Live<'a>> {
         let universe = &service.universe;
-        let mut names = cast.healthy.clone();
-        names.push(cast.bad.clone());
-        let mut gateways = Vec::new();
+        let names = cast.sessions();
+        let gateways: Vec<_> = cast.gateways(universe, seed)?.into_iter().map(|g| Rc::new(RefCell::new(g))).collect();
         let mut links = Vec::new();
-        for (i, name) in names.iter().enumerate() {
-            let route = Route::find(universe, name)?;
-            let gateway =
-                if *name == cast.bad { Gateway::old_code(route, seed) } else { Gateway::healthy(route, seed, i) };
-            gateways.push(Rc::new(RefCell::new(gateway)));
+        for name in &names {
             links.push(connect(name).await.with_context(|| format!("session {name}"))?);
         }
         let mut market_data = MarketData::new(universe, &cast.market_data, seed)?;
