@@ -9,6 +9,8 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 use super::ServiceHandle;
+use super::alone::Control;
+use crate::model::{Rule, ScopeKind};
 
 /// The answer of `GET path` with the operator's token.
 ///
@@ -53,4 +55,91 @@ impl super::live::Link for WsLink {
 /// tmp
 pub async fn connect(_service: &ServiceHandle, _name: &str) -> anyhow::Result<WsLink> {
     Ok(WsLink)
+}
+
+/// A halt as `GET /v1/state` tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateHalt {
+    /// Scope, mode, who or what did it: one line.
+    pub text: String,
+    /// The control that tripped, if one did.
+    pub trip: Option<Control>,
+    /// What it observed and what was allowed, in words.
+    pub trip_text: String,
+}
+
+/// The halts in the answer of `GET /v1/state`.
+///
+/// # Errors
+/// If the answer does not have the shape that the API documents.
+pub fn halts(state: &Value) -> anyhow::Result<Vec<StateHalt>> {
+    let text = |value: &Value, key: &str| -> anyhow::Result<String> {
+        Ok(value[key].as_str().with_context(|| format!("the answer lacks {key:?}"))?.to_owned())
+    };
+    let scope = |value: &Value| -> anyhow::Result<String> {
+        Ok(format!("{} {}", text(value, "kind")?, text(value, "name")?).trim_end().to_owned())
+    };
+    let durable = if state["latch"]["durable"] == true { "latch durable" } else { "latch not durable yet" };
+    let mut halts = Vec::new();
+    for halt in state["halts"].as_array().context("the answer lacks \"halts\"")? {
+        let (cause, trip) = (&halt["causes"][0], &halt["causes"][0]["trip"]);
+        let mut shown = StateHalt {
+            text: format!("{} {}", scope(&halt["scope"])?, text(halt, "mode")?),
+            trip: None,
+            trip_text: String::new(),
+        };
+        if trip.is_object() {
+            let rule = text(trip, "rule")?;
+            let kind = text(&trip["at"], "kind")?;
+            let kinds = ScopeKind::ALL.into_iter().find(|k| k.name() == kind);
+            shown.trip = Rule::from_name(&rule).zip(kinds).map(|(rule, scope)| Control { rule, scope });
+            let (observed, limit) = (text(trip, "observed")?, text(trip, "limit")?);
+            shown.trip_text = format!("{}  {rule} {observed} > {limit}", scope(&trip["at"])?);
+            shown.text += &format!(" by {}", shown.trip_text);
+        } else if cause.is_object() {
+            shown.text += &format!(" by {}: {}", text(cause, "actor")?, text(cause, "reason")?);
+        }
+        shown.text += &format!(", {durable}");
+        halts.push(shown);
+    }
+    Ok(halts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn halts_are_told_with_their_cause() {
+        let state = json!({
+            "latch": { "durable": true },
+            "halts": [
+                { "scope": { "kind": "session", "name": "smars-8" }, "mode": "halted", "epoch": 1, "causes": [{
+                    "actor": "engine", "reason": "order_rate", "trip": {
+                        "rule": "order_rate", "at": { "kind": "session", "name": "smars-8" },
+                        "observed": "301", "limit": "300",
+                    } }] },
+                { "scope": { "kind": "firm", "name": "" }, "mode": "halted", "epoch": 2,
+                  "causes": [{ "actor": "desk", "reason": "drill" }] },
+            ],
+        });
+        let halts = halts(&state).unwrap();
+        let texts: Vec<&str> = halts.iter().map(|h| h.text.as_str()).collect();
+        assert_eq!(
+            texts,
+            [
+                "session smars-8 halted by session smars-8  order_rate 301 > 300, latch durable",
+                "firm halted by desk: drill, latch durable",
+            ]
+        );
+        assert_eq!(halts[0].trip, Some(Control { rule: Rule::OrderRate, scope: ScopeKind::Session }));
+        assert_eq!(halts[1].trip, None);
+    }
+
+    #[test]
+    fn an_answer_of_another_shape_is_an_error() {
+        assert!(halts(&json!({ "halt": [] })).is_err());
+        assert!(halts(&json!({ "halts": [{ "mode": "halted" }] })).is_err());
+    }
 }

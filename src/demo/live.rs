@@ -11,16 +11,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use futures_util::FutureExt;
 use hdrhistogram::Histogram;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::ServiceHandle;
 use super::alone::{Cast, Control};
 use super::gateway::{Gateway, MarketData};
 use super::knight::{MORNING_NS, PARENTS, SYMBOLS};
 use super::pacer::Pacer;
 use super::show::{Ink, Screen, count, span, usd};
+use super::{ServiceHandle, link};
 use crate::duty::Clock;
 use crate::limits::{LimitTable, RateKind};
 use crate::model::effect::Denial;
@@ -87,18 +88,18 @@ enum Seen {
     /// The first denial of a gateway by a rule at a scope.
     Denial { gateway: usize, at_ns: u64, order: u64, executions: u64, gross_cents: i64, denial: Denial },
     /// A mode was pushed.
-    Mode { at_ns: u64, scope: Scope, mode: Mode },
+    Mode { gateway: usize, at_ns: u64, scope: Scope, mode: Mode },
     /// A connection was lost.
     Lost { who: String, error: String },
 }
 
 /// A control that fired in the live run, as the gateways saw it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LiveFired {
     /// Which control.
     pub control: Control,
-    /// What the verdict said.
-    pub denial: Denial,
+    /// Scope, rule and numbers, in words.
+    pub text: String,
     /// Scenario time.
     pub at_ns: u64,
     /// Orders that the gateway had asked for.
@@ -134,8 +135,12 @@ const GIVE_UP_NS: u64 = 60_000_000_000;
 const DISASTER_NS: u64 = 30_000_000_000;
 /// How often the run looks at itself, real time.
 const LOOK: Duration = Duration::from_millis(20);
-/// A session says at least this often that it is alive, real time.
-const HEARTBEAT: Duration = Duration::from_millis(250);
+/// How long after a pushed mode the service is asked what was behind it, at most; real time.
+const SETTLE: Duration = Duration::from_millis(300);
+/// A session says at least this often that it is alive, scenario time.
+const HEARTBEAT_NS: u64 = 1_000_000_000;
+/// How many events a gateway sends before it reads again.
+const ROUND: usize = 64;
 
 /// The running morning: drop it to end the streams.
 pub struct Live<'a> {
@@ -149,6 +154,8 @@ pub struct Live<'a> {
     fired: Vec<LiveFired>,
     /// Modes as they were pushed.
     modes: HashMap<Scope, Mode>,
+    /// How often one of them changed.
+    changes: u64,
     tasks: JoinSet<()>,
 }
 
@@ -221,7 +228,7 @@ impl<'a> Live<'a> {
             }
         });
         let (fired, modes) = (Vec::new(), HashMap::new());
-        Ok(Live { service, screen, scenario, names, gateways, asks, seen, fired, modes, tasks })
+        Ok(Live { service, screen, scenario, names, gateways, asks, seen, fired, modes, changes: 0, tasks })
     }
 
     fn bad(&self) -> &RefCell<Gateway> {
@@ -257,9 +264,8 @@ impl<'a> Live<'a> {
             }
         };
         self.screen.end_bar();
-        let result = self.result();
         self.show_flow(halted);
-        result
+        self.result()
     }
 
     /// Shows what happens without controls, until `end_ns` of scenario time.
@@ -286,6 +292,56 @@ impl<'a> Live<'a> {
         }
     }
 
+    /// Asks the service itself which scopes are halted and by what.
+    ///
+    /// A control that trips on an execution denies nothing by its own name: the gateways learn of it here.
+    ///
+    /// # Errors
+    /// If the service does not answer as its API documents.
+    pub async fn ask_state(&mut self) -> anyhow::Result<()> {
+        let state = link::get(self.service, "/v1/state").await.context("GET /v1/state")?;
+        let halts = link::halts(&state).context("GET /v1/state")?;
+        let halt = self.bad().borrow().tally().halt;
+        let now = self.scenario.now();
+        for told in &halts {
+            self.screen.event(now, Ink::Plain, "STATE", &told.text);
+            if let (Some(control), Some(halt)) = (told.trip, halt)
+                && !self.fired.iter().any(|f| f.control == control)
+            {
+                let (text, at_ns, order) = (told.trip_text.clone(), halt.at_ns, halt.attempts);
+                self.fired.push(LiveFired { control, text, at_ns, order });
+            }
+        }
+        if halts.is_empty() {
+            self.screen.event(now, Ink::Plain, "STATE", "no scope is halted");
+        }
+        Ok(())
+    }
+
+    /// Goes on, and tells of every halt and re-arm, until `until` completes.
+    ///
+    /// # Errors
+    /// See [`Live::ask_state`].
+    pub async fn serve<T>(&mut self, until: impl Future<Output = T>) -> anyhow::Result<T> {
+        let mut until = std::pin::pin!(until);
+        let mut told = self.changes;
+        loop {
+            let wait = async {
+                tokio::select! {
+                    out = &mut until => Some(out),
+                    () = tokio::time::sleep(SETTLE) => None,
+                }
+            };
+            if let Some(out) = self.show_until(wait).await {
+                return Ok(out);
+            }
+            if told != self.changes {
+                told = self.changes;
+                self.ask_state().await?;
+            }
+        }
+    }
+
     /// What has come of it so far.
     #[must_use]
     pub fn result(&self) -> LiveResult {
@@ -301,7 +357,7 @@ impl<'a> Live<'a> {
             halt_after_ns,
             executions_out: tally.executions,
             gross_cents,
-            first: self.fired.first().copied(),
+            first: self.fired.first().cloned(),
             fired: self.fired.clone(),
             ask_ns: [50.0, 99.0, 99.9].map(|p| asks.value_at_percentile(p)),
             asks: asks.len(),
@@ -316,7 +372,8 @@ impl<'a> Live<'a> {
                 if bad && denial.rule != Rule::Mode {
                     let control = Control { rule: denial.rule, scope: denial.scope.kind() };
                     if !self.fired.iter().any(|f| f.control == control) {
-                        self.fired.push(LiveFired { control, denial, at_ns, order });
+                        let text = describe(universe, limits, &denial);
+                        self.fired.push(LiveFired { control, text, at_ns, order });
                     }
                 }
                 let (who, why) = (&self.names[gateway], describe(universe, limits, &denial));
@@ -326,18 +383,31 @@ impl<'a> Live<'a> {
                 }
                 self.screen.event(at_ns, if bad { Ink::Good } else { Ink::Bad }, "DENY", &text);
             }
-            Seen::Mode { at_ns, scope, mode } => {
-                // Every gateway hears of every scope; one line is enough.
-                if self.modes.insert(scope, mode).unwrap_or_default() == mode {
+            Seen::Mode { gateway, at_ns, scope, mode } => {
+                // Every gateway hears of every scope: one line, at the moment at which the one concerned heard.
+                let bad = self.gateways.len() - 1;
+                let covers_bad = self.bad().borrow().route().is_covered_by(scope);
+                if covers_bad && gateway != bad || self.modes.insert(scope, mode).unwrap_or_default() == mode {
                     return;
                 }
+                self.changes += 1;
                 let (word, ink) = match mode {
                     Mode::Normal => ("REARM", Ink::Plain),
                     Mode::ReduceOnly => ("LIMIT", Ink::Halt),
                     Mode::Halted => ("HALT", Ink::Halt),
                 };
-                let told = if mode == Mode::Normal { "re-armed" } else { "pushed to its gateways" };
-                let text = format!("{} {} {told}", scope_text(universe, scope), mode.name());
+                let mut text = format!("{}  {}", scope_text(universe, scope), mode.name());
+                if let Some(fired) = self.fired.last().filter(|_| covers_bad && mode != Mode::Normal) {
+                    let (gross, _) = self.bad().borrow_mut().exposure_cents(at_ns);
+                    let executions = self.bad().borrow().tally().executions;
+                    text += &format!(
+                        " by {}  (order #{}, {} executions out, {} gross)",
+                        fired.text,
+                        count(fired.order),
+                        count(executions),
+                        usd(gross)
+                    );
+                }
                 self.screen.event(at_ns, ink, word, &text);
             }
             Seen::Lost { who, error } => {
@@ -433,28 +503,37 @@ struct Driver {
 
 impl Driver {
     async fn run(mut self, mut link: impl Link) -> anyhow::Result<()> {
-        let mut last_sent = Instant::now();
+        let mut last_sent = self.scenario.now();
         loop {
-            // The borrow ends before the send waits.
-            loop {
+            let mut sent = 0;
+            while sent < ROUND {
+                // The borrow ends before the send waits.
                 let event = self.gateway.borrow_mut().poll(self.scenario.now());
                 let Some(event) = event else { break };
                 if event.kind.is_request() {
                     self.asked_at.insert(event.id.0, Instant::now());
                 }
                 link.send(event).await?;
-                last_sent = Instant::now();
+                sent += 1;
             }
-            let next = self.gateway.borrow_mut().next_at().map(|at| self.scenario.instant(at));
-            let wake = next.unwrap_or(last_sent + HEARTBEAT).min(last_sent + HEARTBEAT);
+            if sent > 0 {
+                last_sent = self.scenario.now();
+            }
+            let wake = last_sent + HEARTBEAT_NS;
+            let wake = self.gateway.borrow_mut().next_at().map_or(wake, |at| at.min(wake));
             tokio::select! {
+                biased;
                 heard = link.hear() => self.hear(heard?),
-                () = self.pacer.until(self.index, Some(wake)) => {}
+                () = self.pacer.until(self.index, Some(self.scenario.instant(wake))) => {}
             }
-            if last_sent.elapsed() >= HEARTBEAT {
+            // What has arrived is read before more is sent, or a gateway that is behind would never catch up.
+            while let Some(heard) = link.hear().now_or_never() {
+                self.hear(heard?);
+            }
+            if self.scenario.now() >= last_sent + HEARTBEAT_NS {
                 let session = self.gateway.borrow().route().session;
                 link.send(Event::new(EventKind::Heartbeat, session, 0)).await?;
-                last_sent = Instant::now();
+                last_sent = self.scenario.now();
             }
         }
     }
@@ -492,7 +571,8 @@ impl Driver {
                     let strictest = self.modes.values().copied().max().unwrap_or_default();
                     gateway.mode(now, strictest);
                 }
-                drop(self.tell.send(Seen::Mode { at_ns: now, scope, mode }));
+                let gateway = self.index;
+                drop(self.tell.send(Seen::Mode { gateway, at_ns: now, scope, mode }));
             }
             Heard::Applied { .. } => {}
         }

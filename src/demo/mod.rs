@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use self::alone::{Alone, Cast, Outcome};
-use self::live::{Live, LiveResult, describe, scope_text};
+use self::live::{Live, LiveResult, scope_text};
 use self::show::{Ink, Screen, at, count, usd};
 use crate::duty::Clock;
 use crate::limits::LimitTable;
@@ -122,12 +122,18 @@ async fn morning(args: &DemoArgs, screen: &Screen, service: &ServiceHandle) -> a
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let observed = async {
         match args.controls {
-            Controls::Config => live.observe_halt().await,
-            Controls::None => live.observe_disaster(args.exit).await,
+            Controls::Config => {
+                live.observe_halt().await;
+                live.ask_state().await?;
+            }
+            Controls::None => {
+                live.observe_disaster(args.exit).await;
+            }
         }
+        anyhow::Ok(live.result())
     };
     let observed = tokio::select! {
-        result = observed => Some(result),
+        result = observed => Some(result?),
         _ = &mut interrupt => None,
     };
     let Some(result) = observed else {
@@ -155,7 +161,7 @@ async fn morning(args: &DemoArgs, screen: &Screen, service: &ServiceHandle) -> a
     if !args.exit {
         invite(screen, service);
         // Ctrl-C is the way out; if it cannot be heard, the default action ends the process.
-        live.show_until(interrupt).await.context("waiting for Ctrl-C")?;
+        live.serve(interrupt).await?.context("waiting for Ctrl-C")?;
     }
     Ok(summary)
 }
@@ -193,7 +199,7 @@ impl Summary {
             Some(_) => "halted, but not stopped".to_owned(),
             None => "not stopped".to_owned(),
         };
-        let by = live.first.map_or("-".to_owned(), |f| describe(universe, &service.limits, &f.denial));
+        let by = live.first.as_ref().map_or("-".to_owned(), |f| f.text.clone());
         screen.table(
             ["", "stopped after", "executions", "gross position", "by"],
             [false, true, true, true, false],
@@ -260,7 +266,7 @@ impl Summary {
             "halt_after_ms": live.halt_after_ns.map(millis),
             "executions_out": live.executions_out,
             "gross_usd_out": dollars(live.gross_cents),
-            "first_control": live.first.map(|f| f.control.rule.name()),
+            "first_control": live.first.as_ref().map(|f| f.control.rule.name()),
             "controls": controls.collect::<Vec<_>>(),
             "ask_latency_us": {
                 "p50": live.ask_ns[0] as f64 / 1_000.0,
