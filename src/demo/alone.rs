@@ -4,9 +4,13 @@
 //! into a table in which everything else is unlimited, and the morning runs against a fresh engine until
 //! the control has fired and its effect is known, or the morning is over. Time is scenario time, so a
 //! run takes as long as the engine needs for it and its outcome does not depend on the machine.
+//!
+//! Most controls never fire by themselves, and each would need a whole morning to show it. They share
+//! one: as long as nothing is denied and nothing trips, a morning with many controls armed is the morning
+//! with any one of them armed. So the controls run together until one fires, that one is taken out, and
+//! so on until the rest see the morning end ([`run_all`]).
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::gateway::{Gateway, MarketData, Route};
 use super::knight::{HEALTHY, MORNING_NS};
@@ -185,26 +189,29 @@ fn is_armed(limits: &ScopeLimits, rule: Rule) -> bool {
     }
 }
 
-/// Limits in which only `rule` is as in `full`.
-fn only(full: &ScopeLimits, rule: Rule) -> ScopeLimits {
+/// Limits in which only `rules` are as in `full`.
+fn only(full: &ScopeLimits, rules: &[Rule]) -> ScopeLimits {
     let mut limits = ScopeLimits::unlimited();
-    limits.action[rule as usize] = full.action[rule as usize];
-    limits.warn[rule as usize] = full.warn[rule as usize];
     limits.loss_window_ns = full.loss_window_ns;
-    limits.rates = full.rates.iter().filter(|r| r.of.rule() == rule).copied().collect();
-    if let Some(gauge) = Gauge::of(rule) {
-        limits.max[gauge as usize] = full.of(gauge);
-    }
-    match rule {
-        Rule::OrderQty => limits.order_qty = full.order_qty,
-        Rule::OrderNotional => limits.order_notional = full.order_notional,
-        Rule::OrderParticipation => limits.order_participation = full.order_participation,
-        Rule::Collar => limits.collar = full.collar,
-        Rule::DuplicateOrder => limits.duplicate = full.duplicate,
-        Rule::HeartbeatLoss => limits.heartbeat_ns = full.heartbeat_ns,
-        Rule::ClockSkew => limits.clock_skew_ns = full.clock_skew_ns,
-        Rule::SidePermission => limits.sides = full.sides,
-        _ => {}
+    limits.rates = full.rates.iter().filter(|r| rules.contains(&r.of.rule())).copied().collect();
+    for &rule in rules {
+        limits.action[rule as usize] = full.action[rule as usize];
+        limits.warn[rule as usize] = full.warn[rule as usize];
+        if let Some(gauge) = Gauge::of(rule) {
+            limits.max[gauge as usize] = full.of(gauge);
+        }
+        match rule {
+            Rule::OrderQty => limits.order_qty = full.order_qty,
+            Rule::OrderNotional => limits.order_notional = full.order_notional,
+            Rule::OrderParticipation => limits.order_participation = full.order_participation,
+            Rule::Collar => limits.collar = full.collar,
+            Rule::DuplicateOrder => limits.duplicate = full.duplicate,
+            Rule::HeartbeatLoss => limits.heartbeat_ns = full.heartbeat_ns,
+            Rule::ClockSkew => limits.clock_skew_ns = full.clock_skew_ns,
+            Rule::SidePermission => limits.sides = full.sides,
+            // A gauge, a rate or an action, and so done above; or nothing that a scope could be given.
+            _ => {}
+        }
     }
     limits
 }
@@ -225,13 +232,19 @@ pub fn armed(universe: &Universe, limits: &LimitTable) -> Vec<Control> {
     controls
 }
 
-/// A table in which `control` is as in `full` and everything else is unlimited.
+/// A table in which `controls` are as in `full` and everything else is unlimited.
 #[must_use]
-pub fn isolated(universe: &Universe, full: &LimitTable, control: Control) -> LimitTable {
+pub fn isolated(universe: &Universe, full: &LimitTable, controls: &[Control]) -> LimitTable {
     let mut table = LimitTable::unlimited(universe);
-    for scope in scopes(universe, control.scope) {
-        if let Some(limits) = full.scope(universe, scope).filter(|l| is_armed(l, control.rule)) {
-            *table.edit(universe, scope) = only(limits, control.rule);
+    for kind in ScopeKind::ALL {
+        let rules: Vec<Rule> = controls.iter().filter(|c| c.scope == kind).map(|c| c.rule).collect();
+        if rules.is_empty() {
+            continue;
+        }
+        for scope in scopes(universe, kind) {
+            if let Some(limits) = full.scope(universe, scope) {
+                *table.edit(universe, scope) = only(limits, &rules);
+            }
         }
     }
     for i in 0..universe.instruments.len() as u32 {
@@ -243,6 +256,61 @@ pub fn isolated(universe: &Universe, full: &LimitTable, control: Control) -> Lim
     table
 }
 
+/// What the controls are tried on.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    /// All names.
+    pub universe: Arc<Universe>,
+    /// The limits that are taken apart.
+    pub limits: Arc<LimitTable>,
+    /// Who plays.
+    pub cast: Cast,
+    /// Which morning.
+    pub seed: u64,
+}
+
+impl Trial {
+    fn morning(&self, controls: &[Control]) -> anyhow::Result<Morning> {
+        let table = Arc::new(isolated(&self.universe, &self.limits, controls));
+        Morning::new(&self.universe, table, controls, &self.cast, self.seed)
+    }
+
+    /// Runs the morning with only `control` armed, until its effect is known.
+    ///
+    /// # Errors
+    /// If the universe lacks a session, a strategy or a symbol of the scenario.
+    pub fn run(&self, control: Control) -> anyhow::Result<Alone> {
+        Ok(self.morning(&[control])?.watch(control))
+    }
+
+    /// As [`Trial::run`] for every control that the limits arm; `done` is told how many are known, of how many.
+    ///
+    /// # Errors
+    /// See [`Trial::run`].
+    pub fn run_all(&self, done: impl Fn(u64, u64)) -> anyhow::Result<Vec<Alone>> {
+        let controls = armed(&self.universe, &self.limits);
+        let mut results = Vec::new();
+        let mut rest = controls.clone();
+        while !rest.is_empty() {
+            done(results.len() as u64, controls.len() as u64);
+            match self.morning(&rest)?.first_to_fire(MORNING_NS) {
+                Some(control) => {
+                    results.push(self.run(control)?);
+                    rest.retain(|c| *c != control);
+                }
+                None => {
+                    let never =
+                        |control| Alone { control, fired: None, outcome: Outcome::Never, healthy_denied: false };
+                    results.extend(rest.drain(..).map(never));
+                }
+            }
+        }
+        // In check order, not in the order in which they fire.
+        results.sort_by_key(|r| controls.iter().position(|c| *c == r.control));
+        Ok(results)
+    }
+}
+
 /// The morning against an engine, in process.
 struct Morning {
     engine: Engine,
@@ -252,77 +320,21 @@ struct Morning {
     /// The last sequence number of each gateway, then that of the market data.
     seqs: Vec<u64>,
     market_data: MarketData,
-    control: Control,
-    fired: Option<Fired>,
+    next_tick: u64,
+    controls: Vec<Control>,
+    /// The first of them that fired.
+    fired: Option<(Control, Fired)>,
     latched: Option<(Mode, Scope)>,
     healthy_denied: bool,
+    #[cfg(test)]
+    anomalies: Vec<crate::model::Anomaly>,
 }
 
-/// Runs the morning of `seed` with only `control` of `limits` armed.
-///
-/// # Errors
-/// If the universe lacks a session, a strategy or a symbol of the scenario.
-pub fn run(
-    universe: &Arc<Universe>,
-    limits: &LimitTable,
-    control: Control,
-    cast: &Cast,
-    seed: u64,
-) -> anyhow::Result<Alone> {
-    let table = Arc::new(isolated(universe, limits, control));
-    let gateways = cast.gateways(universe, seed)?;
-    let sizing = Sizing {
-        working_orders: 1 << 16,
-        remembered_orders: 1 << 16,
-        // Every execution of a whole morning: four million bad ones and less than one million others.
-        execs: 5_000_000,
-        ..Sizing::default()
-    };
-    let mut morning = Morning {
-        engine: Engine::new(universe.clone(), table, sizing, OPEN),
-        effects: Effects::new(),
-        seqs: vec![0; gateways.len() + 1],
-        gateways,
-        market_data: MarketData::new(universe, &cast.market_data, seed)?,
-        control,
-        fired: None,
-        latched: None,
-        healthy_denied: false,
-    };
-    Ok(morning.run())
-}
-
-/// As [`run`] for each of `controls`, on all cores; `done` is told how many have been run.
-///
-/// # Errors
-/// See [`run`].
-pub fn run_all(
-    universe: &Arc<Universe>,
-    limits: &LimitTable,
-    controls: &[Control],
-    cast: &Cast,
-    seed: u64,
-    done: &(dyn Fn(u64) + Sync),
-) -> anyhow::Result<Vec<Alone>> {
-    let next = AtomicUsize::new(0);
-    let finished = AtomicU64::new(0);
-    let results: Mutex<Vec<(usize, anyhow::Result<Alone>)>> = Mutex::new(Vec::new());
-    let work = || {
-        while let Some((i, control)) = Some(next.fetch_add(1, Relaxed)).and_then(|i| Some((i, *controls.get(i)?))) {
-            let result = run(universe, limits, control, cast, seed);
-            results.lock().unwrap_or_else(PoisonError::into_inner).push((i, result));
-            done(finished.fetch_add(1, Relaxed) + 1);
-        }
-    };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..cores.min(controls.len()) {
-            scope.spawn(work);
-        }
-    });
-    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.sort_by_key(|(i, _)| *i);
-    results.into_iter().map(|(_, result)| result).collect()
+/// What is due next.
+enum Due {
+    Tick,
+    Mark,
+    Order { gateway: usize },
 }
 
 fn clock(at: u64) -> Now {
@@ -330,63 +342,109 @@ fn clock(at: u64) -> Now {
 }
 
 impl Morning {
+    fn new(
+        universe: &Arc<Universe>,
+        table: Arc<LimitTable>,
+        controls: &[Control],
+        cast: &Cast,
+        seed: u64,
+    ) -> anyhow::Result<Morning> {
+        let sizing = Sizing {
+            working_orders: 1 << 16,
+            remembered_orders: 1 << 16,
+            // Every execution of a whole morning: four million bad ones and less than one million others.
+            execs: 5_000_000,
+            ..Sizing::default()
+        };
+        let gateways = cast.gateways(universe, seed)?;
+        Ok(Morning {
+            engine: Engine::new(universe.clone(), table, sizing, OPEN),
+            effects: Effects::new(),
+            seqs: vec![0; gateways.len() + 1],
+            gateways,
+            market_data: MarketData::new(universe, &cast.market_data, seed)?,
+            next_tick: 0,
+            controls: controls.to_vec(),
+            fired: None,
+            latched: None,
+            healthy_denied: false,
+            #[cfg(test)]
+            anomalies: Vec::new(),
+        })
+    }
+
     fn bad(&self) -> usize {
         self.gateways.len() - 1
     }
 
-    fn run(&mut self) -> Alone {
-        let bad = self.bad();
-        let mut next_tick = 0;
-        let mut end = MORNING_NS;
-        // Executions of the bad instance at the start of the present quiet period, and when it began.
-        let mut quiet = (0, 0);
-        loop {
-            let gateway = (0..self.gateways.len())
-                .filter_map(|g| Some((self.gateways[g].next_at()?, g)))
-                .min()
-                .unwrap_or((u64::MAX, bad));
-            let at = gateway.0.min(self.market_data.next_at()).min(next_tick);
-            if at >= end {
-                break;
+    fn next(&mut self) -> (u64, Due) {
+        let mut next = (self.next_tick, Due::Tick);
+        if self.market_data.next_at() < next.0 {
+            next = (self.market_data.next_at(), Due::Mark);
+        }
+        for (gateway, g) in self.gateways.iter_mut().enumerate() {
+            if let Some(at) = g.next_at().filter(|at| *at < next.0) {
+                next = (at, Due::Order { gateway });
             }
-            if at == next_tick {
-                next_tick += TICK_NS;
+        }
+        next
+    }
+
+    fn advance(&mut self, at: u64, due: &Due) {
+        match *due {
+            Due::Tick => {
+                self.next_tick += TICK_NS;
                 self.effects.clear();
                 self.engine.tick(clock(at), &mut self.effects);
                 self.look(at);
-            } else if at == self.market_data.next_at() {
+            }
+            Due::Mark => {
                 if let Some(mark) = self.market_data.poll(at) {
                     self.step(at, self.gateways.len(), mark);
                 }
-            } else if let Some(event) = self.gateways[gateway.1].poll(at) {
-                self.step(at, gateway.1, event);
             }
-            let executions = self.gateways[bad].tally().executions;
-            if let Some(fired) = self.fired {
-                if quiet.1 == 0 {
-                    end = (fired.at_ns + PATIENCE_NS).min(MORNING_NS);
-                }
-                if quiet.1 == 0 || quiet.0 != executions {
-                    quiet = (executions, at);
-                } else if at - quiet.1 >= QUIET_NS {
-                    break;
+            Due::Order { gateway } => {
+                if let Some(event) = self.gateways[gateway].poll(at) {
+                    self.step(at, gateway, event);
                 }
             }
         }
-        let tally = self.gateways[bad].tally();
-        let outcome = match self.fired {
-            None => Outcome::Never,
-            Some(_) if tally.last_execution_ns + QUIET_NS <= end && quiet.0 == tally.executions => Outcome::Stopped {
-                latched: self.latched,
-                last_ns: tally.last_execution_ns,
-                executions: tally.executions,
-            },
-            Some(fired) => Outcome::GoesOn {
-                executions_per_s: (tally.executions - fired.executions_out) * 1_000_000_000
-                    / (end - fired.at_ns).max(1),
-            },
+    }
+
+    /// Runs until a control fires, `end` of scenario time at the latest.
+    fn first_to_fire(&mut self, end: u64) -> Option<Control> {
+        while self.fired.is_none() {
+            let (at, due) = self.next();
+            if at >= end {
+                break;
+            }
+            self.advance(at, &due);
+        }
+        self.fired.map(|(control, _)| control)
+    }
+
+    /// Runs until `control`, the only one armed, has fired and its effect is known.
+    fn watch(&mut self, control: Control) -> Alone {
+        self.first_to_fire(MORNING_NS);
+        let Some((_, fired)) = self.fired else {
+            return Alone { control, fired: None, outcome: Outcome::Never, healthy_denied: self.healthy_denied };
         };
-        Alone { control: self.control, fired: self.fired, outcome, healthy_denied: self.healthy_denied }
+        let bad = self.bad();
+        let end = fired.at_ns + PATIENCE_NS;
+        let outcome = loop {
+            let (at, due) = self.next();
+            let tally = self.gateways[bad].tally();
+            if at >= tally.last_execution_ns.max(fired.at_ns) + QUIET_NS {
+                let (last_ns, executions) = (tally.last_execution_ns, tally.executions);
+                break Outcome::Stopped { latched: self.latched, last_ns, executions };
+            }
+            if at >= end {
+                let more = tally.executions - fired.executions_out;
+                break Outcome::GoesOn { executions_per_s: more * 1_000_000_000 / PATIENCE_NS };
+            }
+            self.advance(at, &due);
+        };
+        Alone { control, fired: Some(fired), outcome, healthy_denied: self.healthy_denied }
     }
 
     fn step(&mut self, at: u64, source: usize, mut event: Event) {
@@ -409,24 +467,31 @@ impl Morning {
     fn look(&mut self, at: u64) {
         let denied = self.effects.verdict().filter(|v| v.kind != EventKind::Cancel).and_then(|v| v.denial);
         let tripped = self.effects.trips().next().copied();
+        #[cfg(test)]
+        self.anomalies.extend(self.effects.as_slice().iter().filter_map(|e| match e {
+            crate::model::Effect::Anomaly(anomaly) => Some(*anomaly),
+            _ => None,
+        }));
         if let Some(trip) = tripped {
             self.latched = self.latched.max(Some((trip.mode, trip.scope)));
         }
-        let causes = denied.into_iter().chain(tripped.map(|t| t.cause));
+        let control = |d: &Denial| Control { rule: d.rule, scope: d.scope.kind() };
+        let mut causes = denied.into_iter().chain(tripped.map(|t| t.cause));
         if self.fired.is_none()
-            && let Some(denial) = causes.into_iter().find(|d| d.rule == self.control.rule)
+            && let Some(denial) = causes.find(|d| self.controls.contains(&control(d)))
         {
             let bad = self.bad();
             let (gross_cents, net_cents) = self.gateways[bad].exposure_cents(at);
             let tally = self.gateways[bad].tally();
-            self.fired = Some(Fired {
+            let fired = Fired {
                 denial,
                 at_ns: at,
                 order: tally.attempts,
                 executions_out: tally.executions,
                 gross_cents,
                 net_cents,
-            });
+            };
+            self.fired = Some((control(&denial), fired));
         }
     }
 }
@@ -442,12 +507,17 @@ mod tests {
         RateLimit { of: RateOf::Orders, kind: RateKind::Sliding, count, window_ns: 1_000_000_000, action }
     }
 
-    fn run_with(control: Control, edit: impl FnOnce(&Universe, &mut LimitTable)) -> Alone {
+    fn trial(edit: impl FnOnce(&Universe, &mut LimitTable)) -> Trial {
         let universe = Arc::new(universe());
         let mut limits = LimitTable::unlimited(&universe);
         edit(&universe, &mut limits);
-        assert_eq!(armed(&universe, &limits), vec![control]);
-        run(&universe, &limits, control, &Cast::default(), 70_694).unwrap()
+        Trial { universe, limits: Arc::new(limits), cast: Cast::default(), seed: 70_694 }
+    }
+
+    fn run_with(control: Control, edit: impl FnOnce(&Universe, &mut LimitTable)) -> Alone {
+        let trial = trial(edit);
+        assert_eq!(armed(&trial.universe, &trial.limits), vec![control]);
+        trial.run(control).unwrap()
     }
 
     #[test]
@@ -469,7 +539,7 @@ mod tests {
         let universe = universe();
         let full = LimitTable::closed(&universe);
         for control in armed(&universe, &full) {
-            assert_eq!(armed(&universe, &isolated(&universe, &full, control)), vec![control]);
+            assert_eq!(armed(&universe, &isolated(&universe, &full, &[control])), vec![control]);
         }
     }
 
@@ -509,6 +579,37 @@ mod tests {
         assert!((10_000_000_000..40_000_000_000).contains(&fired.at_ns), "{}", fired.at_ns);
         // The healthy instances hold the rest.
         assert!((40_000_000_00..=50_000_000_00).contains(&fired.gross_cents), "{}", fired.gross_cents);
+    }
+
+    #[test]
+    fn streams_are_clean_and_fully_booked() {
+        let universe = Arc::new(universe());
+        let table = Arc::new(LimitTable::unlimited(&universe));
+        let control = Control { rule: Rule::OrderRate, scope: ScopeKind::Firm };
+        let mut morning = Morning::new(&universe, table, &[control], &Cast::default(), 3).unwrap();
+        assert_eq!(morning.first_to_fire(30_000_000_000), None);
+        assert_eq!(morning.anomalies, [], "the gateways report as a venue would");
+        for gateway in &morning.gateways {
+            assert!(gateway.tally().executions > 500 && gateway.tally().denied == 0);
+        }
+    }
+
+    #[test]
+    fn together_until_one_fires_finds_what_each_finds_alone() {
+        let trial = trial(|_, limits| {
+            limits.edit_all(ScopeKind::Session).rates = vec![rate(300, Action::Deny)];
+            limits.edit_all(ScopeKind::Strategy).rates = vec![rate(900, Action::Halt(Target::Session))];
+            limits.edit_all(ScopeKind::Account).max[Gauge::Gross as usize] = 20_000_000_000;
+            let firm = limits.edit_all(ScopeKind::Firm);
+            firm.max[Gauge::Executions as usize] = 4_000;
+            firm.action[Rule::RepeatedExecutions as usize] = Action::Halt(Target::Own);
+        });
+        let together = trial.run_all(|_, _| ()).unwrap();
+        let controls = armed(&trial.universe, &trial.limits);
+        assert_eq!(controls.len(), 4);
+        let each: Vec<Alone> = controls.into_iter().map(|c| trial.run(c).unwrap()).collect();
+        assert_eq!(together, each);
+        assert!(each.iter().all(|a| a.fired.is_some()));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use self::alone::{Alone, Cast, Outcome};
+use self::alone::{Alone, Cast, Outcome, Trial};
 use self::live::{Live, LiveResult, scope_text};
 use self::show::{Ink, Screen, at, count, usd};
 use crate::duty::Clock;
@@ -146,12 +146,14 @@ async fn morning(args: &DemoArgs, screen: &Screen, service: &ServiceHandle) -> a
     ));
 
     // The gateways keep streaming while the controls are tried one by one.
-    let (universe, limits, seed) = (service.universe.clone(), service.limits.clone(), args.seed);
-    let controls = alone::armed(&universe, &limits);
-    screen.start_bar(controls.len() as u64, "each control alone");
+    let trial = Trial { universe: service.universe.clone(), limits: service.limits.clone(), cast, seed: args.seed };
+    screen.start_bar(0, "each control alone");
     let bar = screen.bar();
     let alone = tokio::task::spawn_blocking(move || {
-        alone::run_all(&universe, &limits, &controls, &cast, seed, &|done| bar.set_position(done))
+        trial.run_all(|known, of| {
+            bar.set_length(of);
+            bar.set_position(known);
+        })
     });
     let alone = if args.exit { alone.await } else { live.show_until(alone).await };
     let alone = alone.context("running each control alone")??;
