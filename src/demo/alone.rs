@@ -80,17 +80,13 @@ pub struct Alone {
     pub healthy_denied: bool,
 }
 
-/// Which sessions and strategies play in the morning.
+/// Which sessions play in the morning.
 #[derive(Clone, Debug)]
 pub struct Cast {
     /// The healthy instances.
     pub healthy: Vec<String>,
-    /// What they trade as.
-    pub healthy_strategy: String,
     /// The instance that runs the old code.
     pub bad: String,
-    /// What that code trades as.
-    pub bad_strategy: String,
     /// The source of reference prices.
     pub market_data: String,
 }
@@ -99,9 +95,7 @@ impl Default for Cast {
     fn default() -> Self {
         Cast {
             healthy: (1..=HEALTHY).map(|i| format!("smars-{i}")).collect(),
-            healthy_strategy: "smars".to_owned(),
             bad: format!("smars-{}", HEALTHY + 1),
-            bad_strategy: "power-peg".to_owned(),
             market_data: "market-data".to_owned(),
         }
     }
@@ -115,9 +109,9 @@ impl Cast {
     pub fn gateways(&self, universe: &Universe, seed: u64) -> anyhow::Result<Vec<Gateway>> {
         let mut gateways = Vec::with_capacity(self.healthy.len() + 1);
         for (i, name) in self.healthy.iter().enumerate() {
-            gateways.push(Gateway::healthy(Route::find(universe, name, &self.healthy_strategy)?, seed, i));
+            gateways.push(Gateway::healthy(Route::find(universe, name)?, seed, i));
         }
-        gateways.push(Gateway::old_code(Route::find(universe, &self.bad, &self.bad_strategy)?, seed));
+        gateways.push(Gateway::old_code(Route::find(universe, &self.bad)?, seed));
         Ok(gateways)
     }
 

@@ -35,16 +35,17 @@ struct Symbol {
 }
 
 impl Route {
-    /// The labels of orders that the session called `session` sends for the strategy called `strategy`.
+    /// The labels of the session called `session`: it trades the first strategy that it may trade.
     ///
     /// # Errors
-    /// If the universe lacks the session, the strategy or a symbol, or cannot show a price in cents.
-    pub fn find(universe: &Universe, session: &str, strategy: &str) -> anyhow::Result<Route> {
-        let missing = |what: &str, name: &str| format!("the configuration has no {what} {name:?}");
-        let session = universe.session(session).with_context(|| missing("session", session))?;
-        let strategy = universe.strategy(strategy).with_context(|| missing("strategy", strategy))?;
-        let account = universe.strategies[usize::from(strategy.0)].account;
-        Ok(Route { session, account, strategy, symbols: symbols(universe)? })
+    /// If the universe lacks the session, a strategy for it or a symbol, or cannot show a price in cents.
+    pub fn find(universe: &Universe, session: &str) -> anyhow::Result<Route> {
+        let id = universe.session(session).with_context(|| format!("the configuration has no session {session:?}"))?;
+        // A session without a list may trade every strategy.
+        let strategy = universe.sessions[usize::from(id.0)].strategies.first().copied().unwrap_or(StrategyId(0));
+        let spec = universe.strategies.get(usize::from(strategy.0));
+        let spec = spec.with_context(|| format!("session {session:?} has no strategy to trade"))?;
+        Ok(Route { session: id, account: spec.account, strategy, symbols: symbols(universe)? })
     }
 
     /// Whether a halt of `scope` halts every order of this gateway.
@@ -464,8 +465,10 @@ pub(crate) mod tests {
 
     /// A universe as the demo's, without a file.
     pub(crate) fn universe() -> Universe {
-        let session = |name: &str, kind| SessionSpec { name: name.to_owned(), kind, strategies: Vec::new() };
-        let sessions = (1..=8).map(|i| session(&format!("smars-{i}"), SessionKind::Ask));
+        let session =
+            |name: &str, kind, strategies: Vec<StrategyId>| SessionSpec { name: name.to_owned(), kind, strategies };
+        let sessions =
+            (1..=8).map(|i| session(&format!("smars-{i}"), SessionKind::Ask, vec![StrategyId(u16::from(i == 8))]));
         let instrument = |s| InstrumentSpec {
             name: symbol_name(s),
             currency: CurrencyId(0),
@@ -479,10 +482,10 @@ pub(crate) mod tests {
         Universe::new(
             2,
             vec![CurrencySpec { name: "USD".to_owned(), initial_rate: None }],
-            sessions.chain([session("market-data", SessionKind::Reference)]).collect(),
-            ["33", "customers"].map(|name| AccountSpec { name: name.to_owned() }).into(),
+            sessions.chain([session("market-data", SessionKind::Reference, vec![])]).collect(),
+            ["customers", "33"].map(|name| AccountSpec { name: name.to_owned() }).into(),
             vec![
-                StrategySpec { name: "power-peg".to_owned(), account: AccountId(0) },
+                StrategySpec { name: "rlp".to_owned(), account: AccountId(0) },
                 StrategySpec { name: "smars".to_owned(), account: AccountId(1) },
             ],
             (0..SYMBOLS).map(instrument).collect(),
@@ -504,11 +507,11 @@ pub(crate) mod tests {
     }
 
     fn bad() -> Gateway {
-        Gateway::old_code(Route::find(&universe(), "smars-8", "power-peg").unwrap(), 1)
+        Gateway::old_code(Route::find(&universe(), "smars-8").unwrap(), 1)
     }
 
     fn healthy() -> Gateway {
-        Gateway::healthy(Route::find(&universe(), "smars-3", "smars").unwrap(), 1, 2)
+        Gateway::healthy(Route::find(&universe(), "smars-3").unwrap(), 1, 2)
     }
 
     #[test]
@@ -599,7 +602,7 @@ pub(crate) mod tests {
     fn a_universe_that_cannot_show_cents_is_refused() {
         let mut universe = universe();
         universe.instruments[17].px_scale = 1;
-        let error = Route::find(&universe, "smars-1", "smars").unwrap_err().to_string();
+        let error = Route::find(&universe, "smars-1").unwrap_err().to_string();
         assert!(error.contains("S017") && error.contains("px_scale"), "{error}");
     }
 }
