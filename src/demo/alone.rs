@@ -8,12 +8,13 @@
 //! Most controls never fire by themselves, and each would need a whole morning to show it. They share
 //! one: as long as nothing is denied and nothing trips, a morning with many controls armed is the morning
 //! with any one of them armed. So the controls run together until one fires, that one is taken out, and
-//! so on until the rest see the morning end ([`run_all`]).
+//! so on until the rest see the morning end ([`Trial::run_all`]).
 
 use std::sync::Arc;
 
 use super::gateway::{Gateway, MarketData, Route};
 use super::knight::{HEALTHY, MORNING_NS};
+use crate::engine::command::Command;
 use crate::engine::core::{Engine, Sizing};
 use crate::limits::{Gauge, LimitTable, ScopeLimits, SideRule, UNLIMITED};
 use crate::model::effect::Denial;
@@ -269,27 +270,25 @@ impl Trial {
         Morning::new(&self.universe, table, controls, &self.cast, self.seed)
     }
 
-    /// Runs the morning with only `control` armed, until its effect is known.
+    /// What each control that the limits arm does alone, in check order; `done` is told how many are known,
+    /// of how many.
     ///
     /// # Errors
     /// If the universe lacks a session, a strategy or a symbol of the scenario.
-    pub fn run(&self, control: Control) -> anyhow::Result<Alone> {
-        Ok(self.morning(&[control])?.watch(control))
-    }
-
-    /// As [`Trial::run`] for every control that the limits arm; `done` is told how many are known, of how many.
-    ///
-    /// # Errors
-    /// See [`Trial::run`].
     pub fn run_all(&self, done: impl Fn(u64, u64)) -> anyhow::Result<Vec<Alone>> {
         let controls = armed(&self.universe, &self.limits);
         let mut results = Vec::new();
         let mut rest = controls.clone();
         while !rest.is_empty() {
             done(results.len() as u64, controls.len() as u64);
-            match self.morning(&rest)?.first_to_fire(MORNING_NS) {
+            let mut morning = self.morning(&rest)?;
+            match morning.first_to_fire(MORNING_NS) {
                 Some(control) => {
-                    results.push(self.run(control)?);
+                    // From here on it is alone: the others have changed nothing so far.
+                    let mut table = isolated(&self.universe, &self.limits, &[control]);
+                    table.generation += 1;
+                    morning.set_limits(Arc::new(table));
+                    results.push(morning.watch(control));
                     rest.retain(|c| *c != control);
                 }
                 None => {
@@ -417,6 +416,12 @@ impl Morning {
         self.fired.map(|(control, _)| control)
     }
 
+    fn set_limits(&mut self, table: Arc<LimitTable>) {
+        let now = self.next().0;
+        self.effects.clear();
+        self.engine.command(clock(now), Command::SetLimits(table), &mut self.effects);
+    }
+
     /// Runs until `control`, the only one armed, has fired and its effect is known.
     fn watch(&mut self, control: Control) -> Alone {
         self.first_to_fire(MORNING_NS);
@@ -511,7 +516,7 @@ mod tests {
     fn run_with(control: Control, edit: impl FnOnce(&Universe, &mut LimitTable)) -> Alone {
         let trial = trial(edit);
         assert_eq!(armed(&trial.universe, &trial.limits), vec![control]);
-        trial.run(control).unwrap()
+        trial.morning(&[control]).unwrap().watch(control)
     }
 
     #[test]
@@ -601,7 +606,7 @@ mod tests {
         let together = trial.run_all(|_, _| ()).unwrap();
         let controls = armed(&trial.universe, &trial.limits);
         assert_eq!(controls.len(), 4);
-        let each: Vec<Alone> = controls.into_iter().map(|c| trial.run(c).unwrap()).collect();
+        let each: Vec<Alone> = controls.into_iter().map(|c| trial.morning(&[c]).unwrap().watch(c)).collect();
         assert_eq!(together, each);
         assert!(each.iter().all(|a| a.fired.is_some()));
     }
