@@ -311,3 +311,110 @@ fn effect(alone: &Alone, universe: &Universe) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::alone::{Control, Fired};
+    use super::live::LiveFired;
+    use super::*;
+    use crate::model::effect::Denial;
+    use crate::model::{Rule, Scope, ScopeKind, Why};
+    use crate::units::SessionId;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        demo: DemoArgs,
+    }
+
+    fn args(words: &[&str]) -> Result<DemoArgs, clap::Error> {
+        Cli::try_parse_from([&["demo"], words].concat()).map(|cli| cli.demo)
+    }
+
+    fn summary() -> Summary {
+        let control = Control { rule: Rule::OrderRate, scope: ScopeKind::Session };
+        let scope = Scope::Session(SessionId(7));
+        let denial = Denial { rule: Rule::OrderRate, why: Why::Breach, scope, observed: 301, limit: 300 };
+        let fired = Fired {
+            denial,
+            at_ns: 202_500_000,
+            order: 301,
+            executions_out: 300,
+            gross_cents: 52_238_855,
+            net_cents: -1_250,
+        };
+        let outcome = Outcome::Stopped { latched: Some((Mode::Halted, scope)), last_ns: 202_225_000, executions: 300 };
+        let never = Control { rule: Rule::Collar, scope: ScopeKind::Strategy };
+        Summary {
+            live: LiveResult {
+                stopped: true,
+                halt_after_ns: Some(203_400_000),
+                executions_out: 300,
+                gross_cents: 52_238_855,
+                first: Some(LiveFired { control, text: String::new(), at_ns: 203_800_000, order: 301 }),
+                fired: vec![LiveFired { control, text: String::new(), at_ns: 203_800_000, order: 301 }],
+                ask_ns: [100_000, 250_000, 1_000_000],
+                asks: 9_000,
+            },
+            alone: vec![
+                Alone { control, fired: Some(fired), outcome, healthy_denied: false },
+                Alone { control: never, fired: None, outcome: Outcome::Never, healthy_denied: false },
+            ],
+        }
+    }
+
+    #[test]
+    fn options_are_what_the_readme_says() {
+        let plain = args(&[]).unwrap();
+        assert_eq!((plain.exit, plain.json, plain.speed, plain.seed), (false, false, 1, 70_694));
+        assert_eq!(plain.controls, Controls::Config);
+        assert_eq!(args(&["--controls", "none"]).unwrap().controls, Controls::None);
+        assert!(args(&["--speed", "0"]).is_err() && args(&["--controls", "some"]).is_err());
+    }
+
+    #[test]
+    fn the_object_has_every_promised_key() {
+        let json = summary().json(&args(&["--speed", "2"]).unwrap());
+        let expected = json!({
+            "stopped": true,
+            "halt_after_ms": 203.4,
+            "executions_out": 300,
+            "gross_usd_out": 522_388.55,
+            "first_control": "order_rate",
+            "controls": [
+                {
+                    "rule": "order_rate", "scope": "session", "fired": true, "at_ms": 202.5, "order": 301,
+                    "executions_out": 300, "gross_usd_out": 522_388.55, "net_usd_out": -12.5,
+                    "stops_the_flow": true, "fired_live": true,
+                },
+                {
+                    "rule": "collar", "scope": "strategy", "fired": false, "at_ms": null, "order": null,
+                    "executions_out": null, "gross_usd_out": null, "net_usd_out": null,
+                    "stops_the_flow": false, "fired_live": false,
+                },
+            ],
+            "ask_latency_us": { "p50": 100.0, "p99": 250.0, "p999": 1000.0 },
+            "seed": 70_694,
+            "speed": 2,
+        });
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn a_row_says_when_where_and_what_then() {
+        let (summary, universe) = (summary(), gateway::tests::universe());
+        let rows: Vec<String> = summary.alone.iter().map(|a| summary.row(a, &universe).join("|")).collect();
+        assert_eq!(
+            rows,
+            [
+                "order_rate|session|t+0.202s|#301|300|$522k|halts session smars-8|fired",
+                "collar|strategy|never|-|-|-|would not have helped|-",
+            ]
+        );
+        let mut slow = summary.alone[0];
+        slow.outcome = Outcome::GoesOn { executions_per_s: 1_300 };
+        slow.healthy_denied = true;
+        assert_eq!(effect(&slow, &universe), "denies, but 1,300 executions/s go on, healthy ones too");
+    }
+}
