@@ -60,12 +60,26 @@ pub async fn connect(_service: &ServiceHandle, _name: &str) -> anyhow::Result<Ws
 /// A halt as `GET /v1/state` tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateHalt {
-    /// Scope, mode, who or what did it: one line.
-    pub text: String,
+    /// Which scope, in words.
+    pub scope: String,
+    /// Its mode, in words.
+    pub mode: String,
     /// The control that tripped, if one did.
     pub trip: Option<Control>,
-    /// What it observed and what was allowed, in words.
-    pub trip_text: String,
+    /// What did it, in words: the breach, or a person and the reason given. Empty if not known.
+    pub cause: String,
+    /// Whether it would survive a restart by now.
+    pub durable: bool,
+}
+
+impl StateHalt {
+    /// All of it in a line.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let by = if self.cause.is_empty() { String::new() } else { format!(" by {}", self.cause) };
+        let latch = if self.durable { "latch durable" } else { "latch not durable yet" };
+        format!("{} {}{by}, {latch}", self.scope, self.mode)
+    }
 }
 
 /// The halts in the answer of `GET /v1/state`.
@@ -79,28 +93,27 @@ pub fn halts(state: &Value) -> anyhow::Result<Vec<StateHalt>> {
     let scope = |value: &Value| -> anyhow::Result<String> {
         Ok(format!("{} {}", text(value, "kind")?, text(value, "name")?).trim_end().to_owned())
     };
-    let durable = if state["latch"]["durable"] == true { "latch durable" } else { "latch not durable yet" };
     let mut halts = Vec::new();
     for halt in state["halts"].as_array().context("the answer lacks \"halts\"")? {
         let (cause, trip) = (&halt["causes"][0], &halt["causes"][0]["trip"]);
-        let mut shown = StateHalt {
-            text: format!("{} {}", scope(&halt["scope"])?, text(halt, "mode")?),
+        let mut told = StateHalt {
+            scope: scope(&halt["scope"])?,
+            mode: text(halt, "mode")?,
             trip: None,
-            trip_text: String::new(),
+            cause: String::new(),
+            durable: state["latch"]["durable"] == true,
         };
         if trip.is_object() {
             let rule = text(trip, "rule")?;
             let kind = text(&trip["at"], "kind")?;
-            let kinds = ScopeKind::ALL.into_iter().find(|k| k.name() == kind);
-            shown.trip = Rule::from_name(&rule).zip(kinds).map(|(rule, scope)| Control { rule, scope });
+            let kind = ScopeKind::ALL.into_iter().find(|k| k.name() == kind);
+            told.trip = Rule::from_name(&rule).zip(kind).map(|(rule, scope)| Control { rule, scope });
             let (observed, limit) = (text(trip, "observed")?, text(trip, "limit")?);
-            shown.trip_text = format!("{}  {rule} {observed} > {limit}", scope(&trip["at"])?);
-            shown.text += &format!(" by {}", shown.trip_text);
+            told.cause = format!("{}  {rule} {observed} > {limit}", scope(&trip["at"])?);
         } else if cause.is_object() {
-            shown.text += &format!(" by {}: {}", text(cause, "actor")?, text(cause, "reason")?);
+            told.cause = format!("{}: {}", text(cause, "actor")?, text(cause, "reason")?);
         }
-        shown.text += &format!(", {durable}");
-        halts.push(shown);
+        halts.push(told);
     }
     Ok(halts)
 }
@@ -125,7 +138,7 @@ mod tests {
             ],
         });
         let halts = halts(&state).unwrap();
-        let texts: Vec<&str> = halts.iter().map(|h| h.text.as_str()).collect();
+        let texts: Vec<String> = halts.iter().map(StateHalt::text).collect();
         assert_eq!(
             texts,
             [

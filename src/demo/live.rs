@@ -88,7 +88,7 @@ enum Seen {
     /// The first denial of a gateway by a rule at a scope.
     Denial { gateway: usize, at_ns: u64, order: u64, executions: u64, gross_cents: i64, denial: Denial },
     /// A mode was pushed.
-    Mode { gateway: usize, at_ns: u64, scope: Scope, mode: Mode },
+    Mode { gateway: usize, at_ns: u64, scope: Scope, mode: Mode, order: u64, executions: u64, gross_cents: i64 },
     /// A connection was lost.
     Lost { who: String, error: String },
 }
@@ -241,7 +241,7 @@ impl<'a> Live<'a> {
         loop {
             tokio::select! {
                 out = &mut until => return out,
-                Some(seen) = self.seen.recv() => self.show(seen),
+                Some(seen) = self.seen.recv() => self.show(seen).await,
                 Some(Err(panic)) = self.tasks.join_next() => {
                     self.screen.event(self.scenario.now(), Ink::Bad, "LOST", &format!("a gateway's task: {panic}"));
                 }
@@ -304,11 +304,11 @@ impl<'a> Live<'a> {
         let halt = self.bad().borrow().tally().halt;
         let now = self.scenario.now();
         for told in &halts {
-            self.screen.event(now, Ink::Plain, "STATE", &told.text);
+            self.screen.event(now, Ink::Plain, "STATE", &told.text());
             if let (Some(control), Some(halt)) = (told.trip, halt)
                 && !self.fired.iter().any(|f| f.control == control)
             {
-                let (text, at_ns, order) = (told.trip_text.clone(), halt.at_ns, halt.attempts);
+                let (text, at_ns, order) = (told.cause.clone(), halt.at_ns, halt.attempts);
                 self.fired.push(LiveFired { control, text, at_ns, order });
             }
         }
@@ -364,11 +364,15 @@ impl<'a> Live<'a> {
         }
     }
 
-    fn show(&mut self, seen: Seen) {
+    async fn show(&mut self, seen: Seen) {
         let (universe, limits) = (&self.service.universe, &self.service.limits);
         match seen {
             Seen::Denial { gateway, at_ns, order, executions, gross_cents, denial } => {
                 let bad = gateway == self.gateways.len() - 1;
+                if denial.rule == Rule::Mode && self.modes.get(&denial.scope).is_some_and(|m| *m != Mode::Normal) {
+                    // The halt has had its line.
+                    return;
+                }
                 if bad && denial.rule != Rule::Mode {
                     let control = Control { rule: denial.rule, scope: denial.scope.kind() };
                     if !self.fired.iter().any(|f| f.control == control) {
@@ -383,7 +387,7 @@ impl<'a> Live<'a> {
                 }
                 self.screen.event(at_ns, if bad { Ink::Good } else { Ink::Bad }, "DENY", &text);
             }
-            Seen::Mode { gateway, at_ns, scope, mode } => {
+            Seen::Mode { gateway, at_ns, scope, mode, order, executions, gross_cents } => {
                 // Every gateway hears of every scope: one line, at the moment at which the one concerned heard.
                 let bad = self.gateways.len() - 1;
                 let covers_bad = self.bad().borrow().route().is_covered_by(scope);
@@ -396,17 +400,13 @@ impl<'a> Live<'a> {
                     Mode::ReduceOnly => ("LIMIT", Ink::Halt),
                     Mode::Halted => ("HALT", Ink::Halt),
                 };
-                let mut text = format!("{}  {}", scope_text(universe, scope), mode.name());
-                if let Some(fired) = self.fired.last().filter(|_| covers_bad && mode != Mode::Normal) {
-                    let (gross, _) = self.bad().borrow_mut().exposure_cents(at_ns);
-                    let executions = self.bad().borrow().tally().executions;
-                    text += &format!(
-                        " by {}  (order #{}, {} executions out, {} gross)",
-                        fired.text,
-                        count(fired.order),
-                        count(executions),
-                        usd(gross)
-                    );
+                let mut text = scope_text(universe, scope);
+                if mode != Mode::Normal {
+                    text += &format!("  {}", self.cause_of(&text).await.unwrap_or_else(|| mode.name().to_owned()));
+                }
+                if covers_bad && mode != Mode::Normal {
+                    let (order, executions) = (count(order), count(executions));
+                    text += &format!("  (order #{order}, {executions} executions out, {} gross)", usd(gross_cents));
                 }
                 self.screen.event(at_ns, ink, word, &text);
             }
@@ -414,6 +414,21 @@ impl<'a> Live<'a> {
                 self.screen.event(self.scenario.now(), Ink::Bad, "LOST", &format!("{who}: {error}"));
             }
         }
+    }
+
+    /// Why `scope` (in words) is halted, as the service says. It may hear of a trip a moment after the gateways.
+    async fn cause_of(&self, scope: &str) -> Option<String> {
+        let deadline = Instant::now() + SETTLE;
+        while Instant::now() < deadline {
+            let state = link::get(self.service, "/v1/state").await.ok()?;
+            let told = link::halts(&state).ok()?.into_iter().find(|h| h.scope == scope);
+            if let Some(cause) = told.map(|h| h.cause).filter(|cause| !cause.is_empty()) {
+                // A limit at the halted scope itself need not repeat its name.
+                return Some(cause.strip_prefix(&format!("{scope}  ")).unwrap_or(&cause).to_owned());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        None
     }
 
     fn show_flow(&self, halted: bool) {
@@ -571,8 +586,10 @@ impl Driver {
                     let strictest = self.modes.values().copied().max().unwrap_or_default();
                     gateway.mode(now, strictest);
                 }
+                let (gross_cents, _) = gateway.exposure_cents(now);
+                let (order, executions) = (gateway.tally().attempts, gateway.tally().executions);
                 let gateway = self.index;
-                drop(self.tell.send(Seen::Mode { gateway, at_ns: now, scope, mode }));
+                drop(self.tell.send(Seen::Mode { gateway, at_ns: now, scope, mode, order, executions, gross_cents }));
             }
             Heard::Applied { .. } => {}
         }
