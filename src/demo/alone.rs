@@ -593,6 +593,36 @@ mod tests {
         }
     }
 
+    /// What the demo runs with.
+    fn demo() -> Trial {
+        let loaded = crate::app::config::load("demo.toml", include_str!("../../config/demo.toml"));
+        let loaded = loaded.unwrap_or_else(|violations| panic!("{violations}"));
+        Trial { universe: loaded.universe, limits: Arc::new(loaded.limits), cast: Cast::default(), seed: 70_694 }
+    }
+
+    #[test]
+    fn the_demo_configuration_stops_the_old_code_within_a_second() {
+        for seed in 0..5 {
+            let trial = Trial { seed, ..demo() };
+            let controls = armed(&trial.universe, &trial.limits);
+            let mut morning = trial.morning(&controls).unwrap();
+            let alone = morning.watch(controls[0]);
+            let Outcome::Stopped { last_ns, .. } = alone.outcome else { panic!("{:?}", alone.outcome) };
+            assert!(last_ns < 1_000_000_000 && !alone.healthy_denied, "{alone:?}");
+        }
+    }
+
+    #[test]
+    fn the_demo_configuration_lets_the_healthy_trade_all_morning() {
+        let trial = demo();
+        let mut morning = trial.morning(&armed(&trial.universe, &trial.limits)).unwrap();
+        morning.gateways.pop();
+        assert_eq!(morning.first_to_fire(MORNING_NS), None);
+        for healthy in &morning.gateways {
+            assert!(healthy.tally().admitted > 50_000 && healthy.tally().denied == 0);
+        }
+    }
+
     #[test]
     fn together_until_one_fires_finds_what_each_finds_alone() {
         let trial = trial(|_, limits| {
