@@ -24,13 +24,27 @@ use super::show::{Ink, Screen, count, span, usd};
 use super::{ServiceHandle, link};
 use crate::duty::Clock;
 use crate::limits::{LimitTable, RateKind};
-use crate::model::effect::Denial;
 use crate::model::rule::Unit;
-use crate::model::{Event, EventKind, Mode, Rule, Scope, ScopeKind, Universe};
-use crate::units::{MonoNanos, format_decimal};
+use crate::model::{Event, EventKind, Mode, Rule, Scope, ScopeKind, Universe, Why};
+use crate::units::MonoNanos;
+
+/// A denial as the wire tells it: the numbers are decimals in the rule's unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// The rule.
+    pub rule: Rule,
+    /// Where the limit stands.
+    pub scope: Scope,
+    /// What was wrong: `breach`, or an input that is missing or stale.
+    pub why: String,
+    /// What was observed.
+    pub observed: String,
+    /// What would have been allowed.
+    pub limit: String,
+}
 
 /// What a gateway hears from the service.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
     /// The answer to a request.
     Verdict {
@@ -39,7 +53,7 @@ pub enum Heard {
         /// Its id.
         id: u64,
         /// `None`: admitted.
-        denial: Option<Denial>,
+        denial: Option<Denied>,
     },
     /// The mode of a scope, now.
     Mode {
@@ -86,7 +100,7 @@ impl Scenario {
 #[derive(Clone, Debug)]
 enum Seen {
     /// The first denial of a gateway by a rule at a scope.
-    Denial { gateway: usize, at_ns: u64, order: u64, executions: u64, gross_cents: i64, denial: Denial },
+    Denial { gateway: usize, at_ns: u64, order: u64, executions: u64, gross_cents: i64, denial: Denied },
     /// A mode was pushed.
     Mode { gateway: usize, at_ns: u64, scope: Scope, mode: Mode, order: u64, executions: u64, gross_cents: i64 },
     /// A connection was lost.
@@ -477,27 +491,22 @@ pub fn scope_text(universe: &Universe, scope: Scope) -> String {
 
 /// A denial as a person reads it: `session smars-8  order_rate 301 > 300 per 1s`.
 #[must_use]
-pub fn describe(universe: &Universe, limits: &LimitTable, denial: &Denial) -> String {
-    let scope = scope_text(universe, denial.scope);
-    let rule = denial.rule.name();
-    let window = limits.scope(universe, denial.scope).and_then(|l| {
-        let rate = l.rates.iter().find(|r| r.of.rule() == denial.rule && i64::from(r.count) == denial.limit)?;
+pub fn describe(universe: &Universe, limits: &LimitTable, denied: &Denied) -> String {
+    let head = format!("{}  {}", scope_text(universe, denied.scope), denied.rule.name());
+    let (observed, limit) = (&denied.observed, &denied.limit);
+    if denied.why != Why::Breach.name() {
+        return format!("{head} {}", denied.why);
+    }
+    let window = limits.scope(universe, denied.scope).and_then(|l| {
+        let rate = l.rates.iter().find(|r| r.of.rule() == denied.rule && r.count.to_string() == *limit)?;
         matches!(rate.kind, RateKind::Sliding).then(|| format!(" per {}", span(rate.window_ns)))
     });
-    let number = |n: i64| match denial.rule.unit() {
-        Unit::Notional => format!("${}", format_decimal(n, universe.base_scale)),
-        Unit::Qty | Unit::Px | Unit::Bps | Unit::Count | Unit::Nanos | Unit::Seq | Unit::None => n.to_string(),
-        Unit::Mode => Mode::from_u8(n.clamp(0, 255) as u8).name().to_owned(),
-    };
-    match denial.rule.unit() {
-        Unit::Mode => format!("{scope}  {rule} {}", number(denial.observed)),
-        Unit::None => format!("{scope}  {rule}"),
-        _ => format!(
-            "{scope}  {rule} {} > {}{}",
-            number(denial.observed),
-            number(denial.limit),
-            window.unwrap_or_default()
-        ),
+    match denied.rule.unit() {
+        Unit::Notional => format!("{head} ${observed} > ${limit}"),
+        Unit::Qty | Unit::Px | Unit::Bps | Unit::Count | Unit::Nanos | Unit::Seq => {
+            format!("{head} {observed} > {limit}{}", window.unwrap_or_default())
+        }
+        Unit::Mode | Unit::None => head,
     }
 }
 
@@ -562,7 +571,7 @@ impl Driver {
                     // Beyond the histogram's bound of a minute it counts as a minute.
                     self.asks.borrow_mut().saturating_record(at.elapsed().as_nanos() as u64);
                 }
-                gateway.verdict(now, kind, id, denial.map(|d| (d.rule, d.scope)));
+                gateway.verdict(now, kind, id, denial.as_ref().map(|d| (d.rule, d.scope)));
                 if let Some(denial) = denial
                     && !self.denials.contains(&(denial.rule, denial.scope.kind()))
                 {
@@ -671,7 +680,14 @@ mod tests {
             for effect in effects.as_slice() {
                 match *effect {
                     Effect::Verdict(v) => {
-                        self.inbox.put(Heard::Verdict { kind: v.kind, id: v.id.0, denial: v.denial });
+                        let denial = v.denial.map(|d| Denied {
+                            rule: d.rule,
+                            scope: d.scope,
+                            why: d.why.name().to_owned(),
+                            observed: d.observed.to_string(),
+                            limit: d.limit.to_string(),
+                        });
+                        self.inbox.put(Heard::Verdict { kind: v.kind, id: v.id.0, denial });
                     }
                     Effect::Applied { seq, .. } => self.inbox.put(Heard::Applied { seq }),
                     Effect::Trip(trip) => {
@@ -764,16 +780,19 @@ mod tests {
         let universe = universe();
         let mut limits = LimitTable::unlimited(&universe);
         limits.edit_all(ScopeKind::Session).rates = rate(300, Action::Deny);
-        let mut denial = Denial {
+        let mut denial = Denied {
             rule: Rule::OrderRate,
-            why: crate::model::Why::Breach,
             scope: Scope::Session(SessionId(7)),
-            observed: 301,
-            limit: 300,
+            why: "breach".to_owned(),
+            observed: "301".to_owned(),
+            limit: "300".to_owned(),
         };
         assert_eq!(describe(&universe, &limits, &denial), "session smars-8  order_rate 301 > 300 per 1s");
-        (denial.rule, denial.scope, denial.observed, denial.limit) =
-            (Rule::GrossExposure, Scope::Firm, 5_000_000_001, 5_000_000_000);
+        denial.rule = Rule::GrossExposure;
+        denial.scope = Scope::Firm;
+        (denial.observed, denial.limit) = ("50000000.01".to_owned(), "50000000".to_owned());
         assert_eq!(describe(&universe, &limits, &denial), "firm  gross_exposure $50000000.01 > $50000000");
+        denial.why = "reference_stale".to_owned();
+        assert_eq!(describe(&universe, &limits, &denial), "firm  gross_exposure reference_stale");
     }
 }

@@ -171,11 +171,12 @@ async fn morning(args: &DemoArgs, screen: &Screen, service: &ServiceHandle) -> a
 /// Says how to press the switch, and waits for nobody.
 fn invite(screen: &Screen, service: &ServiceHandle) {
     let (http, token) = (&service.http_url, &service.operator_token);
-    let kill = r#"{"scope":{"kind":"firm"},"reason":"drill"}"#;
+    let authorized = format!("curl -H 'Authorization: Bearer {token}'");
+    let body = r#"-H 'Content-Type: application/json' -d '{"scope":{"kind":"firm"},"reason":"drill"}'"#;
     screen.line(&format!("\nServing at {http} and {} until Ctrl-C. Press the switch, or look:\n", service.ws_url));
-    screen.line(&format!("  curl -H 'Authorization: Bearer {token}' -d '{kill}' {http}/v1/kill"));
-    screen.line(&format!("  curl -H 'Authorization: Bearer {token}' {http}/v1/state"));
-    screen.line(&format!("  curl -H 'Authorization: Bearer {token}' {http}/metrics\n"));
+    screen.line(&format!("  {authorized} {body} {http}/v1/kill"));
+    screen.line(&format!("  {authorized} {http}/v1/state"));
+    screen.line(&format!("  curl {http}/metrics\n"));
 }
 
 fn micros(ns: u64) -> String {
