@@ -1,0 +1,1 @@
+//! Examples, each with the behaviour as its name.
