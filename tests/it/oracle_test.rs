@@ -118,7 +118,7 @@ impl Maker {
     fn new(seed: u64) -> Maker {
         let mut rng = Rng(seed);
         let mut rules = [false; Rule::COUNT];
-        let density = rng.pick(&[10, 25, 40]);
+        let density = rng.pick(&[4, 8, 15, 35]);
         for rule in &mut rules {
             *rule = rng.percent(density);
         }
@@ -129,7 +129,7 @@ impl Maker {
         }
         let swarm = Swarm {
             rules,
-            latching: rng.pick(&[0, 3, 15, 60]),
+            latching: rng.pick(&[0, 0, 3, 15, 60]),
             rearm: rng.pick(&[0, 3, 10, 30]),
             reload: rng.pick(&[0, 0, 1, 5]),
             kinds,
@@ -174,13 +174,7 @@ impl Maker {
                     RateKind::Gcra { burst: self.rng.pick(&[1, 2, 5]) }
                 };
                 let count = if self.rng.one_in(25) { 0 } else { self.rng.pick(&[1, 2, 3, 7, 20]) };
-                list.push(RateLimit {
-                    of,
-                    kind,
-                    count,
-                    window_ns: self.rng.pick(&WINDOWS),
-                    action: Action::Deny,
-                });
+                list.push(RateLimit { of, kind, count, window_ns: self.rng.pick(&WINDOWS), action: Action::Deny });
             }
         }
         list
@@ -213,7 +207,7 @@ impl Maker {
         };
         let wide = if kind == ScopeKind::Firm { 6 } else { 2 };
         for rule in Rule::ALL {
-            if !applies(rule, kind) || !self.swarm.rules[rule as usize] || self.rng.percent(40) {
+            if !applies(rule, kind) || !self.swarm.rules[rule as usize] || self.rng.percent(55) {
                 continue;
             }
             limits.action[rule as usize] = self.action();
@@ -277,7 +271,8 @@ impl Maker {
         };
         let sided = matches!(kind, ScopeKind::Strategy | ScopeKind::Pair | ScopeKind::Instrument);
         if sided && self.swarm.rules[Rule::SidePermission as usize] && self.rng.one_in(3) {
-            limits.sides = self.rng.pick(&[SideRule::LongOnly, SideRule::LongOnly, SideRule::BuyOnly, SideRule::SellOnly]);
+            limits.sides =
+                self.rng.pick(&[SideRule::LongOnly, SideRule::LongOnly, SideRule::BuyOnly, SideRule::SellOnly]);
         }
         if let Some(slot) = self.universe.slot(scope) {
             for mut rate in self.rate_shapes[slot].clone() {
@@ -395,8 +390,7 @@ impl Maker {
 
     /// An id that was sent by `session`, mostly.
     fn known_id(&mut self, session: u16) -> u64 {
-        let list: Vec<u64> =
-            self.sent.range((session, 0)..=(session, u64::MAX)).map(|((_, id), _)| *id).collect();
+        let list: Vec<u64> = self.sent.range((session, 0)..=(session, u64::MAX)).map(|((_, id), _)| *id).collect();
         if list.is_empty() || self.rng.one_in(25) {
             return 1 + self.rng.below(1_000);
         }
@@ -476,8 +470,13 @@ impl Maker {
                 e.instrument = InstrumentId(i as u32);
                 e.id = OrdId(self.id());
                 e.side = if self.rng.one_in(2) { Side::Buy } else { Side::Sell };
-                e.ord_type =
-                    self.rng.pick(&[OrdType::Limit, OrdType::Limit, OrdType::Market, OrdType::Stop, OrdType::StopLimit]);
+                e.ord_type = self.rng.pick(&[
+                    OrdType::Limit,
+                    OrdType::Limit,
+                    OrdType::Market,
+                    OrdType::Stop,
+                    OrdType::StopLimit,
+                ]);
                 e.qty = Qty(self.quantity(i));
                 e.px = Px(if e.ord_type == OrdType::Market && !self.rng.one_in(8) { 0 } else { self.price(i) });
                 let again = self.known_id(session);
@@ -542,11 +541,9 @@ impl Maker {
                     e.id = OrdId(id);
                 }
             }
-            EventKind::Ack
-            | EventKind::Canceled
-            | EventKind::Expired
-            | EventKind::Rejected
-            | EventKind::Withdrawn => e.id = OrdId(self.known_id(session)),
+            EventKind::Ack | EventKind::Canceled | EventKind::Expired | EventKind::Rejected | EventKind::Withdrawn => {
+                e.id = OrdId(self.known_id(session))
+            }
             EventKind::Fill | EventKind::Bust | EventKind::Correct => {
                 let last = *self.execs.entry(session).or_insert(0);
                 let fresh = last + 1;
@@ -602,7 +599,8 @@ impl Maker {
             }
             EventKind::Fx => {
                 let currencies = self.universe.currencies.len() as u64;
-                let c = if self.rng.one_in(30) { self.rng.pick(&[0, currencies]) } else { 1 + self.rng.below(currencies) };
+                let c =
+                    if self.rng.one_in(30) { self.rng.pick(&[0, currencies]) } else { 1 + self.rng.below(currencies) };
                 let c = (if c >= currencies && !self.rng.one_in(30) { currencies - 1 } else { c }) as usize;
                 e.instrument = InstrumentId(c as u32);
                 if let Some(rate) = self.rate.get_mut(c) {
@@ -650,7 +648,13 @@ impl Maker {
                 _ => 5,
             };
             let now = Now { mono: MonoNanos(mono), unix: UnixNanos(UNIX + mono) };
-            if maker.rng.percent(maker.swarm.rearm) {
+            if maker.rng.percent(maker.swarm.rearm) && maker.rng.one_in(3) {
+                for slot in 0..slots {
+                    let scope = maker.universe.scope_at(slot as usize).unwrap();
+                    let epoch = inputs.len() as u64 + 1;
+                    inputs.push(Input::Command(now, Command::Mode { scope, mode: Mode::Normal, epoch }));
+                }
+            } else if maker.rng.percent(maker.swarm.rearm) {
                 let scope = maker.universe.scope_at(maker.rng.below(slots) as usize).unwrap();
                 let mode =
                     if maker.rng.one_in(20) { maker.rng.pick(&[Mode::ReduceOnly, Mode::Halted]) } else { Mode::Normal };
@@ -683,10 +687,7 @@ fn universe(rng: &mut Rng, swarm: &Swarm) -> (Universe, Vec<Typical>) {
         .collect();
     let accounts: Vec<AccountSpec> = (0..1 + rng.below(3)).map(|n| AccountSpec { name: format!("A{n}") }).collect();
     let strategies: Vec<StrategySpec> = (0..1 + rng.below(4))
-        .map(|n| StrategySpec {
-            name: format!("S{n}"),
-            account: AccountId(rng.below(accounts.len() as u64) as u16),
-        })
+        .map(|n| StrategySpec { name: format!("S{n}"), account: AccountId(rng.below(accounts.len() as u64) as u16) })
         .collect();
     let mut sessions = vec![SessionSpec { name: "ref".into(), kind: SessionKind::Reference, strategies: Vec::new() }];
     for n in 0..1 + rng.below(3) {
@@ -724,8 +725,7 @@ fn universe(rng: &mut Rng, swarm: &Swarm) -> (Universe, Vec<Typical>) {
                 qty_scale: spec.qty_scale,
                 base_scale,
             };
-            let places =
-                spec.multiplier.1 + spec.px_scale + spec.qty_scale + if foreign { Event::FX_SCALE } else { 0 };
+            let places = spec.multiplier.1 + spec.px_scale + spec.qty_scale + if foreign { Event::FX_SCALE } else { 0 };
             let worth = value(i128::from(px) * i128::from(qty), &factors, Round::Up).unwrap_or(0);
             if (20..1_000_000_000_000).contains(&worth) && places.saturating_sub(base_scale) <= 18 {
                 typical.push(Typical { px, qty, value: worth });
@@ -742,7 +742,7 @@ fn universe(rng: &mut Rng, swarm: &Swarm) -> (Universe, Vec<Typical>) {
 }
 
 /// What the engine did, in the oracle's terms.
-fn outcome(effects: &Effects) -> Outcome {
+pub fn outcome(effects: &Effects) -> Outcome {
     let mut out = Outcome::default();
     for effect in effects.as_slice() {
         match effect {

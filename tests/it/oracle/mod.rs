@@ -426,11 +426,8 @@ impl Oracle {
 
     fn factors(&self, i: InstrumentId) -> Option<Factors> {
         let spec = &self.uni.instruments[i.0 as usize];
-        let rate = if spec.currency.0 == 0 {
-            (1, 0)
-        } else {
-            (self.fx[usize::from(spec.currency.0)]?.0, Event::FX_SCALE)
-        };
+        let rate =
+            if spec.currency.0 == 0 { (1, 0) } else { (self.fx[usize::from(spec.currency.0)]?.0, Event::FX_SCALE) };
         Some(Factors {
             multiplier: spec.multiplier,
             rate,
@@ -643,8 +640,7 @@ impl Oracle {
     }
 
     fn deny_why(&self, rule: Rule, why: Why, scope: Scope, observed: i64, limit: i64) -> Breach {
-        let action =
-            if applies(rule, scope.kind()) { self.limits(scope).action[rule as usize] } else { Action::Deny };
+        let action = if applies(rule, scope.kind()) { self.limits(scope).action[rule as usize] } else { Action::Deny };
         Breach { deny: Deny { rule, why, scope, observed, limit }, action }
     }
 
@@ -652,15 +648,10 @@ impl Oracle {
         let session = Scope::Session(e.session);
         let flagged = e.flags & Event::MALFORMED != 0;
         let strategy = (!flagged && usize::from(e.strategy.0) < self.uni.strategies.len()).then_some(e.strategy);
-        let instrument =
-            (!flagged && (e.instrument.0 as usize) < self.uni.instruments.len()).then_some(e.instrument);
+        let instrument = (!flagged && (e.instrument.0 as usize) < self.uni.instruments.len()).then_some(e.instrument);
         let account_known = usize::from(e.account.0) < self.uni.accounts.len();
-        let parties = Parties {
-            session: e.session,
-            strategy,
-            account: strategy.map(|s| self.account_of(s)),
-            instrument,
-        };
+        let parties =
+            Parties { session: e.session, strategy, account: strategy.map(|s| self.account_of(s)), instrument };
         if flagged
             || !(1..=MAX).contains(&i128::from(e.qty.0))
             || e.id.0 == 0
@@ -702,11 +693,7 @@ impl Oracle {
 
         let key = self.duplicate_key(e);
         if let Some(limit) = self.limits(Scope::Strategy(s)).duplicate {
-            let equal = self
-                .recent
-                .iter()
-                .filter(|(at, k)| *k == key && self.mono - at < limit.window_ns)
-                .count();
+            let equal = self.recent.iter().filter(|(at, k)| *k == key && self.mono - at < limit.window_ns).count();
             if equal >= limit.count as usize {
                 let observed = (equal + 1).min(limit.count as usize + 1);
                 found.push(self.deny_at(
@@ -1090,13 +1077,7 @@ impl Oracle {
                 }
                 (None, Some(None) | None) => {
                     let limit = self.limits(*first).order_notional;
-                    found.push(self.deny_why(
-                        Rule::OrderNotional,
-                        Why::Unrepresentable,
-                        *first,
-                        UNLIMITED,
-                        limit,
-                    ));
+                    found.push(self.deny_why(Rule::OrderNotional, Why::Unrepresentable, *first, UNLIMITED, limit));
                 }
             }
         }
@@ -1175,10 +1156,8 @@ impl Oracle {
         then[pair] = after;
         for gauge in gauge_rules() {
             let rule = gauge.rule();
-            let scopes: Vec<Scope> =
-                parties.scopes().into_iter().filter(|s| applies(rule, s.kind())).collect();
-            let armed: Vec<Scope> =
-                scopes.iter().copied().filter(|s| self.limits(*s).of(gauge) != UNLIMITED).collect();
+            let scopes: Vec<Scope> = parties.scopes().into_iter().filter(|s| applies(rule, s.kind())).collect();
+            let armed: Vec<Scope> = scopes.iter().copied().filter(|s| self.limits(*s).of(gauge) != UNLIMITED).collect();
             let (exempt, needs_value, needs_volume) = match gauge {
                 Gauge::PositionLong | Gauge::PositionShort => (reduces, false, false),
                 Gauge::DayQty => (reduces, false, true),
@@ -1220,19 +1199,15 @@ impl Oracle {
                         is += 1;
                         is > limit
                     }
-                    Gauge::Executions | Gauge::Loss | Gauge::Drawdown | Gauge::LossVelocity => {
-                        is > limit || limit == 0
-                    }
+                    Gauge::Executions | Gauge::Loss | Gauge::Drawdown | Gauge::LossVelocity => is > limit || limit == 0,
                     Gauge::DayQty => {
                         let grown = is > was;
                         is = ceil_div(is * 10_000, i128::from(adv.map_or(1, |q| q.0)));
                         is > limit && grown
                     }
-                    Gauge::Gross
-                    | Gauge::NetLong
-                    | Gauge::NetShort
-                    | Gauge::PositionLong
-                    | Gauge::PositionShort => is > limit && is > was,
+                    Gauge::Gross | Gauge::NetLong | Gauge::NetShort | Gauge::PositionLong | Gauge::PositionShort => {
+                        is > limit && is > was
+                    }
                 };
                 if denied && is > MAX {
                     found.push(self.deny_why(rule, Why::Unrepresentable, scope, UNLIMITED, clamp(limit)));
@@ -1398,8 +1373,8 @@ impl Oracle {
     // ------------------------------------------------------------------ executions and marks
 
     fn execution(&mut self, e: &Event, out: &mut Outcome) {
-        let numbers = e.kind == EventKind::Bust
-            || ((1..=MAX).contains(&i128::from(e.qty.0)) && i128::from(e.px.0).abs() <= MAX);
+        let numbers =
+            e.kind == EventKind::Bust || ((1..=MAX).contains(&i128::from(e.qty.0)) && i128::from(e.px.0).abs() <= MAX);
         if !numbers || e.ref_id == 0 {
             out.anomalies.push(AnomalyKind::MalformedReport);
             return;
@@ -1420,12 +1395,7 @@ impl Oracle {
                 let old = *old;
                 let signed = i128::from(old.side.sign()) * i128::from(old.qty);
                 let today = if old.day == self.day { -i128::from(old.qty) } else { 0 };
-                self.bookings.push(Booking {
-                    pair: old.pair,
-                    signed: -signed,
-                    px: i128::from(old.px),
-                    day_qty: today,
-                });
+                self.bookings.push(Booking { pair: old.pair, signed: -signed, px: i128::from(old.px), day_qty: today });
                 if let Some(at) = old.order
                     && self.orders[at].live()
                 {
@@ -1447,9 +1417,7 @@ impl Oracle {
                     Some(at) => (self.orders[at].strategy, self.orders[at].instrument, self.orders[at].side),
                     None => (e.strategy, e.instrument, e.side),
                 };
-                if usize::from(s.0) >= self.uni.strategies.len()
-                    || i.0 as usize >= self.uni.instruments.len()
-                {
+                if usize::from(s.0) >= self.uni.strategies.len() || i.0 as usize >= self.uni.instruments.len() {
                     out.anomalies.push(AnomalyKind::UnbookableFill);
                     let mut breach = self.deny_at(Rule::UnknownEntity, Scope::Session(e.session), 0, 0);
                     breach.action = Action::Halt(Target::Session);
@@ -1514,8 +1482,7 @@ impl Oracle {
         }
         let before = self.all_gauges();
         self.marks[e.instrument.0 as usize] = Some((e.px.0, self.mono));
-        let parties =
-            Parties { session: e.session, strategy: None, account: None, instrument: Some(e.instrument) };
+        let parties = Parties { session: e.session, strategy: None, account: None, instrument: Some(e.instrument) };
         self.judge_grown(&before, &parties, out);
     }
 
