@@ -235,7 +235,7 @@ pub fn format_decimal(value: i64, scale: u8) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conversion {
     num: u64,
-    den: u64,
+    den: i128,
 }
 
 impl Conversion {
@@ -245,7 +245,7 @@ impl Conversion {
     /// Builds the ratio `multiplier × 10^-multiplier_scale × rate × 10^-rate_scale × 10^(base_scale -
     /// px_scale - qty_scale)`.
     ///
-    /// Returns `None` if a factor is not positive or the ratio does not fit two `u64` (then nothing of
+    /// Returns `None` if a factor is not positive or the ratio's terms do not fit (then nothing of
     /// that instrument can be valued, and every order that needs it is denied).
     #[must_use]
     pub fn new(
@@ -268,8 +268,14 @@ impl Conversion {
         } else {
             den = 10u128.checked_pow(down - up)?;
         }
-        let g = gcd(num, den);
-        Some(Conversion { num: u64::try_from(num / g).ok()?, den: u64::try_from(den / g).ok()? })
+        // `den` is a power of ten: only twos and fives can be common.
+        for prime in [2, 5] {
+            while num.is_multiple_of(prime) && den.is_multiple_of(prime) {
+                num /= prime;
+                den /= prime;
+            }
+        }
+        Some(Conversion { num: u64::try_from(num).ok()?, den: i128::try_from(den).ok()? })
     }
 
     /// Whether this is [`Conversion::UNKNOWN`].
@@ -288,9 +294,8 @@ impl Conversion {
         if self.den == 1 {
             return representable(product);
         }
-        let den = i128::from(self.den);
-        let floor = product.div_euclid(den);
-        representable(floor + i128::from(floor * den != product))
+        let floor = product.div_euclid(self.den);
+        representable(floor + i128::from(floor * self.den != product))
     }
 
     /// As [`Conversion::up`], rounded towards minus infinity: for profit and loss.
@@ -301,7 +306,7 @@ impl Conversion {
         if self.den == 1 {
             return representable(product);
         }
-        representable(product.div_euclid(i128::from(self.den)))
+        representable(product.div_euclid(self.den))
     }
 
     #[inline]
@@ -309,7 +314,11 @@ impl Conversion {
         if self.num == 0 {
             return None;
         }
-        raw.checked_mul(i128::from(self.num))
+        // Nearly every raw value fits 64 bits: one multiplication that cannot overflow.
+        match (i64::try_from(raw), i64::try_from(self.num)) {
+            (Ok(raw), Ok(num)) => Some(i128::from(raw) * i128::from(num)),
+            _ => raw.checked_mul(i128::from(self.num)),
+        }
     }
 }
 
@@ -317,13 +326,6 @@ impl Conversion {
 fn representable(value: i128) -> Option<i64> {
     let max = i128::from(REPRESENTABLE_MAX);
     if value >= -max && value <= max { Some(value as i64) } else { None }
-}
-
-const fn gcd(mut a: u128, mut b: u128) -> u128 {
-    while b != 0 {
-        (a, b) = (b, a % b);
-    }
-    a
 }
 
 #[cfg(test)]

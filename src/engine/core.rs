@@ -1,22 +1,39 @@
-//! skeleton
+//! HOT: no I/O, lock, allocation, logging, formatting, clock or syscall; every loop bounded.
+//!
+//! The core: all risk state and the one function that moves it, [`Engine::step`]. The contract is in
+//! [`crate::risk`]; [`judge`](super::judge) decides, [`book`](super::book) changes.
+
 use std::sync::Arc;
 
 use crate::engine::command::Command;
-use crate::engine::published::Published;
-use crate::limits::LimitTable;
-use crate::model::{Effects, Event, Universe};
-use crate::units::Now;
+use crate::engine::judge::{Judgement, Targets};
+use crate::engine::published::{Published, ScopeView};
+use crate::limits::hot::threshold;
+use crate::limits::{Gauge, HotProfile, LimitTable, MAX_RATES, RateOf, ScopeLimits, UNLIMITED};
+use crate::model::effect::Denial;
+use crate::model::{
+    Action, Anomaly, AnomalyKind, Effect, Effects, Event, EventKind, Mode, Rule, Scope, SessionKind, Target, Trip,
+    Universe, Verdict, Warn, Why,
+};
+use crate::risk::REVALUE_PER_STEP;
+use crate::risk::duplicates::DuplicateLog;
+use crate::risk::execs::ExecTable;
+use crate::risk::losses::LossTrack;
+use crate::risk::orders::{NONE, OrderTable};
+use crate::risk::pairs::{Gauges, PairTable};
+use crate::risk::rate::Rates;
+use crate::units::{CurrencyId, InstrumentId, MonoNanos, Now, REPRESENTABLE_MAX, SessionId, UnixNanos};
 
 /// How large the engine's tables are. All memory is taken at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizing {
-    /// Orders pending or working at once.
+    /// Orders pending or working at once, pending replacements included.
     pub working_orders: usize,
     /// Done orders that are remembered, for late fills and id reuse.
     pub remembered_orders: usize,
-    /// Exec ids that are remembered, for duplicates and busts.
+    /// Exec ids of a day that are remembered, for duplicates and busts.
     pub execs: usize,
-    /// Pairs (strategy × instrument) that can be traded at once.
+    /// Pairs (strategy × instrument) that can be traded in a run.
     pub pairs: usize,
     /// Recent orders that the duplicate rule can look back on.
     pub recent_orders: usize,
@@ -34,23 +51,748 @@ impl Default for Sizing {
     }
 }
 
-/// The core.
-pub struct Engine {}
+/// One scope's running state.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(super) struct ScopeState {
+    pub gauges: Gauges,
+    /// Number of the last step that touched it.
+    pub touched: u64,
+    pub mode: Mode,
+    /// A sum went beyond what can be represented.
+    pub overflowed: bool,
+}
+
+/// One session's stream.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stream {
+    pub expected: u64,
+    pub last_event: MonoNanos,
+    pub seen: bool,
+    pub gap: bool,
+    pub silent: bool,
+}
+
+/// What an instrument is valued by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reference {
+    pub px: i64,
+    pub at: MonoNanos,
+    pub known: bool,
+    /// In the queue of instruments whose pairs are to be revalued.
+    pub queued: bool,
+    /// The next pair to be revalued and how many are left.
+    pub next: u32,
+    pub left: u32,
+    /// The rate that `conversion` was made with.
+    pub rate: i64,
+    pub conversion: crate::units::Conversion,
+}
+
+/// What a currency is worth.
+#[derive(Clone, Debug)]
+pub(super) struct FxRate {
+    /// 0: not known.
+    pub rate: i64,
+    pub at: MonoNanos,
+    /// The instruments priced in it, and how many of them have not heard of the rate yet.
+    pub instruments: Vec<u32>,
+    pub left: usize,
+}
+
+/// A scope or pair as it was before the present step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Touched {
+    pub place: u32,
+    pub before: Gauges,
+}
+
+/// The core. See the module.
+pub struct Engine {
+    pub(super) universe: Arc<Universe>,
+    pub(super) table: Arc<LimitTable>,
+    pub(super) orders: OrderTable,
+    pub(super) execs: ExecTable,
+    pub(super) pairs: PairTable,
+    pub(super) recent: DuplicateLog,
+    pub(super) rates: Rates,
+    pub(super) scopes: Vec<ScopeState>,
+    pub(super) tracks: Vec<LossTrack>,
+    pub(super) streams: Vec<Stream>,
+    pub(super) references: Vec<Reference>,
+    pub(super) fx: Vec<FxRate>,
+    /// Instruments with pairs to be revalued: a ring.
+    queue: Vec<u32>,
+    queue_head: usize,
+    queue_len: usize,
+    touched: Vec<Touched>,
+    touched_pairs: Vec<Touched>,
+    pub(super) step_number: u64,
+    latest: Now,
+    pub(super) strategy_base: usize,
+    pub(super) instrument_base: usize,
+    pub(super) session_base: usize,
+    pub(super) working: u64,
+}
+
+/// Instruments that learn of a new rate per step.
+const RATES_PER_STEP: usize = 16;
+/// Pairs revalued per tick.
+const REVALUE_PER_TICK: usize = 256;
+/// Room for every scope and pair that one step can touch.
+const TOUCHED: usize = 5 * (REVALUE_PER_TICK + 8);
 
 impl Engine {
-    /// An engine without orders or positions, every scope `Normal`.
+    /// An engine without orders or positions, every scope `Normal`. Reference prices and rates that the universe
+    /// knows count as received `now`.
     #[must_use]
-    pub fn new(_universe: Arc<Universe>, _limits: Arc<LimitTable>, _sizing: Sizing, _now: Now) -> Engine {
-        Engine {}
+    pub fn new(universe: Arc<Universe>, limits: Arc<LimitTable>, sizing: Sizing, now: Now) -> Engine {
+        let scopes = universe.scope_count();
+        let _ = limits.hot();
+        let rates = Rates::new(&limits, scopes);
+        let mut fx: Vec<FxRate> = universe
+            .currencies
+            .iter()
+            .enumerate()
+            .map(|(i, c)| FxRate {
+                rate: if i == 0 { 10i64.pow(u32::from(Event::FX_SCALE)) } else { c.initial_rate.map_or(0, |r| r.0) },
+                at: now.mono,
+                instruments: Vec::new(),
+                left: 0,
+            })
+            .collect();
+        for (i, spec) in universe.instruments.iter().enumerate() {
+            fx[usize::from(spec.currency.0)].instruments.push(i as u32);
+        }
+        let state = ScopeState { gauges: [0; Gauge::COUNT], touched: 0, mode: Mode::Normal, overflowed: false };
+        let tracks = (0..scopes).map(|slot| LossTrack::begin(now.mono, limits.at(slot).loss_window_ns, 0)).collect();
+        let mut engine = Engine {
+            orders: OrderTable::new(sizing.working_orders, sizing.remembered_orders),
+            execs: ExecTable::new(sizing.execs),
+            pairs: PairTable::new(universe.strategies.len(), universe.instruments.len(), sizing.pairs),
+            recent: DuplicateLog::new(sizing.recent_orders),
+            rates,
+            scopes: vec![state; scopes],
+            tracks,
+            streams: vec![
+                Stream { expected: 1, last_event: now.mono, seen: false, gap: false, silent: false };
+                universe.sessions.len()
+            ],
+            references: universe
+                .instruments
+                .iter()
+                .map(|spec| Reference {
+                    px: spec.initial_reference.map_or(0, |px| px.0),
+                    at: now.mono,
+                    known: spec.initial_reference.is_some(),
+                    queued: false,
+                    next: NONE,
+                    left: 0,
+                    rate: -1,
+                    conversion: crate::units::Conversion::UNKNOWN,
+                })
+                .collect(),
+            fx,
+            queue: vec![0; universe.instruments.len().max(1)],
+            queue_head: 0,
+            queue_len: 0,
+            touched: Vec::with_capacity(TOUCHED),
+            touched_pairs: Vec::with_capacity(TOUCHED),
+            step_number: 0,
+            latest: now,
+            strategy_base: 1 + universe.accounts.len(),
+            instrument_base: 1 + universe.accounts.len() + universe.strategies.len(),
+            session_base: 1 + universe.accounts.len() + universe.strategies.len() + universe.instruments.len(),
+            working: 0,
+            table: limits,
+            universe,
+        };
+        for instrument in 0..engine.references.len() {
+            engine.learn_rate(instrument);
+        }
+        engine
     }
-    /// Takes one event.
-    pub fn step(&mut self, _now: Now, _event: &Event, _out: &mut Effects) {}
+
+    /// Takes one event. `out` must be clear; it holds everything that followed.
+    pub fn step(&mut self, now: Now, event: &Event, out: &mut Effects) {
+        let now = self.begin(now);
+        let Some(stream) = self.streams.get(usize::from(event.session.0)).copied() else { return };
+        if event.kind == EventKind::Withdrawn {
+            self.withdraw(event, out);
+            self.end(now, Some(event), out);
+            return;
+        }
+        if event.seq != stream.expected {
+            self.out_of_sequence(event, stream, out);
+            self.end(now, Some(event), out);
+            return;
+        }
+        let silence = if stream.seen { now.mono.since(stream.last_event) } else { 0 };
+        let cell = &mut self.streams[usize::from(event.session.0)];
+        *cell = Stream {
+            expected: stream.expected.saturating_add(1),
+            last_event: now.mono,
+            seen: true,
+            gap: false,
+            silent: false,
+        };
+        if stream.gap {
+            let expected = stream.expected.saturating_add(1);
+            anomaly(out, AnomalyKind::SeqGapClosed, event, 0, expected as i64);
+        }
+        let answered = self.take(now, event, silence, out);
+        if !answered {
+            out.push(Effect::Applied { session: event.session, seq: event.seq });
+        }
+        self.end(now, Some(event), out);
+    }
+
+    /// Takes one event that is next in its stream. Returns whether it got a verdict.
+    fn take(&mut self, now: Now, event: &Event, silence: u64, out: &mut Effects) -> bool {
+        let kind = self.universe.sessions[usize::from(event.session.0)].kind;
+        let reference = kind == SessionKind::Reference;
+        match event.kind {
+            EventKind::New | EventKind::Replace | EventKind::Cancel if reference => {
+                anomaly(out, AnomalyKind::MalformedReport, event, event.id.0, 0);
+                false
+            }
+            EventKind::New => self.take_new(now, event, silence, kind == SessionKind::Ask, out),
+            EventKind::Replace => self.take_replace(now, event, silence, kind == SessionKind::Ask, out),
+            EventKind::Cancel => {
+                self.take_cancel(now, event, out);
+                if kind == SessionKind::Ask {
+                    let checks = 1 << Rule::MessageRate as u64 | 1 << Rule::CancelRate as u64;
+                    out.push(Effect::Verdict(verdict(event, None, checks)));
+                }
+                kind == SessionKind::Ask
+            }
+            _ => {
+                if let Some(skew) = self.skew_beyond(event, now) {
+                    anomaly(out, AnomalyKind::ClockSkew, event, event.id.0, skew);
+                }
+                match event.kind {
+                    EventKind::Mark | EventKind::Fx if !reference => {
+                        anomaly(out, AnomalyKind::BadReference, event, 0, event.px.0);
+                    }
+                    EventKind::Mark => self.take_mark(now, event, out),
+                    EventKind::Fx => self.take_fx(now, event, out),
+                    EventKind::Heartbeat | EventKind::New | EventKind::Replace | EventKind::Cancel => {}
+                    EventKind::Withdrawn => {}
+                    _ if reference => anomaly(out, AnomalyKind::MalformedReport, event, event.id.0, 0),
+                    EventKind::Ack => self.take_ack(event, out),
+                    EventKind::Replaced => self.take_replaced(event, out),
+                    EventKind::Canceled | EventKind::Expired | EventKind::Rejected => self.take_end(event, out),
+                    EventKind::CancelRejected => self.take_cancel_rejected(event, out),
+                    EventKind::Fill => self.take_fill(event, out),
+                    EventKind::Bust => self.take_bust(event, out),
+                    EventKind::Correct => self.take_correct(event, out),
+                }
+                false
+            }
+        }
+    }
+
+    /// An event that is not the next of its stream: nothing is taken from it.
+    fn out_of_sequence(&mut self, event: &Event, stream: Stream, out: &mut Effects) {
+        if event.seq < stream.expected {
+            anomaly(out, AnomalyKind::DuplicateSeq, event, event.id.0, stream.expected as i64);
+            return;
+        }
+        let session = usize::from(event.session.0);
+        let scope = Scope::Session(event.session);
+        let cause = Denial {
+            rule: Rule::StreamGap,
+            why: Why::Breach,
+            scope,
+            observed: clip(event.seq),
+            limit: clip(stream.expected),
+        };
+        if !stream.gap {
+            self.streams[session].gap = true;
+            anomaly(out, AnomalyKind::SeqGap, event, event.id.0, clip(stream.expected));
+            let action = self.limits_of(scope).action[Rule::StreamGap as usize];
+            self.act(action, cause, None, Some(event), out);
+        }
+        out.push(Effect::Resend { session: event.session, from: stream.expected });
+        let asks = self.universe.sessions[session].kind == SessionKind::Ask;
+        if asks && event.kind.is_request() {
+            // A cancel may go out; it is booked when it is sent again in its turn.
+            let denial = (event.kind != EventKind::Cancel).then_some(cause);
+            out.push(Effect::Verdict(verdict(event, denial, 1 << Rule::StreamGap as u64)));
+        }
+    }
+
     /// Takes one command.
-    pub fn command(&mut self, _now: Now, _command: Command, _out: &mut Effects) {}
-    /// Lets time pass: heartbeats, windows, revaluation.
-    pub fn tick(&mut self, _now: Now, _out: &mut Effects) {}
-    /// Shows totals.
-    pub fn show_totals(&self, _published: &Published) {}
-    /// Shows one scope.
-    pub fn show_scope(&mut self, _now: Now, _slot: usize, _published: &Published) {}
+    pub fn command(&mut self, now: Now, command: Command, out: &mut Effects) {
+        let now = self.begin(now);
+        match command {
+            Command::Mode { scope, mode, epoch: _ } => {
+                if let Some(slot) = self.universe.slot(scope) {
+                    let before = self.scopes[slot].mode;
+                    self.scopes[slot].mode = mode;
+                    if mode < before {
+                        self.start_anew(slot, now);
+                    }
+                }
+            }
+            Command::SetLimits(table) => self.set_limits(table, now),
+            Command::NewDay => self.new_day(now),
+        }
+        self.end(now, None, out);
+    }
+
+    /// Lets time pass: silent sessions, revaluations that are still due. Call it about every millisecond.
+    pub fn tick(&mut self, now: Now, out: &mut Effects) {
+        let now = self.begin(now);
+        for session in 0..self.streams.len() {
+            let stream = self.streams[session];
+            if !stream.seen || stream.silent {
+                continue;
+            }
+            let scope = Scope::Session(SessionId(session as u16));
+            let limits = self.limits_of(scope);
+            let silence = now.mono.since(stream.last_event);
+            if limits.heartbeat_ns == UNLIMITED || clip(silence) <= limits.heartbeat_ns {
+                continue;
+            }
+            let (action, limit) = (limits.action[Rule::HeartbeatLoss as usize], limits.heartbeat_ns);
+            self.streams[session].silent = true;
+            let cause = Denial { rule: Rule::HeartbeatLoss, why: Why::Breach, scope, observed: clip(silence), limit };
+            let event = Event::new(EventKind::Heartbeat, SessionId(session as u16), 0);
+            anomaly(out, AnomalyKind::HeartbeatLoss, &event, 0, clip(silence));
+            self.act(action, cause, None, Some(&event), out);
+        }
+        self.sweep(REVALUE_PER_TICK);
+        self.end(now, None, out);
+    }
+
+    /// The mode of `scope` as the engine has it; `None` for a pair or an unknown scope.
+    #[must_use]
+    pub fn mode(&self, scope: Scope) -> Option<Mode> {
+        self.universe.slot(scope).map(|slot| self.scopes[slot].mode)
+    }
+
+    /// Position of a pair in quantity units.
+    #[must_use]
+    pub fn position(&self, strategy: crate::units::StrategyId, instrument: InstrumentId) -> i64 {
+        self.pairs.find(strategy, instrument).map_or(0, |slot| self.pairs.get(slot).position)
+    }
+
+    /// The gauges of `scope` now; `None` if it is not known.
+    #[must_use]
+    pub fn gauges(&self, scope: Scope) -> Option<Gauges> {
+        match scope {
+            Scope::Pair(s, i) => self.pairs.find(s, i).map(|slot| self.pairs.get(slot).gauges()),
+            _ => self.universe.slot(scope).map(|slot| self.scopes[slot].gauges),
+        }
+    }
+
+    /// Shows the totals.
+    pub fn show_totals(&self, published: &Published) {
+        published.working_orders.set(self.working);
+        published.remembered_orders.set(self.orders.remembered() as u64);
+        published.remembered_execs.set(self.execs.len() as u64);
+        published.pairs.set(self.pairs.len() as u64);
+        published.revaluations_pending.set(self.queue_len as u64);
+        published.limits_generation.set(u64::from(self.table.generation));
+    }
+
+    /// Shows the scope at `slot`.
+    pub fn show_scope(&mut self, now: Now, slot: usize, published: &Published) {
+        self.refresh_velocity(slot, now.mono);
+        let state = &self.scopes[slot];
+        let mut view = ScopeView { gauges: state.gauges, rates: [0; MAX_RATES], mode: state.mode };
+        for (used, meter) in view.rates.iter_mut().zip(self.rates.range(slot)) {
+            *used = self.rates.view(meter, now.mono).used;
+        }
+        published.show(slot, &view);
+    }
+
+    // --- one step's frame -------------------------------------------------------------------------
+
+    fn begin(&mut self, now: Now) -> Now {
+        self.latest = Now { mono: self.latest.mono.max(now.mono), unix: now.unix };
+        self.step_number += 1;
+        self.touched.clear();
+        self.touched_pairs.clear();
+        self.latest
+    }
+
+    /// Revalues what is due and judges every scope that something other than an admitted order moved.
+    fn end(&mut self, now: Now, event: Option<&Event>, out: &mut Effects) {
+        if self.queue_len > 0 || self.fx.iter().any(|f| f.left > 0) {
+            self.sweep(REVALUE_PER_STEP);
+        }
+        if self.touched.is_empty() && self.touched_pairs.is_empty() {
+            self.report_drops(event, out);
+            return;
+        }
+        let mut j = Judgement::reported();
+        for i in 0..self.touched.len() {
+            let Touched { place, before } = self.touched[i];
+            let slot = place as usize;
+            self.settle_losses(slot, now.mono, -before[Gauge::Loss as usize]);
+            self.watch_scope(slot, &before, &mut j, out);
+        }
+        for i in 0..self.touched_pairs.len() {
+            let Touched { place, before } = self.touched_pairs[i];
+            self.watch_pair(place, &before, &mut j, out);
+        }
+        self.carry_out(&j, event, out);
+        self.report_drops(event, out);
+    }
+
+    fn report_drops(&self, event: Option<&Event>, out: &mut Effects) {
+        if out.dropped() > 0 {
+            let (session, seq) = event.map_or((SessionId::UNKNOWN, 0), |e| (e.session, e.seq));
+            let kind = AnomalyKind::EffectsDropped;
+            out.push_last(Effect::Anomaly(Anomaly { kind, session, seq, id: 0, detail: i64::from(out.dropped()) }));
+        }
+    }
+
+    /// Remembers how the scope at `slot` was before this step changed it.
+    pub(super) fn touch(&mut self, slot: usize) {
+        let state = &mut self.scopes[slot];
+        if state.touched != self.step_number {
+            state.touched = self.step_number;
+            self.touched.push(Touched { place: slot as u32, before: state.gauges });
+        }
+    }
+
+    /// The same for a pair.
+    pub(super) fn touch_pair(&mut self, pair: u32) {
+        if !self.touched_pairs.iter().any(|t| t.place == pair) {
+            self.touched_pairs.push(Touched { place: pair, before: self.pairs.get(pair).gauges() });
+        }
+    }
+
+    fn settle_losses(&mut self, slot: usize, now: MonoNanos, pnl_before: i64) {
+        let window = self.table.at(slot).loss_window_ns;
+        let track = &mut self.tracks[slot];
+        let gauges = &mut self.scopes[slot].gauges;
+        let pnl = -gauges[Gauge::Loss as usize];
+        track.advance(now, window, pnl_before);
+        track.set(pnl);
+        gauges[Gauge::Drawdown as usize] = track.high.saturating_sub(pnl);
+        gauges[Gauge::LossVelocity as usize] = track.velocity(pnl);
+    }
+
+    /// Lets the loss velocity of a scope fall with time.
+    pub(super) fn refresh_velocity(&mut self, slot: usize, now: MonoNanos) {
+        let window = self.table.at(slot).loss_window_ns;
+        let pnl = -self.scopes[slot].gauges[Gauge::Loss as usize];
+        self.tracks[slot].advance(now, window, pnl);
+        self.scopes[slot].gauges[Gauge::LossVelocity as usize] = self.tracks[slot].velocity(pnl);
+    }
+
+    fn start_anew(&mut self, slot: usize, now: Now) {
+        let window = self.table.at(slot).loss_window_ns;
+        let gauges = &mut self.scopes[slot].gauges;
+        let pnl = -gauges[Gauge::Loss as usize];
+        for gauge in [Gauge::Orders, Gauge::Executions, Gauge::Drawdown, Gauge::LossVelocity] {
+            gauges[gauge as usize] = 0;
+        }
+        self.tracks[slot] = LossTrack::begin(now.mono, window, pnl);
+        for meter in self.rates.range(slot) {
+            if self.rates.counts(meter, RateOf::Denials) {
+                self.rates.restart(meter);
+            }
+        }
+    }
+
+    // --- limits, days, prices ---------------------------------------------------------------------
+
+    fn set_limits(&mut self, table: Arc<LimitTable>, now: Now) {
+        let _ = table.hot();
+        self.rates = self.rates.carried_over(&table, self.scopes.len());
+        for slot in 0..self.scopes.len() {
+            let window = table.at(slot).loss_window_ns;
+            if window != self.table.at(slot).loss_window_ns {
+                let pnl = -self.scopes[slot].gauges[Gauge::Loss as usize];
+                let mut track = LossTrack::begin(now.mono, window, pnl);
+                track.high = self.tracks[slot].high;
+                self.tracks[slot] = track;
+            }
+        }
+        self.table = table;
+    }
+
+    /// A new day. Walks every pair: for the pause between two days.
+    fn new_day(&mut self, now: Now) {
+        self.sweep(usize::MAX);
+        for pair in 0..self.pairs.len() as u32 {
+            let reference = self.references[self.pairs.get(pair).instrument.0 as usize];
+            self.update_pair(pair, false, |p| {
+                p.traded = 0;
+                if reference.known {
+                    p.cash = -(i128::from(p.position) * i128::from(reference.px));
+                }
+            });
+        }
+        self.execs.new_day();
+        for slot in 0..self.scopes.len() {
+            let pnl = -self.scopes[slot].gauges[Gauge::Loss as usize];
+            self.tracks[slot] = LossTrack::begin(now.mono, self.table.at(slot).loss_window_ns, pnl);
+            self.scopes[slot].gauges[Gauge::Drawdown as usize] = 0;
+            self.scopes[slot].gauges[Gauge::LossVelocity as usize] = 0;
+        }
+    }
+
+    fn take_mark(&mut self, now: Now, event: &Event, out: &mut Effects) {
+        let instrument = event.instrument.0 as usize;
+        let fits = self.universe.instruments.get(instrument).is_some_and(|spec| {
+            event.px.0.unsigned_abs() <= REPRESENTABLE_MAX as u64 && (event.px.0 > 0 || spec.negative_px)
+        });
+        if !fits {
+            return anomaly(out, AnomalyKind::BadReference, event, u64::from(event.instrument.0), event.px.0);
+        }
+        let reference = &mut self.references[instrument];
+        let moved = !reference.known || reference.px != event.px.0;
+        reference.px = event.px.0;
+        reference.at = now.mono;
+        reference.known = true;
+        if moved {
+            self.enqueue(instrument);
+        }
+    }
+
+    fn take_fx(&mut self, now: Now, event: &Event, out: &mut Effects) {
+        let currency = event.instrument.0 as usize;
+        if currency == 0 || event.px.0 <= 0 || event.px.0 > REPRESENTABLE_MAX || currency >= self.fx.len() {
+            return anomaly(out, AnomalyKind::BadReference, event, u64::from(event.instrument.0), event.px.0);
+        }
+        let fx = &mut self.fx[currency];
+        fx.at = now.mono;
+        if fx.rate != event.px.0 {
+            fx.rate = event.px.0;
+            fx.left = fx.instruments.len();
+        }
+    }
+
+    /// Makes the instrument's conversion from the present rate. Returns whether it changed.
+    pub(super) fn learn_rate(&mut self, instrument: usize) -> bool {
+        let spec = &self.universe.instruments[instrument];
+        let rate = self.fx[usize::from(spec.currency.0)].rate;
+        let reference = &mut self.references[instrument];
+        if reference.rate == rate {
+            return false;
+        }
+        reference.rate = rate;
+        reference.conversion = crate::units::Conversion::new(
+            spec.multiplier,
+            (rate, Event::FX_SCALE),
+            spec.px_scale,
+            spec.qty_scale,
+            self.universe.base_scale,
+        )
+        .unwrap_or(crate::units::Conversion::UNKNOWN);
+        true
+    }
+
+    fn enqueue(&mut self, instrument: usize) {
+        let (first, count) = self.pairs.of_instrument(instrument);
+        let reference = &mut self.references[instrument];
+        if count == 0 {
+            return;
+        }
+        // A sweep under way goes on from where it is and round to the beginning.
+        reference.left = count;
+        if reference.next == NONE {
+            reference.next = first;
+        }
+        if !reference.queued {
+            reference.queued = true;
+            let at = (self.queue_head + self.queue_len) % self.queue.len();
+            self.queue[at] = instrument as u32;
+            self.queue_len += 1;
+        }
+    }
+
+    /// Revalues up to `budget` pairs.
+    fn sweep(&mut self, budget: usize) {
+        for currency in 1..self.fx.len() {
+            let left = self.fx[currency].left;
+            for n in 0..left.min(if budget == usize::MAX { left } else { RATES_PER_STEP }) {
+                let instrument = self.fx[currency].instruments[left - 1 - n] as usize;
+                self.fx[currency].left -= 1;
+                if self.learn_rate(instrument) {
+                    self.enqueue(instrument);
+                }
+            }
+        }
+        let mut done = 0;
+        while self.queue_len > 0 && done < budget {
+            let instrument = self.queue[self.queue_head] as usize;
+            let reference = self.references[instrument];
+            if reference.left == 0 {
+                self.references[instrument].queued = false;
+                self.references[instrument].next = NONE;
+                self.queue_head = (self.queue_head + 1) % self.queue.len();
+                self.queue_len -= 1;
+                continue;
+            }
+            let pair = reference.next;
+            let following = self.pairs.get(pair).next;
+            let next = if following == NONE { self.pairs.of_instrument(instrument).0 } else { following };
+            self.references[instrument].next = next;
+            self.references[instrument].left -= 1;
+            self.update_pair(pair, true, |_| ());
+            done += 1;
+        }
+        // An instrument that is through leaves the queue at once, so that "queued" means "due".
+        while self.queue_len > 0 && self.references[self.queue[self.queue_head] as usize].left == 0 {
+            let instrument = self.queue[self.queue_head] as usize;
+            self.references[instrument].queued = false;
+            self.references[instrument].next = NONE;
+            self.queue_head = (self.queue_head + 1) % self.queue.len();
+            self.queue_len -= 1;
+        }
+    }
+
+    // --- limits of a scope, actions, trips --------------------------------------------------------
+
+    /// The limits at a scope that is known.
+    pub(super) fn limits_of(&self, scope: Scope) -> &ScopeLimits {
+        match scope {
+            Scope::Pair(s, i) => self.table.pair(s, i),
+            _ => self.table.at(self.universe.slot(scope).unwrap_or(0)),
+        }
+    }
+
+    pub(super) fn hot(&self, profile: u32) -> &HotProfile {
+        &self.table.hot()[profile as usize]
+    }
+
+    /// The latching part of one breach outside a judgement.
+    pub(super) fn act(
+        &mut self,
+        action: Action,
+        cause: Denial,
+        targets: Option<&Targets>,
+        event: Option<&Event>,
+        out: &mut Effects,
+    ) {
+        if action.mode() > Mode::Normal {
+            let scope = resolve(target_of(action), cause.scope, targets);
+            self.trip(scope, action.mode(), cause, event, out);
+        }
+    }
+
+    /// Carries every latching action of a judgement out.
+    pub(super) fn carry_out(&mut self, j: &Judgement, event: Option<&Event>, out: &mut Effects) {
+        for (scope, mode, cause) in j.trips() {
+            self.trip(scope, mode, cause, event, out);
+        }
+    }
+
+    fn trip(&mut self, scope: Scope, mode: Mode, cause: Denial, event: Option<&Event>, out: &mut Effects) {
+        let Some(slot) = self.universe.slot(scope) else { return };
+        if self.scopes[slot].mode < mode {
+            self.scopes[slot].mode = mode;
+            let (session, seq) = event.map_or((SessionId::UNKNOWN, 0), |e| (e.session, e.seq));
+            out.push(Effect::Trip(Trip { scope, mode, cause, session, seq }));
+        }
+    }
+
+    /// Warns if the change from `before` to `after` reached a warning level of `limit`.
+    pub(super) fn warn(
+        &self,
+        rule: Rule,
+        scope: Scope,
+        (before, after): (i64, i64),
+        limit: i64,
+        limits: &ScopeLimits,
+        out: &mut Effects,
+    ) {
+        if limit == UNLIMITED || limit <= 0 {
+            return;
+        }
+        let mut reached = 0;
+        for percent in limits.warn[rule as usize] {
+            let level = threshold(limit, percent);
+            if percent > 0 && before < level && after >= level {
+                reached = percent;
+            }
+        }
+        if reached > 0 {
+            let at = Denial { rule, why: Why::Breach, scope, observed: after, limit };
+            out.push(Effect::Warn(Warn { at, percent: reached }));
+        }
+    }
+
+    /// The event's clock skew in ns if it is beyond the session's bound.
+    pub(super) fn skew_beyond(&self, event: &Event, now: Now) -> Option<i64> {
+        let limits = self.table.at(self.session_base + usize::from(event.session.0));
+        if limits.clock_skew_ns == UNLIMITED {
+            return None;
+        }
+        let UnixNanos(sent) = event.sent_at;
+        let skew = i128::from(sent) - i128::from(now.unix.0);
+        let skew = skew.clamp(-i128::from(REPRESENTABLE_MAX), i128::from(REPRESENTABLE_MAX)) as i64;
+        (limits.clock_skew_ns == 0 || sent == 0 || skew.abs() > limits.clock_skew_ns).then_some(skew)
+    }
+
+    /// How old the reference of `instrument` is, and whether that is too old.
+    pub(super) fn reference_state(&self, instrument: InstrumentId, now: MonoNanos) -> Option<(Why, i64, i64)> {
+        let reference = &self.references[instrument.0 as usize];
+        let most = self.table.reference_age(instrument);
+        if !reference.known {
+            return Some((Why::ReferenceMissing, 0, clip(most)));
+        }
+        let age = now.since(reference.at);
+        (age > most).then_some((Why::ReferenceStale, clip(age), clip(most)))
+    }
+
+    /// The same for the rate of the instrument's currency.
+    pub(super) fn fx_state(&self, currency: CurrencyId, now: MonoNanos) -> Option<(Why, i64, i64)> {
+        if currency.0 == 0 {
+            return None;
+        }
+        let fx = &self.fx[usize::from(currency.0)];
+        let most = self.table.fx_age(currency);
+        if fx.rate == 0 {
+            return Some((Why::FxMissing, 0, clip(most)));
+        }
+        let age = now.since(fx.at);
+        (age > most).then_some((Why::FxStale, clip(age), clip(most)))
+    }
+}
+
+/// Adds an anomaly.
+pub(super) fn anomaly(out: &mut Effects, kind: AnomalyKind, event: &Event, id: u64, detail: i64) {
+    out.push(Effect::Anomaly(Anomaly { kind, session: event.session, seq: event.seq, id, detail }));
+}
+
+/// The verdict on `event`.
+pub(super) fn verdict(event: &Event, denial: Option<Denial>, checks: u64) -> Verdict {
+    Verdict { session: event.session, seq: event.seq, id: event.id, kind: event.kind, denial, checks }
+}
+
+/// A `u64` as an observed value.
+pub(super) fn clip(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX).min(REPRESENTABLE_MAX)
+}
+
+/// The target that an action names.
+pub(super) const fn target_of(action: Action) -> Target {
+    match action {
+        Action::Deny => Target::Own,
+        Action::ReduceOnly(target) | Action::Halt(target) => target,
+    }
+}
+
+/// The scope that `target` means for a breach at `own`.
+pub(super) fn resolve(target: Target, own: Scope, targets: Option<&Targets>) -> Scope {
+    let own = match own {
+        Scope::Pair(strategy, _) => Scope::Strategy(strategy),
+        other => other,
+    };
+    match (target, targets) {
+        (Target::Firm, _) => Scope::Firm,
+        (Target::Own, _) | (_, None) => own,
+        (Target::Account, Some(t)) => Scope::Account(t.account),
+        (Target::Strategy, Some(t)) => Scope::Strategy(t.strategy),
+        (Target::Instrument, Some(t)) => Scope::Instrument(t.instrument),
+        (Target::Session, Some(t)) => Scope::Session(t.session),
+    }
 }

@@ -1,7 +1,9 @@
 //! The limit table: parsed, checked, immutable. What a person wrote, in the form the engine reads.
 
+pub mod hot;
 mod table;
 
+pub use hot::HotProfile;
 pub use table::{
     DuplicateLimit, Gauge, LimitTable, MAX_RATES, RateKind, RateLimit, RateOf, ScopeLimits, SideRule, UNLIMITED,
     WarnLevels,

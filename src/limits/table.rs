@@ -1,7 +1,9 @@
 //! [`LimitTable`]: one [`ScopeLimits`] per scope, shared between scopes that are alike.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
+use crate::limits::hot::HotProfile;
 use crate::model::rule::{Action, Rule};
 use crate::model::scope::{Scope, ScopeKind};
 use crate::model::universe::Universe;
@@ -292,6 +294,8 @@ pub struct LimitTable {
     reference_age_ns: Vec<u64>,
     /// Longest age of an FX rate in ns, by currency.
     fx_age_ns: Vec<u64>,
+    /// Made from `profiles` when first asked for.
+    hot: OnceLock<Vec<HotProfile>>,
 }
 
 impl LimitTable {
@@ -322,11 +326,13 @@ impl LimitTable {
             permitted: vec![None; universe.strategies.len()],
             reference_age_ns: vec![u64::MAX; universe.instruments.len()],
             fx_age_ns: vec![u64::MAX; universe.currencies.len()],
+            hot: OnceLock::new(),
         }
     }
 
     /// The limits of every scope of `kind` that has none of its own. Call before [`LimitTable::edit`].
     pub fn edit_all(&mut self, kind: ScopeKind) -> &mut ScopeLimits {
+        self.hot = OnceLock::new();
         &mut self.profiles[kind as usize]
     }
 
@@ -335,6 +341,7 @@ impl LimitTable {
     /// # Panics
     /// If `scope` is not in `universe`, which must be the one that the table was made for.
     pub fn edit(&mut self, universe: &Universe, scope: Scope) -> &mut ScopeLimits {
+        self.hot = OnceLock::new();
         let shared = ScopeKind::ALL.len() as u32;
         let place: &mut u32 = match scope {
             Scope::Pair(s, i) => {
@@ -358,6 +365,7 @@ impl LimitTable {
 
     /// The limits of every pair of `strategy` without limits of its own (`strategy/*`).
     pub fn edit_pairs_of_strategy(&mut self, strategy: StrategyId) -> &mut ScopeLimits {
+        self.hot = OnceLock::new();
         let slot = usize::from(strategy.0);
         let index = match self.pair_strategy[slot] {
             Some(index) => index,
@@ -373,6 +381,7 @@ impl LimitTable {
 
     /// The limits of every pair in `instrument` that neither the pair nor the strategy has (`*/instrument`).
     pub fn edit_pairs_of_instrument(&mut self, instrument: InstrumentId) -> &mut ScopeLimits {
+        self.hot = OnceLock::new();
         let slot = instrument.0 as usize;
         let index = match self.pair_instrument[slot] {
             Some(index) => index,
@@ -407,6 +416,19 @@ impl LimitTable {
     /// Sets the longest age of an FX rate; `u64::MAX`: any. The base currency has none.
     pub fn set_fx_age(&mut self, currency: CurrencyId, ns: u64) {
         self.fx_age_ns[usize::from(currency.0)] = ns;
+    }
+
+    /// The hot parts, by profile index. Computed at the first call: make it before the engine does.
+    #[must_use]
+    pub fn hot(&self) -> &[HotProfile] {
+        self.hot.get_or_init(|| self.profiles.iter().map(HotProfile::of).collect())
+    }
+
+    /// The profile index of the scope at dense place `slot`.
+    #[inline]
+    #[must_use]
+    pub fn slot_index(&self, slot: usize) -> u32 {
+        self.slots[slot]
     }
 
     /// The limits of the scope at dense place `slot` (see [`Universe::slot`]).

@@ -227,6 +227,14 @@ impl Effects {
         }
     }
 
+    /// Adds one effect of any kind as long as there is a place at all: for the note that others were dropped.
+    pub fn push_last(&mut self, effect: Effect) {
+        if self.len < Effects::CAPACITY {
+            self.list[self.len] = effect;
+            self.len += 1;
+        }
+    }
+
     /// How many warnings and anomalies found no place.
     #[must_use]
     pub const fn dropped(&self) -> u32 {

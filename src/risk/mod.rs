@@ -7,8 +7,8 @@
 //!
 //! 1. **Stream.** Each session's `seq` counts from 1. `seq` = expected: taken. Below: already taken, so
 //!    nothing happens (anomaly `duplicate_seq`; the edge answers from its own memory). Above: **not
-//!    taken** (anomaly `seq_gap` for the first, effect `Resend { from: expected }` for each); a request
-//!    that asks is denied `stream_gap`. When the expected one arrives the gap is over (`seq_gap_closed`).
+//!    taken** (anomaly `seq_gap` for the first, effect `Resend { from: expected }` for each); a `new` or
+//!    `replace` that asks is denied `stream_gap`, a cancel admitted (it is booked when it is sent again). When the expected one arrives the gap is over (`seq_gap_closed`).
 //!    Not taking leaves every bit of state as it was, except the stream's own.
 //!    An [`Action`](crate::model::Action) other than `deny` for `stream_gap` at the session latches at the first event of a gap.
 //! 2. **Clock.** With a skew bound set at the session, an event of a `Reference` or order session whose
@@ -159,7 +159,13 @@
 //! or above, `Warn` is raised once for the highest level reached. It may be raised again after the gauge has fallen below the level; pairs excepted, see
 //! [`core`](crate::engine::core). Rates warn likewise at the order that reaches the level.
 
+pub mod duplicates;
+pub mod execs;
+pub mod index;
+pub mod losses;
+pub mod orders;
+pub mod pairs;
 pub mod rate;
 
 /// The most pairs that one step revalues because of marks and rates.
-pub const REVALUE_PER_STEP: usize = 64;
+pub const REVALUE_PER_STEP: usize = 32;

@@ -1,0 +1,810 @@
+//! HOT: no I/O, lock, allocation, logging, formatting, clock or syscall; every loop bounded.
+//!
+//! Booking: requests that were let through or observed, and what the venue reports.
+
+use crate::engine::core::{Engine, anomaly, verdict};
+use crate::engine::judge::{Added, ENTITY_CHECKS, Judgement, Request, Targets, likeness, malformed};
+use crate::limits::{Gauge, RateOf};
+use crate::model::effect::Denial;
+use crate::model::{Action, AnomalyKind, Effect, Effects, Event, EventKind, OrdType, Rule, Scope, Side, Target, Why};
+use crate::risk::execs::{Exec, Inserted};
+use crate::risk::orders::{NONE, Order, OrderState};
+use crate::risk::pairs::{Pair, side_index};
+use crate::units::{InstrumentId, Now, OrdId, REPRESENTABLE_MAX, SessionId, StrategyId};
+
+/// Gauges kept by firm, account and strategy, moved by pairs.
+const MONEY: [Gauge; 5] = [Gauge::Gross, Gauge::NetLong, Gauge::NetShort, Gauge::Working, Gauge::Loss];
+/// Those that the instrument keeps besides.
+const QUANTITY: [Gauge; 3] = [Gauge::PositionLong, Gauge::PositionShort, Gauge::DayQty];
+
+impl Engine {
+    /// Changes a pair, revalues it, and moves its scopes along. `report`: the scopes are judged at the end of the step.
+    pub(super) fn update_pair(&mut self, slot: u32, report: bool, change: impl FnOnce(&mut Pair)) {
+        let pair = self.pairs.get(slot);
+        let (strategy, instrument) = (pair.strategy, pair.instrument);
+        let account = self.universe.strategies[usize::from(strategy.0)].account;
+        let places = [
+            0,
+            1 + usize::from(account.0),
+            self.strategy_base + usize::from(strategy.0),
+            self.instrument_base + instrument.0 as usize,
+        ];
+        if report {
+            for place in places {
+                self.touch(place);
+            }
+            self.touch_pair(slot);
+        }
+        let reference = self.references[instrument.0 as usize];
+        let pair = self.pairs.get_mut(slot);
+        let before = pair.gauges();
+        change(pair);
+        let px = if reference.known { reference.px } else { 0 };
+        let value = pair.value(pair.raw, px, reference.conversion);
+        let pnl = if reference.known {
+            let held = i128::from(pair.position) * i128::from(px);
+            pair.cash.checked_add(held).and_then(|raw| reference.conversion.down(raw))
+        } else {
+            Some(pair.pnl)
+        };
+        match (value, pnl) {
+            (Some(value), Some(pnl)) => {
+                pair.unvalued = false;
+                pair.net_long = value.net_long;
+                pair.net_short = value.net_short;
+                pair.pnl = pnl;
+            }
+            _ => pair.unvalued = true,
+        }
+        let after = pair.gauges();
+        for place in places {
+            let state = &mut self.scopes[place];
+            for gauge in MONEY {
+                let g = gauge as usize;
+                state.gauges[g] = Pair::add_bounded(state.gauges[g], after[g] - before[g], &mut state.overflowed);
+            }
+        }
+        let state = &mut self.scopes[places[3]];
+        for gauge in QUANTITY {
+            let g = gauge as usize;
+            state.gauges[g] = Pair::add_bounded(state.gauges[g], after[g] - before[g], &mut state.overflowed);
+        }
+    }
+
+    // --- requests ---------------------------------------------------------------------------------
+
+    pub(super) fn take_new(&mut self, now: Now, event: &Event, silence: u64, asks: bool, out: &mut Effects) -> bool {
+        let known = usize::from(event.strategy.0) < self.universe.strategies.len()
+            && (event.instrument.0 as usize) < self.universe.instruments.len()
+            && usize::from(event.account.0) < self.universe.accounts.len();
+        let spec = self.universe.instruments.get(event.instrument.0 as usize);
+        let mut j = Judgement::new(!asks, Some(self.session_targets(event)));
+        if let Some(cause) = malformed(event, spec.map(|s| s.negative_px)) {
+            j.breach(cause, Action::Deny);
+        }
+        if !known && event.flags & Event::MALFORMED == 0 {
+            j.breach(session_cause(Rule::UnknownEntity, event), Action::Deny);
+        }
+        if j.denial().is_some() {
+            j.checks = ENTITY_CHECKS;
+            let scopes = self.known_scopes(event);
+            self.conclude(now, event, asks, &j, &scopes, None, out);
+            return asks;
+        }
+        let account = self.universe.strategies[usize::from(event.strategy.0)].account;
+        let mut r = Request {
+            session: event.session,
+            account,
+            strategy: event.strategy,
+            instrument: event.instrument,
+            replace: false,
+            side: event.side,
+            ord_type: event.ord_type,
+            qty: event.qty.0,
+            px: event.px.0,
+            worst_px: None,
+            added_qty: event.qty.0,
+            added_raw: 0,
+            reduces: false,
+        };
+        self.make_current(&r, now);
+        r.worst_px = self.worst_price(&r);
+        r.added_raw = raw_of(event.qty.0, r.worst_px.unwrap_or(event.px.0));
+        if let Some(slot) = self.pairs.find(r.strategy, r.instrument) {
+            r.reduces = self.pairs.get(slot).reduces(r.side, r.qty);
+        }
+        let mut j = Judgement::new(!asks, Some(r.targets()));
+        let added = self.judge(now, event, silence, &r, &mut j);
+        let denied = asks && j.denial().is_some();
+        let scopes = r.scopes();
+        let targets = r.targets();
+        self.conclude(now, event, asks, &j, &scopes, Some(&targets), out);
+        if !denied {
+            self.book_new(now, event, &r, &added, out);
+        }
+        if asks {
+            out.push(Effect::Verdict(verdict(event, j.denial(), j.checks)));
+        }
+        asks
+    }
+
+    /// Trips, denial counts, and the verdict if nothing is to be booked before it.
+    #[allow(clippy::too_many_arguments)]
+    fn conclude(
+        &mut self,
+        now: Now,
+        event: &Event,
+        asks: bool,
+        j: &Judgement,
+        scopes: &[Scope],
+        targets: Option<&Targets>,
+        out: &mut Effects,
+    ) {
+        let Some(denial) = j.denial() else { return };
+        self.carry_out(j, Some(event), out);
+        if asks {
+            self.count_denial(now.mono, event, scopes, targets, out);
+        } else if denial.rule == Rule::Mode {
+            anomaly(out, AnomalyKind::OrderWhileHalted, event, event.id.0, denial.observed);
+        }
+        if targets.is_none() && asks {
+            out.push(Effect::Verdict(verdict(event, Some(denial), j.checks)));
+        }
+    }
+
+    /// Books a new order that is let through, or is out already.
+    fn book_new(&mut self, now: Now, event: &Event, r: &Request, added: &Added, out: &mut Effects) {
+        if self.orders.find(r.session, event.id).is_some() {
+            return;
+        }
+        let Some(pair) = self.pairs.find_or_make(r.strategy, r.instrument) else {
+            return anomaly(out, AnomalyKind::OrderTableFull, event, event.id.0, r.qty);
+        };
+        self.stamp_profile(pair);
+        let order = Order {
+            id: event.id,
+            order_qty: r.qty,
+            cum_qty: 0,
+            worst_px: r.worst_px.unwrap_or(r.px),
+            pair,
+            link: NONE,
+            session: r.session,
+            state: OrderState::PendingNew,
+            side: r.side,
+            ord_type: r.ord_type,
+            pending_cancel: false,
+        };
+        if self.orders.insert(order).is_err() {
+            return anomaly(out, AnomalyKind::OrderTableFull, event, event.id.0, r.qty);
+        }
+        self.working += 1;
+        self.book_request(now, r, added, pair, out);
+        if self.duplicate_limit(r).is_some() {
+            self.recent.record(likeness(r), now.mono);
+        }
+    }
+
+    /// Gauges, rates and warnings of a request that is let through.
+    fn book_request(&mut self, now: Now, r: &Request, added: &Added, pair: u32, out: &mut Effects) {
+        let slots = self.slots(r);
+        let scopes = r.scopes();
+        let side = side_index(r.side);
+        let before_pair = self.pairs.get(pair).gauges();
+        let orders = i64::from(!r.replace);
+        for i in [0, 1, 2, 4, 5] {
+            let state = &mut self.scopes[slots[i]];
+            let g = Gauge::Orders as usize;
+            state.gauges[g] = Pair::add_bounded(state.gauges[g], orders, &mut state.overflowed);
+        }
+        let session = &mut self.scopes[slots[5]].gauges;
+        session[Gauge::Working as usize] += orders;
+        self.update_pair(pair, false, |p| {
+            p.leaves[side] = Pair::add_bounded(p.leaves[side], r.added_qty, &mut p.overflowed);
+            match p.raw[side].checked_add(r.added_raw) {
+                Some(raw) => p.raw[side] = raw,
+                None => p.overflowed = true,
+            }
+            p.working += u32::from(!r.replace);
+        });
+        // Warnings, by what the request itself added.
+        for i in 0..6 {
+            let (after, profile) = if i == 3 {
+                let p = self.pairs.get(pair);
+                (p.gauges(), p.profile)
+            } else {
+                (self.scopes[slots[i]].gauges, self.table.slot_index(slots[i]))
+            };
+            let hot = self.hot(profile);
+            let over = |g: usize| g != Gauge::DayQty as usize && added[g] > 0 && after[g] > hot.soft[g];
+            if (0..Gauge::COUNT).any(over) {
+                let limits = self.table.profile(profile);
+                for gauge in Gauge::ALL {
+                    let g = gauge as usize;
+                    if over(g) {
+                        let before = if i == 3 { before_pair[g] } else { after[g] - added[g] };
+                        self.warn(gauge.rule(), scopes[i], (before, after[g]), limits.max[g], limits, out);
+                    }
+                }
+            }
+        }
+        for i in [0, 1, 2, 4, 5] {
+            for meter in self.rates.range(slots[i]) {
+                let counts = match self.rates.limit(meter).of {
+                    RateOf::Orders => !r.replace,
+                    RateOf::Messages => true,
+                    RateOf::Cancels | RateOf::Denials => false,
+                };
+                if counts && self.rates.record(meter, now.mono) {
+                    let view = self.rates.view(meter, now.mono);
+                    let limits = self.table.at(slots[i]);
+                    let change = (view.used - 1, view.used);
+                    self.warn(view.limit.of.rule(), scopes[i], change, view.most, limits, out);
+                }
+            }
+        }
+    }
+
+    pub(super) fn take_replace(
+        &mut self,
+        now: Now,
+        event: &Event,
+        silence: u64,
+        asks: bool,
+        out: &mut Effects,
+    ) -> bool {
+        let base = self.orders.find(event.session, event.orig_id()).filter(|&slot| {
+            let order = self.orders.get(slot);
+            order.is_live() && order.link == NONE && !order.pending_cancel
+        });
+        let mut j = Judgement::new(!asks, Some(self.session_targets(event)));
+        let negative_px = base.map(|slot| {
+            let instrument = self.pairs.get(self.orders.get(slot).pair).instrument;
+            self.universe.instruments[instrument.0 as usize].negative_px
+        });
+        if let Some(cause) = malformed(event, negative_px) {
+            j.breach(cause, Action::Deny);
+        }
+        if event.flags & Event::MALFORMED == 0 {
+            match base {
+                None => j.breach(session_cause(Rule::UnknownOrder, event), Action::Deny),
+                Some(slot) if event.qty.0 <= self.orders.get(slot).cum_qty => {
+                    let limit = self.orders.get(slot).cum_qty;
+                    let cause = session_cause(Rule::Malformed, event);
+                    j.breach(Denial { observed: event.qty.0, limit, ..cause }, Action::Deny);
+                }
+                Some(_) => {}
+            }
+        }
+        let Some(base) = base.filter(|_| j.denial().is_none()) else {
+            j.checks = ENTITY_CHECKS;
+            let scopes = match base {
+                Some(slot) if event.flags & Event::MALFORMED == 0 => self.order_scopes(slot),
+                _ => unknown_scopes(event),
+            };
+            self.conclude(now, event, asks, &j, &scopes, None, out);
+            return asks;
+        };
+        let order = *self.orders.get(base);
+        let pair = *self.pairs.get(order.pair);
+        let mut r = Request {
+            session: event.session,
+            account: self.universe.strategies[usize::from(pair.strategy.0)].account,
+            strategy: pair.strategy,
+            instrument: pair.instrument,
+            replace: true,
+            side: order.side,
+            ord_type: event.ord_type,
+            qty: event.qty.0,
+            px: event.px.0,
+            worst_px: None,
+            added_qty: 0,
+            added_raw: 0,
+            reduces: false,
+        };
+        self.make_current(&r, now);
+        r.worst_px = self.worst_price(&r);
+        let leaves = event.qty.0 - order.cum_qty;
+        let raw = raw_of(leaves, r.worst_px.unwrap_or(event.px.0));
+        r.added_qty = (leaves - order.leaves()).max(0);
+        r.added_raw = (raw - order.raw()).max(0);
+        r.reduces = (r.added_qty == 0 && r.added_raw == 0) || self.pairs.get(order.pair).reduces(r.side, r.added_qty);
+        let mut j = Judgement::new(!asks, Some(r.targets()));
+        let added = self.judge(now, event, silence, &r, &mut j);
+        let denied = asks && j.denial().is_some();
+        let (scopes, targets) = (r.scopes(), r.targets());
+        self.conclude(now, event, asks, &j, &scopes, Some(&targets), out);
+        if !denied && self.orders.find(r.session, event.id).is_none() {
+            let replacement = Order {
+                id: event.id,
+                order_qty: r.qty,
+                worst_px: r.worst_px.unwrap_or(r.px),
+                link: base,
+                state: OrderState::Replacement,
+                ord_type: r.ord_type,
+                pending_cancel: false,
+                ..order
+            };
+            match self.orders.insert(replacement) {
+                Ok(slot) => {
+                    self.orders.get_mut(base).link = slot;
+                    self.stamp_profile(order.pair);
+                    self.book_request(now, &r, &added, order.pair, out);
+                }
+                Err(_) => anomaly(out, AnomalyKind::OrderTableFull, event, event.id.0, r.qty),
+            }
+        }
+        if asks {
+            out.push(Effect::Verdict(verdict(event, j.denial(), j.checks)));
+        }
+        asks
+    }
+
+    pub(super) fn take_cancel(&mut self, now: Now, event: &Event, out: &mut Effects) {
+        let mut scopes = unknown_scopes(event);
+        let mut targets = None;
+        if let Some(slot) = self.current(event.session, event.orig_id()) {
+            let order = self.orders.get(slot);
+            let pair = self.pairs.get(order.pair);
+            targets = Some(self.targets(event.session, pair.strategy, pair.instrument));
+            scopes = self.order_scopes(slot);
+            if order.is_live() {
+                self.orders.get_mut(slot).pending_cancel = true;
+            }
+        }
+        let counts = |of| matches!(of, RateOf::Messages | RateOf::Cancels);
+        for scope in scopes {
+            if let Some(slot) = self.universe.slot(scope) {
+                self.count_rate(now.mono, event, slot, scope, counts, targets.as_ref(), out);
+            }
+        }
+    }
+
+    // --- reports ----------------------------------------------------------------------------------
+
+    pub(super) fn take_ack(&mut self, event: &Event, out: &mut Effects) {
+        match self.orders.find(event.session, event.id) {
+            None => anomaly(out, AnomalyKind::UnknownOrder, event, event.id.0, 0),
+            Some(slot) if self.orders.get(slot).state == OrderState::PendingNew => {
+                self.orders.get_mut(slot).state = OrderState::Working;
+            }
+            Some(_) => anomaly(out, AnomalyKind::StateMismatch, event, event.id.0, 0),
+        }
+    }
+
+    pub(super) fn take_replaced(&mut self, event: &Event, out: &mut Effects) {
+        if !(1..=REPRESENTABLE_MAX).contains(&event.qty.0) || event.px.0.unsigned_abs() > REPRESENTABLE_MAX as u64 {
+            return anomaly(out, AnomalyKind::MalformedReport, event, event.id.0, event.qty.0);
+        }
+        let named = self.orders.find(event.session, event.id);
+        let replacement = named.filter(|&slot| self.orders.get(slot).state == OrderState::Replacement);
+        let worst = |order: &Order| match order.ord_type {
+            OrdType::Limit | OrdType::StopLimit => event.px.0,
+            OrdType::Market | OrdType::Stop => order.worst_px,
+        };
+        let Some(slot) = replacement else {
+            let Some(base) = self.current(event.session, event.orig_id()) else {
+                return anomaly(out, AnomalyKind::UnknownOrder, event, event.ref_id, 0);
+            };
+            anomaly(out, AnomalyKind::StateMismatch, event, event.id.0, 0);
+            if self.orders.get(base).is_live() {
+                self.change_order(base, true, |orders| {
+                    let order = orders.get_mut(base);
+                    order.worst_px = worst(order);
+                    order.order_qty = event.qty.0;
+                });
+                self.finish_if_filled(base, out);
+            }
+            return;
+        };
+        let base = self.orders.get(slot).link;
+        let before = self.contribution(base);
+        let (cum_qty, state) = (self.orders.get(base).cum_qty, OrderState::Working);
+        let order = self.orders.get_mut(slot);
+        *order = Order { worst_px: worst(order), order_qty: event.qty.0, cum_qty, state, link: NONE, ..*order };
+        let forgotten = self.orders.finish(base, OrderState::Replaced, slot);
+        self.forget(forgotten, out);
+        let after = self.contribution(slot);
+        self.shift(slot, before, after, true);
+        self.finish_if_filled(slot, out);
+    }
+
+    pub(super) fn take_end(&mut self, event: &Event, out: &mut Effects) {
+        let Some(slot) = self.orders.find_current(event.session, event.id) else {
+            return anomaly(out, AnomalyKind::UnknownOrder, event, event.id.0, 0);
+        };
+        let order = *self.orders.get(slot);
+        if !order.is_live() {
+            return anomaly(out, AnomalyKind::StateMismatch, event, event.id.0, 0);
+        }
+        if event.kind == EventKind::Canceled && !order.pending_cancel {
+            anomaly(out, AnomalyKind::UnsolicitedCancel, event, event.id.0, order.leaves());
+        }
+        if event.kind == EventKind::Rejected && order.state == OrderState::Working {
+            anomaly(out, AnomalyKind::StateMismatch, event, event.id.0, 0);
+        }
+        self.finish_order(slot, out);
+    }
+
+    pub(super) fn withdraw(&mut self, event: &Event, out: &mut Effects) {
+        match self.orders.find(event.session, event.id) {
+            Some(slot) if self.orders.get(slot).state == OrderState::Replacement => self.undo_replace(slot, out),
+            Some(slot) if self.orders.get(slot).is_live() => self.finish_order(slot, out),
+            Some(_) => anomaly(out, AnomalyKind::StateMismatch, event, event.id.0, 0),
+            None => anomaly(out, AnomalyKind::UnknownOrder, event, event.id.0, 0),
+        }
+    }
+
+    pub(super) fn take_cancel_rejected(&mut self, event: &Event, out: &mut Effects) {
+        if let Some(slot) = self.orders.find(event.session, event.id)
+            && self.orders.get(slot).state == OrderState::Replacement
+        {
+            return self.undo_replace(slot, out);
+        }
+        match self.orders.find_current(event.session, event.orig_id()) {
+            None => anomaly(out, AnomalyKind::UnknownOrder, event, event.ref_id, 0),
+            Some(slot) if self.orders.get(slot).is_live() && self.orders.get(slot).pending_cancel => {
+                self.orders.get_mut(slot).pending_cancel = false;
+            }
+            Some(_) => anomaly(out, AnomalyKind::StateMismatch, event, event.ref_id, 0),
+        }
+    }
+
+    fn undo_replace(&mut self, slot: u32, out: &mut Effects) {
+        let base = self.orders.get(slot).link;
+        self.change_order(base, true, |orders| orders.get_mut(base).link = NONE);
+        let forgotten = self.orders.finish(slot, OrderState::Done, NONE);
+        self.forget(forgotten, out);
+        self.finish_if_filled(base, out);
+    }
+
+    pub(super) fn take_fill(&mut self, event: &Event, out: &mut Effects) {
+        if event.exec_id().0 == 0 || !tradable(event) {
+            return anomaly(out, AnomalyKind::MalformedReport, event, event.ref_id, event.qty.0);
+        }
+        if self.execs.find(event.session, event.exec_id()).is_some() {
+            return anomaly(out, AnomalyKind::DuplicateExec, event, event.ref_id, event.qty.0);
+        }
+        let order = self.current(event.session, event.id);
+        let (pair, side) = match order {
+            Some(slot) => (self.orders.get(slot).pair, self.orders.get(slot).side),
+            None => match self.pair_of(event.strategy, event.instrument) {
+                Some(pair) => {
+                    anomaly(out, AnomalyKind::UnknownFill, event, event.id.0, event.qty.0);
+                    (pair, event.side)
+                }
+                None => {
+                    anomaly(out, AnomalyKind::UnbookableFill, event, event.id.0, event.qty.0);
+                    let cause = session_cause(Rule::UnknownEntity, event);
+                    return self.act(Action::Halt(Target::Own), cause, None, Some(event), out);
+                }
+            },
+        };
+        self.book_fill(event, order, pair, side, event.id, out);
+    }
+
+    /// Books an execution of `event`'s quantity and price.
+    fn book_fill(
+        &mut self,
+        event: &Event,
+        order: Option<u32>,
+        pair: u32,
+        side: Side,
+        order_id: OrdId,
+        out: &mut Effects,
+    ) {
+        let (qty, px) = (event.qty.0, event.px.0);
+        self.remember_exec(event, order_id, pair, side, false, out);
+        let (strategy, instrument) = (self.pairs.get(pair).strategy, self.pairs.get(pair).instrument);
+        let account = self.universe.strategies[usize::from(strategy.0)].account;
+        for place in [
+            0,
+            1 + usize::from(account.0),
+            self.strategy_base + usize::from(strategy.0),
+            self.instrument_base + instrument.0 as usize,
+            self.session_base + usize::from(event.session.0),
+        ] {
+            self.touch(place);
+            let state = &mut self.scopes[place];
+            let g = Gauge::Executions as usize;
+            state.gauges[g] = Pair::add_bounded(state.gauges[g], 1, &mut state.overflowed);
+        }
+        if let Some(slot) = order {
+            let live = *self.orders.get(slot);
+            if live.is_live() {
+                let (most, _) = self.contribution(slot);
+                if qty > most {
+                    anomaly(out, AnomalyKind::Overfill, event, event.id.0, qty - most);
+                }
+                self.change_order(slot, true, |orders| {
+                    let order = orders.get_mut(slot);
+                    order.cum_qty = order.cum_qty.saturating_add(qty);
+                    let (link, cum_qty) = (order.link, order.cum_qty);
+                    if link != NONE {
+                        orders.get_mut(link).cum_qty = cum_qty;
+                    }
+                });
+            } else {
+                anomaly(out, AnomalyKind::LateFill, event, event.id.0, qty);
+            }
+        }
+        self.move_position(pair, side, qty, px, qty);
+        if let Some(slot) = order {
+            self.finish_if_filled(slot, out);
+        }
+        if self.pairs.get(pair).overflowed {
+            anomaly(out, AnomalyKind::Unrepresentable, event, event.id.0, qty);
+        }
+    }
+
+    fn move_position(&mut self, pair: u32, side: Side, qty: i64, px: i64, traded: i64) {
+        self.update_pair(pair, true, |p| {
+            p.position = Pair::add_bounded(p.position, side.sign() * qty, &mut p.overflowed);
+            let cost = i128::from(side.sign() * qty) * i128::from(px);
+            match p.cash.checked_sub(cost) {
+                Some(cash) => p.cash = cash,
+                None => p.overflowed = true,
+            }
+            p.traded = Pair::add_bounded(p.traded, traded, &mut p.overflowed).max(0);
+        });
+    }
+
+    fn remember_exec(&mut self, event: &Event, order: OrdId, pair: u32, side: Side, busted: bool, out: &mut Effects) {
+        let exec = Exec {
+            id: event.exec_id(),
+            order,
+            qty: event.qty.0,
+            px: event.px.0,
+            pair,
+            day: 0,
+            session: event.session,
+            side,
+            busted,
+        };
+        match self.execs.insert(exec) {
+            Inserted::Remembered => {}
+            Inserted::Replacing(session, id) => {
+                if id.0 & OrdId::TEXT != 0 {
+                    out.push(Effect::ExecForgotten { session, id });
+                }
+            }
+            Inserted::NotRemembered => anomaly(out, AnomalyKind::ExecTableFull, event, event.ref_id, event.qty.0),
+        }
+    }
+
+    pub(super) fn take_bust(&mut self, event: &Event, out: &mut Effects) {
+        if let Some(slot) = self.bustable(event, out) {
+            let exec = *self.execs.get(slot);
+            self.take_back(slot);
+            self.remember_exec(event, exec.order, exec.pair, exec.side, true, out);
+        }
+    }
+
+    pub(super) fn take_correct(&mut self, event: &Event, out: &mut Effects) {
+        if !tradable(event) {
+            return anomaly(out, AnomalyKind::MalformedReport, event, event.ref_id, event.qty.0);
+        }
+        if let Some(slot) = self.bustable(event, out) {
+            let exec = *self.execs.get(slot);
+            self.take_back(slot);
+            let order = self.current(event.session, exec.order);
+            self.book_fill(event, order, exec.pair, exec.side, exec.order, out);
+        }
+    }
+
+    /// The execution that `event` takes back, if it may.
+    fn bustable(&self, event: &Event, out: &mut Effects) -> Option<u32> {
+        if event.exec_id().0 == 0 {
+            anomaly(out, AnomalyKind::MalformedReport, event, event.ref_id, event.qty.0);
+            return None;
+        }
+        if self.execs.find(event.session, event.exec_id()).is_some() {
+            anomaly(out, AnomalyKind::DuplicateExec, event, event.ref_id, event.qty.0);
+            return None;
+        }
+        let known = self.execs.find(event.session, event.exec_ref()).filter(|&slot| !self.execs.get(slot).busted);
+        if known.is_none() {
+            anomaly(out, AnomalyKind::UnknownExec, event, event.id.0, event.qty.0);
+        }
+        known
+    }
+
+    fn take_back(&mut self, slot: u32) {
+        let exec = *self.execs.get(slot);
+        let today = self.execs.is_of_today(slot);
+        self.execs.bust(slot);
+        if let Some(order) = self.current(exec.session, exec.order)
+            && self.orders.get(order).is_live()
+        {
+            self.change_order(order, true, |orders| {
+                let o = orders.get_mut(order);
+                o.cum_qty = (o.cum_qty - exec.qty).max(0);
+                let (link, cum_qty) = (o.link, o.cum_qty);
+                if link != NONE {
+                    orders.get_mut(link).cum_qty = cum_qty;
+                }
+            });
+        }
+        self.move_position(exec.pair, exec.side, -exec.qty, exec.px, if today { -exec.qty } else { 0 });
+    }
+
+    // --- orders ------------------------------------------------------------------------------------
+
+    /// The order that `id` stands for now: the successor of a replaced one, the order of a pending replacement.
+    fn current(&self, session: SessionId, id: OrdId) -> Option<u32> {
+        let slot = self.orders.find_current(session, id)?;
+        let order = self.orders.get(slot);
+        Some(if order.state == OrderState::Replacement { order.link } else { slot })
+    }
+
+    /// What a live order adds to its pair: the worse of it and its pending replacement.
+    fn contribution(&self, slot: u32) -> (i64, i128) {
+        let order = self.orders.get(slot);
+        let (mut qty, mut raw) = (order.leaves(), order.raw());
+        if order.is_live() && order.link != NONE {
+            let replacement = self.orders.get(order.link);
+            qty = qty.max(replacement.leaves());
+            raw = raw.max(replacement.raw());
+        }
+        (qty, raw)
+    }
+
+    fn change_order(&mut self, slot: u32, report: bool, change: impl FnOnce(&mut crate::risk::orders::OrderTable)) {
+        let before = self.contribution(slot);
+        change(&mut self.orders);
+        let after = self.contribution(slot);
+        self.shift(slot, before, after, report);
+    }
+
+    /// Moves the pair of the order in `slot` from one contribution to another.
+    fn shift(&mut self, slot: u32, before: (i64, i128), after: (i64, i128), report: bool) {
+        if before == after {
+            return;
+        }
+        let order = self.orders.get(slot);
+        let side = side_index(order.side);
+        self.update_pair(order.pair, report, |p| {
+            p.leaves[side] = Pair::add_bounded(p.leaves[side], after.0 - before.0, &mut p.overflowed).max(0);
+            match p.raw[side].checked_add(after.1 - before.1) {
+                Some(raw) => p.raw[side] = raw.max(0),
+                None => p.overflowed = true,
+            }
+        });
+    }
+
+    fn finish_if_filled(&mut self, slot: u32, out: &mut Effects) {
+        if self.orders.get(slot).is_live() && self.contribution(slot).0 == 0 {
+            self.finish_order(slot, out);
+        }
+    }
+
+    /// Ends a live order and the replacement that may be pending for it.
+    fn finish_order(&mut self, slot: u32, out: &mut Effects) {
+        let before = self.contribution(slot);
+        let order = *self.orders.get(slot);
+        if order.link != NONE {
+            let forgotten = self.orders.finish(order.link, OrderState::Done, NONE);
+            self.forget(forgotten, out);
+        }
+        let side = side_index(order.side);
+        let session = self.session_base + usize::from(order.session.0);
+        self.scopes[session].gauges[Gauge::Working as usize] -= 1;
+        self.working -= 1;
+        self.update_pair(order.pair, true, |p| {
+            p.leaves[side] = (p.leaves[side] - before.0).max(0);
+            p.raw[side] = (p.raw[side] - before.1).max(0);
+            p.working -= 1;
+        });
+        let forgotten = self.orders.finish(slot, OrderState::Done, NONE);
+        self.forget(forgotten, out);
+    }
+
+    fn forget(&mut self, forgotten: Option<(SessionId, OrdId)>, out: &mut Effects) {
+        if let Some((session, id)) = forgotten
+            && id.0 & OrdId::TEXT != 0
+        {
+            out.push(Effect::OrderForgotten { session, id });
+        }
+    }
+
+    // --- pairs and scopes ----------------------------------------------------------------------------
+
+    fn pair_of(&mut self, strategy: StrategyId, instrument: InstrumentId) -> Option<u32> {
+        let known = usize::from(strategy.0) < self.universe.strategies.len()
+            && (instrument.0 as usize) < self.universe.instruments.len();
+        let slot = if known { self.pairs.find_or_make(strategy, instrument) } else { None }?;
+        self.stamp_profile(slot);
+        Some(slot)
+    }
+
+    fn stamp_profile(&mut self, slot: u32) {
+        let generation = self.table.generation;
+        let pair = self.pairs.get_mut(slot);
+        if pair.generation != generation {
+            pair.profile = self.table.pair_index(pair.strategy, pair.instrument);
+            pair.generation = generation;
+        }
+    }
+
+    /// Brings everything that `r` is judged by up to date.
+    fn make_current(&mut self, r: &Request, now: Now) {
+        let instrument = r.instrument.0 as usize;
+        let learned = self.learn_rate(instrument);
+        let due = learned || self.references[instrument].left > 0;
+        if let Some(slot) = self.pairs.find(r.strategy, r.instrument) {
+            self.stamp_profile(slot);
+            if due {
+                self.update_pair(slot, true, |_| ());
+            }
+        }
+        let slots = self.slots(r);
+        for i in [0, 1, 2, 4] {
+            if self.hot(self.table.slot_index(slots[i])).armed & crate::limits::hot::armed::LOSS_VELOCITY != 0 {
+                self.refresh_velocity(slots[i], now.mono);
+            }
+        }
+    }
+
+    fn targets(&self, session: SessionId, strategy: StrategyId, instrument: InstrumentId) -> Targets {
+        let account = self.universe.strategies[usize::from(strategy.0)].account;
+        Targets { account, strategy, instrument, session }
+    }
+
+    /// Targets of a request that is not understood: only its session is sure.
+    fn session_targets(&self, event: &Event) -> Targets {
+        Targets {
+            account: crate::units::AccountId::UNKNOWN,
+            strategy: StrategyId::UNKNOWN,
+            instrument: InstrumentId::UNKNOWN,
+            session: event.session,
+        }
+    }
+
+    fn order_scopes(&self, slot: u32) -> [Scope; 6] {
+        let order = self.orders.get(slot);
+        let pair = self.pairs.get(order.pair);
+        let account = self.universe.strategies[usize::from(pair.strategy.0)].account;
+        [
+            Scope::Firm,
+            Scope::Account(account),
+            Scope::Strategy(pair.strategy),
+            Scope::Pair(pair.strategy, pair.instrument),
+            Scope::Instrument(pair.instrument),
+            Scope::Session(order.session),
+        ]
+    }
+
+    /// The scopes of a request of which not everything is known. A scope that is not known counts nothing.
+    fn known_scopes(&self, event: &Event) -> [Scope; 6] {
+        if event.flags & Event::MALFORMED != 0 {
+            return unknown_scopes(event);
+        }
+        let account = self.universe.strategies.get(usize::from(event.strategy.0)).map(|s| s.account);
+        let nothing = Scope::Pair(StrategyId::UNKNOWN, InstrumentId::UNKNOWN);
+        [
+            Scope::Firm,
+            account.map_or(nothing, Scope::Account),
+            Scope::Strategy(event.strategy),
+            nothing,
+            Scope::Instrument(event.instrument),
+            Scope::Session(event.session),
+        ]
+    }
+}
+
+/// Firm and session, for a request of which nothing else is known.
+fn unknown_scopes(event: &Event) -> [Scope; 6] {
+    let nothing = Scope::Pair(StrategyId::UNKNOWN, InstrumentId::UNKNOWN);
+    [Scope::Firm, nothing, nothing, nothing, nothing, Scope::Session(event.session)]
+}
+
+fn session_cause(rule: Rule, event: &Event) -> Denial {
+    Denial { rule, why: Why::Breach, scope: Scope::Session(event.session), observed: 0, limit: 0 }
+}
+
+fn raw_of(qty: i64, px: i64) -> i128 {
+    (i128::from(qty) * i128::from(px)).max(0)
+}
+
+fn tradable(event: &Event) -> bool {
+    (1..=REPRESENTABLE_MAX).contains(&event.qty.0) && event.px.0.unsigned_abs() <= REPRESENTABLE_MAX as u64
+}

@@ -1,0 +1,299 @@
+//! HOT: the table of orders: those that are live, and the last ones that were.
+
+use crate::model::{OrdType, Side};
+use crate::risk::index::{Full, IdIndex, hash};
+use crate::units::{OrdId, SessionId};
+
+/// "No slot."
+pub const NONE: u32 = u32::MAX;
+
+/// Where an order is in its life.
+///
+/// ```text
+///            ack               canceled, expired, filled
+/// PendingNew ───▶ Working ──────────────────────────────▶ Done
+///     └───── rejected, withdrawn, canceled, filled ───────▶ ▲
+/// Replacement ── replaced: takes the order's place; the old id becomes Replaced and points to it
+///     └───────── cancel_rejected, order done ──────────────▶ Done
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum OrderState {
+    /// The slot is free.
+    Free,
+    /// Admitted or observed, not acknowledged yet.
+    PendingNew,
+    /// Working at the venue.
+    Working,
+    /// The new version of an order whose replace is pending; `link` is the order.
+    Replacement,
+    /// Over; kept for late fills and reused ids.
+    Done,
+    /// Was replaced; `link` is its successor.
+    Replaced,
+}
+
+/// One order, 64 bytes: one cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Order {
+    /// Its id within the session.
+    pub id: OrdId,
+    /// Total quantity.
+    pub order_qty: i64,
+    /// Filled so far.
+    pub cum_qty: i64,
+    /// The price that its exposure is valued at.
+    pub worst_px: i64,
+    /// Its pair's slot.
+    pub pair: u32,
+    /// Live: its pending replacement; `Replacement`: the order; `Replaced`: the successor; free: the next free slot.
+    pub link: u32,
+    /// Whose.
+    pub session: SessionId,
+    /// Its state.
+    pub state: OrderState,
+    /// Buy or sell.
+    pub side: Side,
+    /// Its type.
+    pub ord_type: OrdType,
+    /// A cancel request is on its way.
+    pub pending_cancel: bool,
+}
+
+const _: () = assert!(size_of::<Order>() == 64);
+
+impl Order {
+    /// Whether it can still trade by what we know.
+    #[must_use]
+    pub const fn is_live(&self) -> bool {
+        matches!(self.state, OrderState::PendingNew | OrderState::Working)
+    }
+
+    /// What is left to trade: 0 unless live (or a pending replacement).
+    #[must_use]
+    pub fn leaves(&self) -> i64 {
+        match self.state {
+            OrderState::PendingNew | OrderState::Working | OrderState::Replacement => {
+                (self.order_qty - self.cum_qty).max(0)
+            }
+            OrderState::Free | OrderState::Done | OrderState::Replaced => 0,
+        }
+    }
+
+    /// Its leaves at its worst price, at least 0.
+    #[must_use]
+    pub fn raw(&self) -> i128 {
+        (i128::from(self.leaves()) * i128::from(self.worst_px)).max(0)
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct OrderTable {
+    index: IdIndex,
+    slab: Vec<Order>,
+    free: u32,
+    /// Slots that are `Done` or `Replaced`, oldest first: a ring.
+    done: Box<[u32]>,
+    done_head: usize,
+    done_len: usize,
+    live: usize,
+    max_live: usize,
+}
+
+const FREE: Order = Order {
+    id: OrdId(0),
+    order_qty: 0,
+    cum_qty: 0,
+    worst_px: 0,
+    pair: NONE,
+    link: NONE,
+    session: SessionId(0),
+    state: OrderState::Free,
+    side: Side::Buy,
+    ord_type: OrdType::Limit,
+    pending_cancel: false,
+};
+
+#[inline]
+fn key_hash(session: SessionId, id: OrdId) -> u32 {
+    hash(id.0, u64::from(session.0))
+}
+
+impl OrderTable {
+    /// A table for `live` orders and pending replacements at once, and `remembered` that are over.
+    #[must_use]
+    pub fn new(live: usize, remembered: usize) -> OrderTable {
+        let capacity = live + remembered;
+        assert!(capacity < 1 << 30);
+        OrderTable {
+            index: IdIndex::new(capacity),
+            slab: Vec::with_capacity(capacity),
+            free: NONE,
+            done: vec![0; remembered].into_boxed_slice(),
+            done_head: 0,
+            done_len: 0,
+            live: 0,
+            max_live: live,
+        }
+    }
+
+    /// The order with this id, in whatever state it is.
+    #[inline]
+    #[must_use]
+    pub fn find(&self, session: SessionId, id: OrdId) -> Option<u32> {
+        self.index.find(key_hash(session, id), |slot| {
+            let order = &self.slab[slot as usize];
+            order.id == id && order.session == session
+        })
+    }
+
+    /// The order with this id, or the last successor of it if it was replaced.
+    #[must_use]
+    pub fn find_current(&self, session: SessionId, id: OrdId) -> Option<u32> {
+        let mut slot = self.find(session, id)?;
+        // A chain is as long as the replaces that are remembered; each link was checked when it was made.
+        for _ in 0..=self.done_len {
+            let order = &self.slab[slot as usize];
+            match order.state {
+                OrderState::Replaced if order.link != NONE => slot = order.link,
+                _ => return Some(slot),
+            }
+        }
+        None
+    }
+
+    /// The order in `slot`.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, slot: u32) -> &Order {
+        &self.slab[slot as usize]
+    }
+
+    /// The order in `slot`, to be changed. Its id, session and whether it is live are changed by the table only.
+    #[inline]
+    pub fn get_mut(&mut self, slot: u32) -> &mut Order {
+        &mut self.slab[slot as usize]
+    }
+
+    /// Whether one more order with this id would find a place.
+    #[must_use]
+    pub fn has_room(&self, session: SessionId, id: OrdId) -> bool {
+        self.live < self.max_live && self.index.has_room(key_hash(session, id))
+    }
+
+    /// Adds an order that is live or a pending replacement. The caller knows that the id is not in the table.
+    ///
+    /// # Errors
+    /// [`Full`]: the table is as it was.
+    pub fn insert(&mut self, order: Order) -> Result<u32, Full> {
+        if self.live >= self.max_live {
+            return Err(Full);
+        }
+        let slot = if self.free == NONE { self.slab.len() as u32 } else { self.free };
+        self.index.insert(key_hash(order.session, order.id), slot)?;
+        if self.free == NONE {
+            self.slab.push(order);
+        } else {
+            self.free = self.slab[slot as usize].link;
+            self.slab[slot as usize] = order;
+        }
+        self.live += 1;
+        Ok(slot)
+    }
+
+    /// Ends the order in `slot`: it is remembered as `state`, and the oldest remembered one is forgotten if there
+    /// are too many. Returns the forgotten one's session and id.
+    pub fn finish(&mut self, slot: u32, state: OrderState, link: u32) -> Option<(SessionId, OrdId)> {
+        let order = &mut self.slab[slot as usize];
+        debug_assert!(order.is_live() || order.state == OrderState::Replacement);
+        order.state = state;
+        order.link = link;
+        order.pending_cancel = false;
+        self.live -= 1;
+        let capacity = self.done.len();
+        if capacity == 0 {
+            return Some(self.forget(slot));
+        }
+        let forgotten = if self.done_len == capacity {
+            let oldest = self.done[self.done_head];
+            self.done_head = (self.done_head + 1) % capacity;
+            self.done_len -= 1;
+            Some(self.forget(oldest))
+        } else {
+            None
+        };
+        self.done[(self.done_head + self.done_len) % capacity] = slot;
+        self.done_len += 1;
+        forgotten
+    }
+
+    fn forget(&mut self, slot: u32) -> (SessionId, OrdId) {
+        let order = self.slab[slot as usize];
+        self.index.remove(key_hash(order.session, order.id), slot);
+        self.slab[slot as usize] = Order { link: self.free, ..FREE };
+        self.free = slot;
+        (order.session, order.id)
+    }
+
+    /// How many orders and pending replacements are live.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.live
+    }
+
+    /// How many are remembered after their end.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        self.done_len
+    }
+
+    /// The place in the index that a look-up of this id starts at, and nothing else: to be prefetched.
+    #[inline]
+    #[must_use]
+    pub fn home(&self, session: SessionId, id: OrdId) -> &u64 {
+        self.index.home_entry(key_hash(session, id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(id: u64) -> Order {
+        Order { id: OrdId(id), order_qty: 5, state: OrderState::PendingNew, ..FREE }
+    }
+
+    #[test]
+    fn remembers_the_last_done_orders_only() {
+        let mut table = OrderTable::new(4, 2);
+        for id in 1..=3 {
+            let slot = table.insert(order(id)).unwrap();
+            let forgotten = table.finish(slot, OrderState::Done, NONE);
+            assert_eq!(forgotten, (id == 3).then_some((SessionId(0), OrdId(1))));
+        }
+        assert_eq!(table.find(SessionId(0), OrdId(1)), None);
+        assert!(table.find(SessionId(0), OrdId(2)).is_some());
+        assert_eq!((table.live(), table.remembered()), (0, 2));
+    }
+
+    #[test]
+    fn a_full_table_refuses_and_stays_as_it_was() {
+        let mut table = OrderTable::new(2, 1);
+        table.insert(order(1)).unwrap();
+        table.insert(order(2)).unwrap();
+        assert_eq!(table.insert(order(3)), Err(Full));
+        assert_eq!(table.find(SessionId(0), OrdId(3)), None);
+        assert!(!table.has_room(SessionId(0), OrdId(3)));
+    }
+
+    #[test]
+    fn the_same_id_in_two_sessions_is_two_orders() {
+        let mut table = OrderTable::new(4, 0);
+        let a = table.insert(order(1)).unwrap();
+        let b = table.insert(Order { session: SessionId(1), ..order(1) }).unwrap();
+        assert_eq!(table.find(SessionId(0), OrdId(1)), Some(a));
+        assert_eq!(table.find(SessionId(1), OrdId(1)), Some(b));
+    }
+}
