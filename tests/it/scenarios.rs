@@ -1034,7 +1034,7 @@ scenarios! {
             w.wait(1_000);
             assert_eq!(w.mark(ACME, px).trips, []);
         }
-        assert_eq!(w.gauge(STRATEGY, Gauge::LossVelocity), 160);
+        assert_eq!(w.gauge(STRATEGY, Gauge::LossVelocity), 170);
         assert_eq!(w.gauge(STRATEGY, Gauge::Loss), 1_000);
         assert_eq!(w.mark(ACME, 860).trips, [(STRATEGY, Mode::Halted, Rule::LossVelocity)]);
     }

@@ -123,10 +123,10 @@ struct Exec {
 
 /// A pair's sums and values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PairSums {
-    pub p: i128,
-    pub lb: i128,
-    pub ls: i128,
+struct PairSums {
+    p: i128,
+    lb: i128,
+    ls: i128,
     raw_lb: i128,
     raw_ls: i128,
     cash: i128,
@@ -148,7 +148,8 @@ struct Values {
 struct Session {
     expected: u64,
     in_gap: bool,
-    last_event: u64,
+    /// `None`: it has not been heard yet, and is not judged for silence.
+    last_event: Option<u64>,
     silent: bool,
 }
 
@@ -180,7 +181,7 @@ impl Parties {
 #[derive(Clone, Debug, Default)]
 struct RatePast {
     stamps: Vec<u64>,
-    /// Theoretical arrival time in ns × count, and the count it was made with.
+    /// Theoretical arrival time in ns.
     tat: i128,
 }
 
@@ -255,7 +256,7 @@ impl Oracle {
         Oracle {
             mono: t,
             unix: now.unix.0,
-            sessions: vec![Session { expected: 1, in_gap: false, last_event: t, silent: false }; uni.sessions.len()],
+            sessions: vec![Session { expected: 1, in_gap: false, last_event: None, silent: false }; uni.sessions.len()],
             modes: vec![Mode::Normal; slots],
             orders: Vec::new(),
             ids: HashMap::new(),
@@ -289,24 +290,6 @@ impl Oracle {
     /// The next sequence of a session.
     pub fn expected(&self, session: SessionId) -> u64 {
         self.sessions[usize::from(session.0)].expected
-    }
-
-    /// The sums of a pair.
-    pub fn pair(&mut self, s: StrategyId, i: InstrumentId) -> PairSums {
-        let pair = self.pair_of(s, i);
-        self.sums()[pair]
-    }
-
-    /// The ids of a session's live orders.
-    pub fn live_ids(&self, session: SessionId) -> Vec<u64> {
-        let mut ids: Vec<u64> = self
-            .ids
-            .iter()
-            .filter(|((s, _), order)| *s == session && self.orders[**order].live())
-            .map(|((_, id), _)| *id)
-            .collect();
-        ids.sort_unstable();
-        ids
     }
 
     /// The gauges of a scope, in [`Gauge`]'s order, as they are published.
@@ -416,12 +399,19 @@ impl Oracle {
         let up = |raw: Option<i128>| raw.and_then(|r| value(r, &factors, Round::Up)).map(i128::from).ok_or(beyond);
         let net_long = up(held.checked_add(sum.raw_lb))?;
         let net_short = up(sum.raw_ls.checked_sub(held))?;
-        let pnl = sum.cash.checked_add(held).and_then(|r| value(r, &factors, Round::Down)).ok_or(beyond)?;
+        // Without a reference nobody knows the profit: it stays what it was.
+        let pnl = match self.marks[i.0 as usize] {
+            None => self.last_values[pair].pnl,
+            Some(_) => {
+                let raw = sum.cash.checked_add(held);
+                i128::from(raw.and_then(|r| value(r, &factors, Round::Down)).ok_or(beyond)?)
+            }
+        };
         let gross = net_long.max(0) + net_short.max(0);
         if gross > MAX {
             return Err(beyond);
         }
-        Ok(Values { net_long, net_short, gross, pnl: i128::from(pnl) })
+        Ok(Values { net_long, net_short, gross, pnl })
     }
 
     fn factors(&self, i: InstrumentId) -> Option<Factors> {
@@ -474,7 +464,7 @@ impl Oracle {
         let mut best = pnl;
         for (t, held) in self.pnl[slot].points.iter().rev() {
             best = best.max(*held);
-            if *t <= from {
+            if *t < from {
                 break;
             }
         }
@@ -547,7 +537,8 @@ impl Oracle {
                     limit: expected as i64,
                 };
                 if asks {
-                    out.verdict = Some(Some(deny));
+                    // A cancel is never denied; it is booked when it is sent again.
+                    out.verdict = Some((e.kind != EventKind::Cancel).then_some(deny));
                 }
                 if !self.sessions[index].in_gap {
                     self.sessions[index].in_gap = true;
@@ -563,8 +554,8 @@ impl Oracle {
                 out.anomalies.push(AnomalyKind::SeqGapClosed);
             }
         }
-        let silence = self.mono - self.sessions[index].last_event;
-        self.sessions[index].last_event = self.mono;
+        let silence = self.sessions[index].last_event.map_or(0, |at| self.mono - at);
+        self.sessions[index].last_event = Some(self.mono);
         self.sessions[index].silent = false;
         let skewed = self.skew(e);
         if skewed.is_some() {
@@ -658,11 +649,11 @@ impl Oracle {
             || self.bad_price(e.ord_type, e.px.0, instrument)
         {
             let breach = self.deny_at(Rule::Malformed, session, 0, 0);
-            return self.refuse(e, asks, vec![breach], &parties, out);
+            return self.refuse(asks, vec![breach], &parties, out);
         }
         let (Some(s), Some(i), true) = (strategy, instrument, account_known) else {
             let breach = self.deny_at(Rule::UnknownEntity, session, 0, 0);
-            return self.refuse(e, asks, vec![breach], &parties, out);
+            return self.refuse(asks, vec![breach], &parties, out);
         };
         let mut found = Vec::new();
         let no_room = self.no_room();
@@ -724,10 +715,10 @@ impl Oracle {
         found.sort_by_key(|b| (b.deny.rule, b.deny.scope.kind()));
 
         if asks && !found.is_empty() {
-            return self.refuse(e, asks, found, &parties, out);
+            return self.refuse(asks, found, &parties, out);
         }
         if no_room || duplicate_id {
-            return self.refuse(e, asks, found, &parties, out);
+            return self.refuse(asks, found, &parties, out);
         }
         if !asks {
             if self.own_mode(&parties) == Mode::Halted {
@@ -750,7 +741,9 @@ impl Oracle {
             state: State::Pending,
             cancel_pending: false,
         });
-        self.recent.push((self.mono, key));
+        if self.limits(Scope::Strategy(s)).duplicate.is_some() {
+            self.recent.push((self.mono, key));
+        }
         for scope in parties.scopes() {
             if let Some(slot) = self.uni.slot(scope) {
                 self.new_orders[slot] += 1;
@@ -776,11 +769,11 @@ impl Oracle {
             || target.is_some_and(|o| i128::from(e.qty.0) <= self.orders[o].cum);
         if malformed {
             let breach = self.deny_at(Rule::Malformed, session, 0, 0);
-            return self.refuse(e, asks, vec![breach], &parties, out);
+            return self.refuse(asks, vec![breach], &parties, out);
         }
         let Some(target) = target else {
             let breach = self.deny_at(Rule::UnknownOrder, session, 0, 0);
-            return self.refuse(e, asks, vec![breach], &parties, out);
+            return self.refuse(asks, vec![breach], &parties, out);
         };
         let order = self.orders[target].clone();
         let (s, i) = (order.strategy, order.instrument);
@@ -807,7 +800,8 @@ impl Oracle {
         self.judge_stream(e.session, silence, skewed, &mut found);
         self.judge_mode(&parties, may_reduce, &mut found);
         self.judge_permission(e.session, s, i, &mut found);
-        self.judge_side(s, i, order.side, qty, present.ls + more, present.p, &mut found);
+        let sells = if more > 0 { present.ls + more } else { present.p };
+        self.judge_side(s, i, order.side, qty, sells, present.p, &mut found);
         self.judge_order(&parties, i, e.ord_type, e.px.0, qty, worst, &mut found);
         let mut after = present;
         match order.side {
@@ -826,7 +820,7 @@ impl Oracle {
         self.judge_rates(&parties, &[RateOf::Messages], &mut found);
         found.sort_by_key(|b| (b.deny.rule, b.deny.scope.kind()));
         if (asks && !found.is_empty()) || duplicate_id {
-            return self.refuse(e, asks, found, &parties, out);
+            return self.refuse(asks, found, &parties, out);
         }
         if asks {
             out.verdict = Some(None);
@@ -873,8 +867,7 @@ impl Oracle {
     }
 
     /// Denies, or, where the request was only observed, halts for it without booking it.
-    fn refuse(&mut self, e: &Event, asks: bool, found: Vec<Breach>, parties: &Parties, out: &mut Outcome) {
-        let _ = e;
+    fn refuse(&mut self, asks: bool, found: Vec<Breach>, parties: &Parties, out: &mut Outcome) {
         if !asks {
             return self.observed_trips(&found, parties, out);
         }
@@ -1236,23 +1229,21 @@ impl Oracle {
         list
     }
 
-    /// How many are used in the window, and whether one more conforms.
-    fn rate_use(&self, slot: usize, index: usize, limit: &RateLimit) -> (u64, bool) {
+    /// Whether one more now is within the limit.
+    fn conforms(&self, slot: usize, index: usize, limit: &RateLimit) -> bool {
+        if limit.count == 0 {
+            return false;
+        }
         let empty = RatePast::default();
         let past = self.rates.get(&(slot, index)).unwrap_or(&empty);
         match limit.kind {
             RateKind::Sliding => {
-                let used = past.stamps.iter().filter(|t| self.mono - **t < limit.window_ns).count() as u64;
-                (used, used < u64::from(limit.count))
+                let used = past.stamps.iter().filter(|t| self.mono - **t < limit.window_ns).count();
+                used < limit.count as usize
             }
             RateKind::Gcra { burst } => {
-                if limit.count == 0 {
-                    return (0, false);
-                }
-                let now = i128::from(self.mono) * i128::from(limit.count);
-                let slack = i128::from(burst.max(1) - 1) * i128::from(limit.window_ns);
-                let ahead = (past.tat - now).max(0);
-                (ceil_div(ahead, i128::from(limit.window_ns)) as u64, ahead <= slack)
+                let interval = ceil_div(i128::from(limit.window_ns), i128::from(limit.count));
+                past.tat <= i128::from(self.mono) + i128::from(burst - 1) * interval
             }
         }
     }
@@ -1260,18 +1251,16 @@ impl Oracle {
     fn judge_rates(&self, parties: &Parties, kinds: &[RateOf], found: &mut Vec<Breach>) {
         for (scope, index, limit) in self.rates_of(parties, kinds) {
             let slot = self.uni.slot(scope).expect("no pair has rates");
-            let (used, conforms) = self.rate_use(slot, index, &limit);
-            if !conforms {
+            if !self.conforms(slot, index, &limit) {
                 let most = match limit.kind {
                     RateKind::Sliding => limit.count,
-                    RateKind::Gcra { burst } => burst.max(1).min(if limit.count == 0 { 0 } else { u32::MAX }),
+                    RateKind::Gcra { burst } => burst,
                 };
-                let observed = (used + 1).min(u64::from(most) + 1);
                 let deny = Deny {
                     rule: limit.of.rule(),
                     why: Why::Breach,
                     scope,
-                    observed: observed as i64,
+                    observed: i64::from(most) + 1,
                     limit: i64::from(most),
                 };
                 found.push(Breach { deny, action: limit.action });
@@ -1285,8 +1274,8 @@ impl Oracle {
             let past = self.rates.entry((slot, index)).or_default();
             past.stamps.push(self.mono);
             if limit.count > 0 {
-                let now = i128::from(self.mono) * i128::from(limit.count);
-                past.tat = past.tat.max(now) + i128::from(limit.window_ns);
+                let interval = ceil_div(i128::from(limit.window_ns), i128::from(limit.count));
+                past.tat = past.tat.max(i128::from(self.mono)) + interval;
             }
         }
     }
@@ -1303,7 +1292,6 @@ impl Oracle {
             out.anomalies.push(AnomalyKind::UnknownOrder);
             return;
         };
-        let instrument = self.orders[at].instrument;
         let taken = self.ids.get(&(e.session, e.id.0)).copied();
         let order = &mut self.orders[at];
         match e.kind {
@@ -1346,10 +1334,9 @@ impl Oracle {
                     OrdType::Market => base.worst,
                     OrdType::Stop => base.worst.max(i128::from(e.px.0)),
                 };
-                order.now = Terms { id: e.id.0, qty: i128::from(e.qty.0), worst, kind: base.kind };
+                order.now = Terms { id: base.id, qty: i128::from(e.qty.0), worst, kind: base.kind };
                 order.next = None;
                 order.settle();
-                self.ids.insert((e.session, e.id.0), at);
             }
             EventKind::Ack
             | EventKind::Canceled
@@ -1367,7 +1354,6 @@ impl Oracle {
             | EventKind::Fx
             | EventKind::Heartbeat => {}
         }
-        let _ = instrument;
     }
 
     // ------------------------------------------------------------------ executions and marks
@@ -1602,8 +1588,11 @@ impl Oracle {
         let sums = self.sums();
         for (pair, sum) in sums.iter().enumerate() {
             let (_, i) = self.pair_parts(pair);
-            let m = self.marks[i.0 as usize].map_or(0, |(px, _)| i128::from(px));
-            match sum.p.checked_mul(-m) {
+            let cash = match self.marks[i.0 as usize] {
+                None => Some(sum.cash),
+                Some((m, _)) => sum.p.checked_mul(-i128::from(m)),
+            };
+            match cash {
                 Some(cash) => self.cash_start[pair] = cash,
                 None => self.lost = true,
             }
@@ -1624,7 +1613,8 @@ impl Oracle {
             let id = SessionId(index as u16);
             let scope = Scope::Session(id);
             let bound = self.limits(scope).heartbeat_ns;
-            let silence = self.mono - self.sessions[index].last_event;
+            let Some(last) = self.sessions[index].last_event else { continue };
+            let silence = self.mono - last;
             if bound != UNLIMITED && i128::from(silence) > i128::from(bound) && !self.sessions[index].silent {
                 self.sessions[index].silent = true;
                 out.anomalies.push(AnomalyKind::HeartbeatLoss);
