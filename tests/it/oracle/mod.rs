@@ -116,7 +116,8 @@ struct Exec {
     side: Side,
     qty: i64,
     px: i64,
-    order: Option<usize>,
+    /// The order id that it was reported for.
+    order_id: u64,
     day: u32,
     alive: bool,
 }
@@ -204,6 +205,8 @@ pub struct Oracle {
     orders: Vec<Order>,
     ids: HashMap<(SessionId, u64), usize>,
     execs: HashMap<(SessionId, u64), Exec>,
+    /// Their ids, oldest first.
+    exec_order: Vec<(SessionId, u64)>,
     bookings: Vec<Booking>,
     /// Where today's bookings begin, and the cash that each pair began the day with.
     day_start: usize,
@@ -246,7 +249,7 @@ fn clamp(value: i128) -> i64 {
 }
 
 fn age_limit(ns: u64) -> i64 {
-    i64::try_from(ns).unwrap_or(i64::MAX)
+    clamp(i128::from(ns))
 }
 
 impl Oracle {
@@ -261,6 +264,7 @@ impl Oracle {
             orders: Vec::new(),
             ids: HashMap::new(),
             execs: HashMap::new(),
+            exec_order: Vec::new(),
             bookings: Vec::new(),
             day_start: 0,
             day: 0,
@@ -408,9 +412,6 @@ impl Oracle {
             }
         };
         let gross = net_long.max(0) + net_short.max(0);
-        if gross > MAX {
-            return Err(beyond);
-        }
         Ok(Values { net_long, net_short, gross, pnl })
     }
 
@@ -604,7 +605,7 @@ impl Oracle {
             return None;
         }
         let skew = i128::from(e.sent_at.0) - i128::from(self.unix);
-        (e.sent_at.0 == 0 || skew.abs() > i128::from(bound)).then(|| (clamp(skew), bound))
+        (bound == 0 || e.sent_at.0 == 0 || skew.abs() > i128::from(bound)).then(|| (clamp(skew), bound))
     }
 
     /// What holds at the end of an event becomes past: last values, high-water marks, profit over time.
@@ -674,10 +675,7 @@ impl Oracle {
         if duplicate_id {
             found.push(self.deny_at(Rule::DuplicateId, session, 0, 0));
         }
-        if e.account != self.account_of(s) {
-            found.push(self.deny_at(Rule::Permission, Scope::Strategy(s), 0, 0));
-        }
-        self.judge_permission(e.session, s, i, &mut found);
+        self.judge_permission(e.session, e.account == self.account_of(s), s, i, &mut found);
         self.judge_side(s, i, e.side, qty, present.ls + qty, present.p, &mut found);
         let worst = self.worst_price(e.ord_type, e.px.0, i, &parties);
         self.judge_order(&parties, i, e.ord_type, e.px.0, qty, worst, &mut found);
@@ -759,9 +757,9 @@ impl Oracle {
         let known = self.ids.get(&(e.session, e.ref_id)).copied().filter(|_| !flagged);
         let target = known.filter(|o| {
             let order = &self.orders[*o];
-            order.live() && order.next.is_none() && !order.cancel_pending
+            order.now.id == e.ref_id && order.live() && order.next.is_none() && !order.cancel_pending
         });
-        let parties = known.map_or(nobody, |o| self.parties_of(&self.orders[o]));
+        let parties = target.map_or(nobody, |o| self.parties_of(&self.orders[o]));
         let malformed = flagged
             || !(1..=MAX).contains(&i128::from(e.qty.0))
             || e.id.0 == 0
@@ -778,6 +776,10 @@ impl Oracle {
         let order = self.orders[target].clone();
         let (s, i) = (order.strategy, order.instrument);
         let mut found = Vec::new();
+        let no_room = self.no_room();
+        if no_room {
+            found.push(self.deny_at(Rule::Capacity, session, 0, 0));
+        }
         let duplicate_id = self.ids.contains_key(&(e.session, e.id.0));
         if duplicate_id {
             found.push(self.deny_at(Rule::DuplicateId, session, 0, 0));
@@ -799,7 +801,7 @@ impl Oracle {
             };
         self.judge_stream(e.session, silence, skewed, &mut found);
         self.judge_mode(&parties, may_reduce, &mut found);
-        self.judge_permission(e.session, s, i, &mut found);
+        self.judge_permission(e.session, true, s, i, &mut found);
         let sells = if more > 0 { present.ls + more } else { present.p };
         self.judge_side(s, i, order.side, qty, sells, present.p, &mut found);
         self.judge_order(&parties, i, e.ord_type, e.px.0, qty, worst, &mut found);
@@ -816,10 +818,10 @@ impl Oracle {
         }
         after.day_qty += more;
         self.revalue(pair, &mut after);
-        self.judge_gauges(&parties, pair, &sums, after, grows_not, false, &mut found);
+        self.judge_gauges(&parties, pair, &sums, after, may_reduce, false, &mut found);
         self.judge_rates(&parties, &[RateOf::Messages], &mut found);
         found.sort_by_key(|b| (b.deny.rule, b.deny.scope.kind()));
-        if (asks && !found.is_empty()) || duplicate_id {
+        if (asks && !found.is_empty()) || duplicate_id || no_room {
             return self.refuse(asks, found, &parties, out);
         }
         if asks {
@@ -927,8 +929,26 @@ impl Oracle {
     }
 
     fn no_room(&self) -> bool {
-        self.orders.iter().filter(|o| o.live()).count() >= self.sizing.working_orders
-            || self.execs.len() >= self.sizing.execs
+        let live = self.orders.iter().filter(|o| o.live());
+        let used: usize = live.map(|o| 1 + usize::from(o.next.is_some())).sum();
+        used >= self.sizing.working_orders || !self.exec_room()
+    }
+
+    /// Whether one more execution would be remembered: those of earlier days give way.
+    fn exec_room(&self) -> bool {
+        self.exec_order.len() < self.sizing.execs || self.execs[&self.exec_order[0]].day != self.day
+    }
+
+    fn remember_exec(&mut self, key: (SessionId, u64), exec: Exec) {
+        if !self.exec_room() {
+            return;
+        }
+        if self.exec_order.len() == self.sizing.execs {
+            let oldest = self.exec_order.remove(0);
+            self.execs.remove(&oldest);
+        }
+        self.exec_order.push(key);
+        self.execs.insert(key, exec);
     }
 
     fn bad_price(&self, kind: OrdType, px: i64, instrument: Option<InstrumentId>) -> bool {
@@ -994,13 +1014,26 @@ impl Oracle {
         }
     }
 
-    fn judge_permission(&self, session: SessionId, s: StrategyId, i: InstrumentId, found: &mut Vec<Breach>) {
+    fn judge_permission(
+        &self,
+        session: SessionId,
+        own_account: bool,
+        s: StrategyId,
+        i: InstrumentId,
+        found: &mut Vec<Breach>,
+    ) {
         let list = &self.uni.sessions[usize::from(session.0)].strategies;
-        if !list.is_empty() && !list.contains(&s) {
-            found.push(self.deny_at(Rule::Permission, Scope::Session(session), 0, 0));
-        }
-        if !self.lim.is_permitted(s, i) {
-            found.push(self.deny_at(Rule::Permission, Scope::Pair(s, i), 0, 0));
+        let lacks = if !list.is_empty() && !list.contains(&s) {
+            Some(Scope::Session(session))
+        } else if !own_account {
+            Some(Scope::Strategy(s))
+        } else if !self.lim.is_permitted(s, i) {
+            Some(Scope::Pair(s, i))
+        } else {
+            None
+        };
+        if let Some(scope) = lacks {
+            found.push(self.deny_at(Rule::Permission, scope, 0, 0));
         }
         if self.lim.is_restricted(i) {
             found.push(self.deny_at(Rule::Restricted, Scope::Instrument(i), 0, 0));
@@ -1085,20 +1118,11 @@ impl Oracle {
             match adv {
                 None => {
                     missing = true;
-                    found.push(self.deny_why(Rule::OrderParticipation, Why::VolumeMissing, *scope, 0, limit));
+                    found.push(self.deny_why(Rule::OrderParticipation, Why::VolumeMissing, *scope, 0, 0));
                 }
                 Some(adv) => {
                     let bps = ceil_div(qty * 10_000, i128::from(adv.0));
-                    if bps > MAX {
-                        missing = true;
-                        found.push(self.deny_why(
-                            Rule::OrderParticipation,
-                            Why::Unrepresentable,
-                            *scope,
-                            UNLIMITED,
-                            limit,
-                        ));
-                    } else if bps > i128::from(limit) {
+                    if bps > i128::from(limit) {
                         found.push(self.deny_at(Rule::OrderParticipation, *scope, bps, i128::from(limit)));
                     }
                 }
@@ -1170,7 +1194,7 @@ impl Oracle {
                         .or_else(|| self.fx_input(i))
                         .or_else(|| after.unvalued.map(|why| (why, UNLIMITED, limit)))
                 } else if needs_volume && adv.is_none() {
-                    Some((Why::VolumeMissing, 0, limit))
+                    Some((Why::VolumeMissing, 0, 0))
                 } else {
                     None
                 };
@@ -1282,77 +1306,85 @@ impl Oracle {
 
     // ------------------------------------------------------------------ reports
 
+    /// The order whose pending replacement has this id.
+    fn pending(&self, session: SessionId, id: u64) -> Option<usize> {
+        let at = *self.ids.get(&(session, id))?;
+        let order = &self.orders[at];
+        (order.live() && order.next.is_some_and(|n| n.id == id)).then_some(at)
+    }
+
+    /// A replacement that will not come about: its id stays taken, by an order that is done.
+    fn undo_replace(&mut self, at: usize) {
+        let order = &mut self.orders[at];
+        let Some(terms) = order.next.take() else { return };
+        let ghost = Order { now: terms, next: None, state: State::Done, ..order.clone() };
+        order.settle();
+        self.ids.insert((ghost.session, terms.id), self.orders.len());
+        self.orders.push(ghost);
+    }
+
     fn report(&mut self, e: &Event, out: &mut Outcome) {
-        // `replaced` and `cancel_rejected` name the order by `ref_id`, the others by `id`.
-        let by = match e.kind {
-            EventKind::Replaced | EventKind::CancelRejected => e.ref_id,
-            _ => e.id.0,
-        };
+        if e.kind == EventKind::Replaced {
+            return self.replaced(e, out);
+        }
+        let replacement = self.pending(e.session, e.id.0);
+        if let Some(at) = replacement
+            && matches!(e.kind, EventKind::CancelRejected | EventKind::Withdrawn)
+        {
+            return self.undo_replace(at);
+        }
+        let by = if e.kind == EventKind::CancelRejected { e.ref_id } else { e.id.0 };
         let Some(&at) = self.ids.get(&(e.session, by)) else {
             out.anomalies.push(AnomalyKind::UnknownOrder);
             return;
         };
-        let taken = self.ids.get(&(e.session, e.id.0)).copied();
+        let is_pending = self.pending(e.session, by).is_some();
         let order = &mut self.orders[at];
+        let fits = order.live() && !is_pending;
         match e.kind {
-            EventKind::Ack if order.state == State::Pending => order.state = State::Working,
-            EventKind::Canceled if order.live() => {
-                if !order.cancel_pending {
+            EventKind::Ack if order.state == State::Pending && order.now.id == by => order.state = State::Working,
+            EventKind::Canceled | EventKind::Expired | EventKind::Rejected if fits => {
+                if e.kind == EventKind::Canceled && !order.cancel_pending {
                     out.anomalies.push(AnomalyKind::UnsolicitedCancel);
                 }
+                if e.kind == EventKind::Rejected && order.state == State::Working {
+                    out.anomalies.push(AnomalyKind::StateMismatch);
+                }
                 order.state = State::Done;
             }
-            EventKind::Expired | EventKind::Rejected | EventKind::Withdrawn if order.live() => {
-                order.state = State::Done;
-            }
-            EventKind::CancelRejected if order.live() => {
-                if order.next.is_some_and(|n| n.id == e.id.0) {
-                    order.next = None;
-                    order.settle();
-                } else if order.cancel_pending {
-                    order.cancel_pending = false;
-                } else {
-                    out.anomalies.push(AnomalyKind::StateMismatch);
-                }
-            }
-            EventKind::Replaced => {
-                let asked = order.next.filter(|n| n.id == e.id.0);
-                if !(1..=MAX).contains(&i128::from(e.qty.0)) || i128::from(e.px.0).abs() > MAX {
-                    out.anomalies.push(AnomalyKind::MalformedReport);
-                    return;
-                }
-                if !order.live() || taken.is_some_and(|o| o != at) {
-                    out.anomalies.push(AnomalyKind::StateMismatch);
-                    return;
-                }
-                if asked.is_none() {
-                    out.anomalies.push(AnomalyKind::StateMismatch);
-                }
-                let base = asked.unwrap_or(order.now);
-                let worst = match base.kind {
-                    OrdType::Limit | OrdType::StopLimit => i128::from(e.px.0),
-                    OrdType::Market => base.worst,
-                    OrdType::Stop => base.worst.max(i128::from(e.px.0)),
-                };
-                order.now = Terms { id: base.id, qty: i128::from(e.qty.0), worst, kind: base.kind };
-                order.next = None;
-                order.settle();
-            }
-            EventKind::Ack
-            | EventKind::Canceled
-            | EventKind::Expired
-            | EventKind::Rejected
-            | EventKind::Withdrawn
-            | EventKind::CancelRejected => out.anomalies.push(AnomalyKind::StateMismatch),
-            EventKind::New
-            | EventKind::Replace
-            | EventKind::Cancel
-            | EventKind::Fill
-            | EventKind::Bust
-            | EventKind::Correct
-            | EventKind::Mark
-            | EventKind::Fx
-            | EventKind::Heartbeat => {}
+            EventKind::Withdrawn if fits && order.now.id == by => order.state = State::Done,
+            EventKind::CancelRejected if fits && order.cancel_pending => order.cancel_pending = false,
+            _ => out.anomalies.push(AnomalyKind::StateMismatch),
+        }
+    }
+
+    fn replaced(&mut self, e: &Event, out: &mut Outcome) {
+        let qty = i128::from(e.qty.0);
+        if !(1..=MAX).contains(&qty) || i128::from(e.px.0).abs() > MAX {
+            out.anomalies.push(AnomalyKind::MalformedReport);
+            return;
+        }
+        let worst = |terms: &Terms| match terms.kind {
+            OrdType::Limit | OrdType::StopLimit => i128::from(e.px.0),
+            OrdType::Market | OrdType::Stop => terms.worst,
+        };
+        if let Some(at) = self.pending(e.session, e.id.0) {
+            let order = &mut self.orders[at];
+            let terms = order.next.take().expect("it is pending");
+            order.now = Terms { qty, worst: worst(&terms), ..terms };
+            order.state = State::Working;
+            order.settle();
+            return;
+        }
+        let Some(&at) = self.ids.get(&(e.session, e.ref_id)) else {
+            out.anomalies.push(AnomalyKind::UnknownOrder);
+            return;
+        };
+        out.anomalies.push(AnomalyKind::StateMismatch);
+        let order = &mut self.orders[at];
+        if order.live() {
+            order.now = Terms { qty, worst: worst(&order.now), ..order.now };
+            order.settle();
         }
     }
 
@@ -1382,19 +1414,20 @@ impl Oracle {
                 let signed = i128::from(old.side.sign()) * i128::from(old.qty);
                 let today = if old.day == self.day { -i128::from(old.qty) } else { 0 };
                 self.bookings.push(Booking { pair: old.pair, signed: -signed, px: i128::from(old.px), day_qty: today });
-                if let Some(at) = old.order
+                if let Some(&at) = self.ids.get(&(e.session, old.order_id))
                     && self.orders[at].live()
                 {
-                    self.orders[at].cum -= i128::from(old.qty);
+                    let order = &mut self.orders[at];
+                    order.cum = (order.cum - i128::from(old.qty)).max(0);
                 }
                 let (s, i) = self.pair_parts(old.pair);
                 parties.strategy = Some(s);
                 parties.instrument = Some(i);
                 parties.account = Some(self.account_of(s));
                 if e.kind == EventKind::Correct {
-                    self.book_fill(e, old.pair, old.side, old.order, out);
+                    self.book_fill(e, old.pair, old.side, old.order_id, out);
                 } else {
-                    self.execs.insert((e.session, e.ref_id), Exec { alive: false, ..old });
+                    self.remember_exec((e.session, e.ref_id), Exec { alive: false, day: self.day, ..old });
                 }
             }
             _ => {
@@ -1413,13 +1446,14 @@ impl Oracle {
                 parties.strategy = Some(s);
                 parties.instrument = Some(i);
                 parties.account = Some(self.account_of(s));
-                self.book_fill(e, self.pair_of(s, i), side, order, out);
+                self.book_fill(e, self.pair_of(s, i), side, e.id.0, out);
             }
         }
         self.judge_grown(&before, &parties, out);
     }
 
-    fn book_fill(&mut self, e: &Event, pair: usize, side: Side, order: Option<usize>, out: &mut Outcome) {
+    fn book_fill(&mut self, e: &Event, pair: usize, side: Side, order_id: u64, out: &mut Outcome) {
+        let order = self.ids.get(&(e.session, order_id)).copied();
         let qty = i128::from(e.qty.0);
         self.bookings.push(Booking {
             pair,
@@ -1427,9 +1461,9 @@ impl Oracle {
             px: i128::from(e.px.0),
             day_qty: qty,
         });
-        self.execs.insert(
+        self.remember_exec(
             (e.session, e.ref_id),
-            Exec { pair, side, qty: e.qty.0, px: e.px.0, order, day: self.day, alive: true },
+            Exec { pair, side, qty: e.qty.0, px: e.px.0, order_id, day: self.day, alive: true },
         );
         match order {
             None => out.anomalies.push(AnomalyKind::UnknownFill),
@@ -1468,7 +1502,7 @@ impl Oracle {
         }
         let before = self.all_gauges();
         self.marks[e.instrument.0 as usize] = Some((e.px.0, self.mono));
-        let parties = Parties { session: e.session, strategy: None, account: None, instrument: Some(e.instrument) };
+        let parties = Parties { session: e.session, strategy: None, account: None, instrument: None };
         self.judge_grown(&before, &parties, out);
     }
 
@@ -1596,12 +1630,14 @@ impl Oracle {
                 Some(cash) => self.cash_start[pair] = cash,
                 None => self.lost = true,
             }
-            self.last_values[pair].pnl = 0;
         }
         self.day_start = self.bookings.len();
         self.day += 1;
-        for past in &mut self.pnl {
-            *past = PnlPast { high: 0, points: vec![(self.mono, 0)] };
+        let sums = self.sums();
+        for slot in 0..self.pnl.len() {
+            let scope = self.uni.scope_at(slot).expect("a slot");
+            let pnl = -self.gauge(&sums, scope, Gauge::Loss);
+            self.pnl[slot] = PnlPast { high: pnl, points: vec![(self.mono, pnl)] };
         }
     }
 
