@@ -1018,6 +1018,34 @@ fn report(seed: u64, case: &Case, found: &Difference) -> String {
     if let Err(d) = run(case, &inputs, None) {
         let _ = writeln!(text, "shrunk to {} inputs; {}", inputs.len(), d.text);
     }
+    if found.class.starts_with("trips") {
+        for slot in 0..case.universe.scope_count() {
+            let scope = case.universe.scope_at(slot).expect("a slot");
+            for rule in Rule::ALL.into_iter().filter(|r| found.class.contains(r.name())) {
+                let mut shown = |scope: Scope| {
+                    let tables = inputs.iter().filter_map(|i| match i {
+                        Input::Command(_, Command::SetLimits(t)) => Some(t),
+                        _ => None,
+                    });
+                    let table = tables.last().unwrap_or(&case.table);
+                    let limits = table.scope(&case.universe, scope).expect("a scope");
+                    if let Some(g) = Gauge::of(rule)
+                        && applies(rule, scope.kind())
+                        && limits.of(g) != haltline::limits::UNLIMITED
+                    {
+                        let action = limits.action[rule as usize];
+                        let _ = writeln!(text, "  {} {scope:?}: {} {action:?}", rule.name(), limits.of(g));
+                    }
+                };
+                shown(scope);
+                if let Scope::Strategy(s) = scope {
+                    for i in 0..case.universe.instruments.len() {
+                        shown(Scope::Pair(s, InstrumentId(i as u32)));
+                    }
+                }
+            }
+        }
+    }
     let _ = writeln!(text, "universe: base scale {}", case.universe.base_scale);
     for s in &case.universe.sessions {
         let _ = writeln!(text, "  {s:?}");

@@ -556,8 +556,11 @@ impl Oracle {
             }
         }
         let silence = self.sessions[index].last_event.map_or(0, |at| self.mono - at);
-        self.sessions[index].last_event = Some(self.mono);
-        self.sessions[index].silent = false;
+        if e.kind != EventKind::Withdrawn {
+            // What haltline made itself is no sign of life.
+            self.sessions[index].last_event = Some(self.mono);
+            self.sessions[index].silent = false;
+        }
         let skewed = self.skew(e);
         if skewed.is_some() {
             out.anomalies.push(AnomalyKind::ClockSkew);
@@ -1203,7 +1206,9 @@ impl Oracle {
                     continue;
                 }
             }
-            for scope in armed {
+            // A position that cannot be represented is denied even where it is not limited.
+            let quantity = matches!(gauge, Gauge::PositionLong | Gauge::PositionShort);
+            for scope in if quantity { scopes } else { armed } {
                 let limit = i128::from(self.limits(scope).of(gauge));
                 let was = self.gauge(sums, scope, gauge);
                 let mut is = self.gauge(&then, scope, gauge);
@@ -1226,10 +1231,9 @@ impl Oracle {
                         is > limit && is > was
                     }
                 };
-                if denied && is > MAX {
-                    found.push(self.deny_why(rule, Why::Unrepresentable, scope, UNLIMITED, clamp(limit)));
-                } else if denied {
-                    found.push(self.deny_at(rule, scope, is, limit));
+                if denied {
+                    let observed = i64::try_from(is).unwrap_or(i64::MAX);
+                    found.push(self.deny_why(rule, Why::Breach, scope, observed, clamp(limit)));
                 }
             }
         }
@@ -1278,6 +1282,7 @@ impl Oracle {
             if !self.conforms(slot, index, &limit) {
                 let most = match limit.kind {
                     RateKind::Sliding => limit.count,
+                    RateKind::Gcra { .. } if limit.count == 0 => 0,
                     RateKind::Gcra { burst } => burst,
                 };
                 let deny = Deny {
