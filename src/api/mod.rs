@@ -1,1 +1,98 @@
-//! api
+//! The HTTP API: kill, re-arm, state, limits, health, metrics. On a thread and a runtime of its own, so that
+//! neither a scrape nor a browser is in the way of the event streams.
+//!
+//! | Endpoint | Role | |
+//! |---|---|---|
+//! | `POST /v1/kill` | operator | `{scope:{kind,name}, mode?, reason?, wait_ms?}` → a receipt; `mode` is `halted` or `reduce_only` |
+//! | `GET /v1/kills?count=`, `GET /v1/kills/{id}` | viewer | receipts as they are now, newest first |
+//! | `POST /v1/rearm` | risk | `{scope, epoch, reason, wait_ms?}` → 200 done, 202 pending or lowered but not on disk |
+//! | `POST /v1/rearm/{id}/approve` | risk, another person | `{reason, wait_ms?}` |
+//! | `GET /v1/rearm`, `GET /v1/rearm/{id}` | viewer | re-arms, newest first |
+//! | `GET /v1/state` | viewer | modes, causes, sessions, totals, engine, latch, alerts |
+//! | `GET /v1/limits?kind=&name=&all=&rows=&from=` | viewer | limits with their use; `next` is the `from` of the next page |
+//! | `POST /v1/limits/reload` | risk | `{reason}` → the new generation, or every violation |
+//! | `GET /livez`, `GET /readyz?verbose` | – | |
+//! | `GET /metrics` | – or viewer | see [`ApiOptions::metrics_need_token`] |
+//!
+//! A body is `application/json`; a field that is not known is an error. `Idempotency-Key` makes a repeated press the
+//! same one. Every error is `application/problem+json` (RFC 9457).
+
+pub mod auth;
+pub mod problem;
+mod routes;
+mod server;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+pub use auth::{Authenticator, Principal, Role};
+pub use routes::BODY_MAX;
+pub use server::run;
+
+use crate::duty::Clock;
+use crate::engine::published::Published;
+use crate::kill::alerts::Alerts;
+use crate::kill::switch::Switch;
+use crate::limits::LimitTable;
+
+/// Loads the limits anew on behalf of an actor, for a reason: the new generation, or every violation at once, with
+/// the old limits still in force. May block.
+pub type Reload = dyn Fn(&str, &str) -> Result<u32, Vec<String>> + Send + Sync;
+
+/// Bounds of the server. The defaults are meant for production.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ApiOptions {
+    /// The longest time from one request (or the connection) to the whole head of the next.
+    pub header_timeout: Duration,
+    /// The longest time that a body may take.
+    pub body_timeout: Duration,
+    /// Connections that are served in full.
+    pub connections: usize,
+    /// Further connections on which only a kill is taken, and on which there is one request only.
+    pub reserved: usize,
+    /// How long the engine may make no round before its figures are called stale and the service not ready.
+    pub engine_stale_after: Duration,
+    /// Whether `/metrics` needs a token: for an address that is not loopback.
+    pub metrics_need_token: bool,
+    /// How long open requests may go on after the stop.
+    pub drain: Duration,
+}
+
+impl Default for ApiOptions {
+    fn default() -> ApiOptions {
+        ApiOptions {
+            header_timeout: Duration::from_secs(3),
+            body_timeout: Duration::from_secs(3),
+            connections: 240,
+            reserved: 16,
+            engine_stale_after: Duration::from_secs(1),
+            metrics_need_token: false,
+            drain: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What the API works with.
+pub struct ApiParts {
+    /// The switch.
+    pub switch: Arc<Switch>,
+    /// What the engine shows.
+    pub published: Arc<Published>,
+    /// The limits in force; whoever reloads them puts the new table here.
+    pub limits: Arc<RwLock<Arc<LimitTable>>>,
+    /// Who may call.
+    pub auth: Arc<Authenticator>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The last alerts.
+    pub alerts: Arc<Alerts>,
+    /// Renders `/metrics`. May take long.
+    pub render_metrics: Box<dyn Fn() -> String + Send + Sync>,
+    /// `POST /v1/limits/reload`.
+    pub reload: Box<Reload>,
+    /// Bounds.
+    pub options: ApiOptions,
+}

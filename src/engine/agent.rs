@@ -16,7 +16,7 @@ use crate::engine::core::Engine;
 use crate::engine::published::Published;
 use crate::kill::page::{HaltPage, ModeWord};
 use crate::model::{Effect, Effects, Event, Universe};
-use crate::units::{MonoNanos, Now};
+use crate::units::{MonoNanos, Now, SessionId};
 
 /// An event and when the edge received it.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +64,7 @@ pub struct EnginePort {
 #[must_use]
 pub fn port(capacity: usize, engine: Arc<Bell>, wake: Box<dyn Wake>) -> (EdgePort, EnginePort) {
     let (event_in, event_out) = rtrb::RingBuffer::new(capacity);
-    let (effect_in, effect_out) = rtrb::RingBuffer::new(capacity + 2 * Effects::CAPACITY);
+    let (effect_in, effect_out) = rtrb::RingBuffer::new(capacity + (BATCH + 1) * Effects::CAPACITY);
     (
         EdgePort { events: event_in, effects: effect_out, engine },
         EnginePort { events: event_out, effects: effect_in, wake },
@@ -91,26 +91,40 @@ pub struct AgentParts {
     pub page_raised: Box<dyn Wake>,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// Wakes the engine.
-    pub bell: Arc<Bell>,
 }
 
 /// The single writer of risk state.
 pub struct EngineAgent {
-    parts: AgentParts,
-    /// The page as the core knows it.
-    seen: Vec<ModeWord>,
-    seen_changes: u64,
-    effects: Effects,
-    sampled: u64,
+    engine: Engine,
+    shell: Shell,
+    batch: Vec<Inbound>,
     show_next: usize,
     last_tick: MonoNanos,
 }
 
+/// Everything around the core.
+struct Shell {
+    universe: Arc<Universe>,
+    page: Arc<HaltPage>,
+    published: Arc<Published>,
+    ports: Vec<EnginePort>,
+    commands: Receiver<Command>,
+    notices: Sender<Notice>,
+    page_raised: Box<dyn Wake>,
+    clock: Arc<dyn Clock>,
+    /// The page as the core knows it.
+    seen: Vec<ModeWord>,
+    seen_changes: u64,
+    effects: Effects,
+    /// An acknowledgement that waits for the next one to replace it.
+    applied: Option<(SessionId, u64)>,
+    sampled: u64,
+}
+
 /// The most events taken from one port in one round.
 const BATCH: usize = 256;
-/// Scopes shown per round.
-const SHOW_PER_ROUND: usize = 32;
+/// Scopes shown per round: with nothing else to do, and with.
+const SHOW_PER_ROUND: [usize; 2] = [32, 4];
 /// How often time alone moves the engine.
 const TICK_NS: u64 = 1_000_000;
 
@@ -118,68 +132,123 @@ impl EngineAgent {
     /// An agent that has done nothing yet. The page's present words reach the core in its first round.
     #[must_use]
     pub fn new(parts: AgentParts) -> EngineAgent {
-        let seen = vec![ModeWord::default(); parts.page.len()];
-        EngineAgent {
-            parts,
-            seen,
+        let shell = Shell {
+            seen: vec![ModeWord::default(); parts.page.len()],
             seen_changes: u64::MAX,
             effects: Effects::new(),
+            applied: None,
             sampled: 0,
+            universe: parts.universe,
+            page: parts.page,
+            published: parts.published,
+            ports: parts.ports,
+            commands: parts.commands,
+            notices: parts.notices,
+            page_raised: parts.page_raised,
+            clock: parts.clock,
+        };
+        EngineAgent {
+            engine: parts.engine,
+            shell,
+            batch: Vec::with_capacity(BATCH),
             show_next: 0,
             last_tick: MonoNanos(0),
         }
     }
 
-    /// Loops until `stop`, then takes what is still in the rings.
-    pub fn run(mut self, idle: Idle, stop: &AtomicBool) {
+    /// Loops until `stop` is set and nothing is left to take. `bell` is the one that the ports ring.
+    pub fn run(mut self, idle: Idle, bell: &Bell, stop: &AtomicBool) {
         let mut idler = Idler::new(idle);
-        let bell = self.parts.bell.clone();
         loop {
             let work = self.do_work();
             if work == 0 && stop.load(Ordering::Acquire) {
                 return;
             }
-            idler.after(work, &bell, || {
-                self.parts.ports.iter().any(|p| !p.events.is_empty())
-                    || !self.parts.commands.is_empty()
-                    || self.parts.page.changes() != self.seen_changes
+            let shell = &self.shell;
+            idler.after(work, bell, || {
+                shell.ports.iter().any(|p| !p.events.is_empty())
+                    || !shell.commands.is_empty()
+                    || shell.page.changes() != shell.seen_changes
+                    || stop.load(Ordering::Acquire)
             });
         }
     }
 
     /// One round. Returns how many inputs it took.
     pub fn do_work(&mut self) -> usize {
-        let now = self.parts.clock.now();
-        let mut work = self.take_page(now) + self.take_commands(now);
-        for port in 0..self.parts.ports.len() {
+        let now = self.shell.clock.now();
+        let mut work = self.shell.take_page(&mut self.engine, now) + self.shell.take_commands(&mut self.engine, now);
+        for port in 0..self.shell.ports.len() {
             work += self.take_events(port, now);
         }
         if now.mono.since(self.last_tick) >= TICK_NS {
             self.last_tick = now.mono;
-            self.effects.clear();
-            self.parts.engine.tick(now, &mut self.effects);
-            self.hand_on(None, now);
+            self.shell.effects.clear();
+            self.engine.tick(now, &mut self.shell.effects);
+            self.shell.hand_on(None, now);
         }
-        self.show(now);
+        self.show(now, work);
         work
     }
 
-    fn take_page(&mut self, now: Now) -> usize {
-        let changes = self.parts.page.changes();
+    fn take_events(&mut self, port: usize, now: Now) -> usize {
+        let EngineAgent { engine, shell, batch, .. } = self;
+        let end = &mut shell.ports[port];
+        let waiting = end.events.slots();
+        if port == 0 {
+            shell.published.queue_depth.set(waiting as u64);
+        }
+        // Everything that the batch can produce must find room in the port's effect ring.
+        let room = (end.effects.slots() / Effects::CAPACITY).saturating_sub(1);
+        let Ok(chunk) = end.events.read_chunk(BATCH.min(waiting).min(room)) else { return 0 };
+        batch.clear();
+        let (first, second) = chunk.as_slices();
+        batch.extend_from_slice(first);
+        batch.extend_from_slice(second);
+        chunk.commit_all();
+        let mut effects_out = 0;
+        engine.step_batch(
+            batch,
+            |inbound| &inbound.event,
+            |engine, inbound| effects_out += shell.step(engine, port, inbound, now),
+        );
+        effects_out += shell.flush_applied(port);
+        if effects_out > 0 {
+            shell.ports[port].wake.wake();
+        }
+        batch.len()
+    }
+
+    fn show(&mut self, now: Now, work: usize) {
+        let shown = &self.shell.published;
+        shown.progress.add(1);
+        shown.last_round.set(now.mono.0);
+        self.engine.show_totals(shown);
+        let scopes = self.shell.seen.len();
+        for _ in 0..SHOW_PER_ROUND[usize::from(work > 0)].min(scopes) {
+            self.engine.show_scope(now, self.show_next, shown);
+            self.show_next = (self.show_next + 1) % scopes;
+        }
+    }
+}
+
+impl Shell {
+    fn take_page(&mut self, engine: &mut Engine, now: Now) -> usize {
+        let changes = self.page.changes();
         if changes == self.seen_changes {
             return 0;
         }
         self.seen_changes = changes;
         let mut work = 0;
         for slot in 0..self.seen.len() {
-            let word = self.parts.page.get(slot);
+            let word = self.page.get(slot);
             if word != self.seen[slot]
-                && let Some(scope) = self.parts.universe.scope_at(slot)
+                && let Some(scope) = self.universe.scope_at(slot)
             {
                 self.seen[slot] = word;
                 self.effects.clear();
                 let command = Command::Mode { scope, mode: word.mode, epoch: word.epoch };
-                self.parts.engine.command(now, command, &mut self.effects);
+                engine.command(now, command, &mut self.effects);
                 self.hand_on(None, now);
                 work += 1;
             }
@@ -187,115 +256,103 @@ impl EngineAgent {
         work
     }
 
-    fn take_commands(&mut self, now: Now) -> usize {
+    fn take_commands(&mut self, engine: &mut Engine, now: Now) -> usize {
         let mut work = 0;
-        while let Ok(command) = self.parts.commands.try_recv() {
+        while let Ok(command) = self.commands.try_recv() {
             self.effects.clear();
-            self.parts.engine.command(now, command, &mut self.effects);
+            engine.command(now, command, &mut self.effects);
             self.hand_on(None, now);
             work += 1;
         }
         work
     }
 
-    fn take_events(&mut self, port: usize, now: Now) -> usize {
-        let waiting = self.parts.ports[port].events.slots();
-        if port == 0 {
-            self.parts.published.queue_depth.set(waiting as u64);
+    /// Steps one event; returns how many effects went to the port.
+    fn step(&mut self, engine: &mut Engine, port: usize, inbound: &Inbound, now: Now) -> usize {
+        // A kill that was raised during this batch comes before its next event.
+        if self.page.changes() != self.seen_changes {
+            self.take_page(engine, now);
         }
-        let mut taken = 0;
-        let mut effects_out = 0;
-        while taken < BATCH.min(waiting) {
-            // A kill that was raised during this batch comes before its next event.
-            if self.parts.page.changes() != self.seen_changes {
-                self.take_page(now);
-            }
-            let end = &mut self.parts.ports[port];
-            if end.effects.slots() < Effects::CAPACITY {
-                break;
-            }
-            let Ok(inbound) = end.events.pop() else { break };
-            taken += 1;
-            self.effects.clear();
-            self.sampled += 1;
-            if self.sampled.is_multiple_of(64) {
-                let before = self.parts.clock.now();
-                self.parts.engine.step(now, &inbound.event, &mut self.effects);
-                let spent = self.parts.clock.now().mono.since(before.mono);
-                self.parts.published.decision_latency.record(spent);
-            } else {
-                self.parts.engine.step(now, &inbound.event, &mut self.effects);
-            }
-            self.parts.published.events[inbound.event.kind as usize - 1].add(1);
-            self.parts.published.event_latency.record(now.mono.since(inbound.received));
-            effects_out += self.hand_on(Some(port), now);
+        self.effects.clear();
+        self.sampled += 1;
+        if self.sampled.is_multiple_of(64) {
+            let before = self.clock.now();
+            engine.step(now, &inbound.event, &mut self.effects);
+            let spent = self.clock.now().mono.since(before.mono);
+            self.published.decision_latency.record(spent);
+        } else {
+            engine.step(now, &inbound.event, &mut self.effects);
         }
-        if effects_out > 0 {
-            self.parts.ports[port].wake.wake();
-        }
-        taken
+        self.published.events[inbound.event.kind as usize - 1].add(1);
+        self.published.event_latency.record(now.mono.since(inbound.received));
+        self.hand_on(Some(port), now)
     }
 
     /// Hands the effects of one step on; returns how many went to the port.
     fn hand_on(&mut self, port: Option<usize>, now: Now) -> usize {
         let mut sent = 0;
-        let shown = &self.parts.published;
-        for effect in self.effects.as_slice() {
+        for i in 0..self.effects.as_slice().len() {
+            let effect = self.effects.as_slice()[i];
             match effect {
                 Effect::Trip(trip) => {
                     // SYNC trip: the page first, then everything that tells of it.
-                    if let Some(slot) = self.parts.universe.slot(trip.scope) {
-                        self.parts.page.raise(slot, trip.mode);
-                        self.parts.page_raised.wake();
+                    if let Some(slot) = self.universe.slot(trip.scope) {
+                        self.page.raise(slot, trip.mode);
+                        self.page_raised.wake();
                     }
-                    shown.trips[trip.cause.rule as usize].add(1);
-                    if self.parts.notices.try_send(Notice { effect: *effect, at: now }).is_err() {
-                        shown.notices_dropped.add(1);
-                    }
+                    self.published.trips[trip.cause.rule as usize].add(1);
+                    self.notify(effect, now);
                 }
-                Effect::Warn(_) | Effect::Anomaly(_) => {
-                    match effect {
-                        Effect::Warn(w) => shown.warnings[w.at.rule as usize].add(1),
-                        Effect::Anomaly(a) => shown.anomalies[a.kind as usize].add(1),
-                        _ => {}
-                    }
-                    if self.parts.notices.try_send(Notice { effect: *effect, at: now }).is_err() {
-                        shown.notices_dropped.add(1);
-                    }
+                Effect::Warn(warn) => {
+                    self.published.warnings[warn.at.rule as usize].add(1);
+                    self.notify(effect, now);
                 }
-                Effect::Verdict(_)
-                | Effect::Applied { .. }
-                | Effect::Resend { .. }
-                | Effect::OrderForgotten { .. }
-                | Effect::ExecForgotten { .. } => {
-                    if let Effect::Verdict(v) = effect {
-                        match v.denial {
-                            None => shown.admitted.add(1),
-                            Some(d) => shown.denied[d.rule as usize].add(1),
-                        }
+                Effect::Anomaly(anomaly) => {
+                    self.published.anomalies[anomaly.kind as usize].add(1);
+                    self.notify(effect, now);
+                }
+                Effect::Applied { session, seq } => {
+                    let port = port.unwrap_or(0);
+                    if self.applied.is_some_and(|(last, _)| last != session) {
+                        sent += self.flush_applied(port);
                     }
-                    // `take_events` made sure of the room; a command or a tick has no such effects.
-                    if let Some(port) = port
-                        && self.parts.ports[port].effects.push(*effect).is_ok()
-                    {
-                        sent += 1;
+                    self.applied = Some((session, seq));
+                }
+                Effect::Verdict(verdict) => {
+                    match verdict.denial {
+                        None => self.published.admitted.add(1),
+                        Some(denial) => self.published.denied[denial.rule as usize].add(1),
                     }
+                    // A verdict acknowledges what came before it in its session.
+                    match self.applied {
+                        Some((last, _)) if last == verdict.session => self.applied = None,
+                        _ => sent += self.flush_applied(port.unwrap_or(0)),
+                    }
+                    sent += self.send(port, effect);
+                }
+                Effect::Resend { .. } | Effect::OrderForgotten { .. } | Effect::ExecForgotten { .. } => {
+                    sent += self.send(port, effect);
                 }
             }
         }
         sent
     }
 
-    fn show(&mut self, now: Now) {
-        let shown = &self.parts.published;
-        shown.progress.add(1);
-        shown.last_round.set(now.mono.0);
-        let engine = &mut self.parts.engine;
-        engine.show_totals(shown);
-        let scopes = self.seen.len();
-        for _ in 0..SHOW_PER_ROUND.min(scopes) {
-            engine.show_scope(now, self.show_next, shown);
-            self.show_next = (self.show_next + 1) % scopes;
+    fn flush_applied(&mut self, port: usize) -> usize {
+        match self.applied.take() {
+            Some((session, seq)) => self.send(Some(port), Effect::Applied { session, seq }),
+            None => 0,
+        }
+    }
+
+    /// `take_events` made sure of the room; a command or a tick has no effects for a port.
+    fn send(&mut self, port: Option<usize>, effect: Effect) -> usize {
+        port.map_or(0, |port| usize::from(self.ports[port].effects.push(effect).is_ok()))
+    }
+
+    fn notify(&self, effect: Effect, now: Now) {
+        if self.notices.try_send(Notice { effect, at: now }).is_err() {
+            self.published.notices_dropped.add(1);
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::model::effect::Denial;
 use crate::model::{Action, AnomalyKind, Effect, Effects, Event, EventKind, OrdType, Rule, Scope, Side, Target, Why};
 use crate::risk::execs::{Exec, Inserted};
 use crate::risk::orders::{NONE, Order, OrderState};
-use crate::risk::pairs::{Pair, side_index};
+use crate::risk::pairs::{Gauges, Pair, side_index};
 use crate::units::{InstrumentId, Now, OrdId, REPRESENTABLE_MAX, SessionId, StrategyId};
 
 /// Gauges kept by firm, account and strategy, moved by pairs.
@@ -17,7 +17,32 @@ const MONEY: [Gauge; 5] = [Gauge::Gross, Gauge::NetLong, Gauge::NetShort, Gauge:
 /// Those that the instrument keeps besides.
 const QUANTITY: [Gauge; 3] = [Gauge::PositionLong, Gauge::PositionShort, Gauge::DayQty];
 
+/// What a request moves: at the instrument; at firm, account and strategy the first five of these; at the session.
+const ADDED_AT_INSTRUMENT: [Gauge; 8] = [
+    Gauge::Gross,
+    Gauge::NetLong,
+    Gauge::NetShort,
+    Gauge::Working,
+    Gauge::Orders,
+    Gauge::PositionLong,
+    Gauge::PositionShort,
+    Gauge::DayQty,
+];
+const ADDED_AT_SESSION: [Gauge; 2] = [Gauge::Working, Gauge::Orders];
+
 impl Engine {
+    /// Warns of what a request that is let through has reached.
+    fn warn_added(&self, scope: Scope, profile: u32, before: &Gauges, after: &Gauges, out: &mut Effects) {
+        let hot = self.hot(profile);
+        for gauge in ADDED_AT_INSTRUMENT {
+            let g = gauge as usize;
+            if after[g] > hot.soft[g] && after[g] > before[g] && gauge != Gauge::DayQty {
+                let limits = self.table.profile(profile);
+                self.warn(gauge.rule(), scope, (before[g], after[g]), limits.max[g], limits, out);
+            }
+        }
+    }
+
     /// Changes a pair, revalues it, and moves its scopes along. `report`: the scopes are judged at the end of the step.
     pub(super) fn update_pair(&mut self, slot: u32, report: bool, change: impl FnOnce(&mut Pair)) {
         let pair = self.pairs.get(slot);
@@ -78,7 +103,8 @@ impl Engine {
             && (event.instrument.0 as usize) < self.universe.instruments.len()
             && usize::from(event.account.0) < self.universe.accounts.len();
         let spec = self.universe.instruments.get(event.instrument.0 as usize);
-        let mut j = Judgement::new(!asks, Some(self.session_targets(event)));
+        let targets = self.known_targets(event);
+        let mut j = Judgement::new(!asks, targets);
         if let Some(cause) = malformed(event, spec.map(|s| s.negative_px)) {
             j.breach(cause, Action::Deny);
         }
@@ -88,7 +114,10 @@ impl Engine {
         if j.denial().is_some() {
             j.checks = ENTITY_CHECKS;
             let scopes = self.known_scopes(event);
-            self.conclude(now, event, asks, &j, &scopes, None, out);
+            self.conclude(now, event, asks, &j, &scopes, &targets, out);
+            if asks {
+                out.push(Effect::Verdict(verdict(event, j.denial(), j.checks)));
+            }
             return asks;
         }
         let account = self.universe.strategies[usize::from(event.strategy.0)].account;
@@ -113,12 +142,12 @@ impl Engine {
         if let Some(slot) = self.pairs.find(r.strategy, r.instrument) {
             r.reduces = self.pairs.get(slot).reduces(r.side, r.qty);
         }
-        let mut j = Judgement::new(!asks, Some(r.targets()));
+        let mut j = Judgement::new(!asks, r.targets());
         let added = self.judge(now, event, silence, &r, &mut j);
         let denied = asks && j.denial().is_some();
         let scopes = r.scopes();
         let targets = r.targets();
-        self.conclude(now, event, asks, &j, &scopes, Some(&targets), out);
+        self.conclude(now, event, asks, &j, &scopes, &targets, out);
         if !denied {
             self.book_new(now, event, &r, &added, out);
         }
@@ -128,7 +157,7 @@ impl Engine {
         asks
     }
 
-    /// Trips, denial counts, and the verdict if nothing is to be booked before it.
+    /// Trips and denial counts.
     #[allow(clippy::too_many_arguments)]
     fn conclude(
         &mut self,
@@ -137,7 +166,7 @@ impl Engine {
         asks: bool,
         j: &Judgement,
         scopes: &[Scope],
-        targets: Option<&Targets>,
+        targets: &Targets,
         out: &mut Effects,
     ) {
         let Some(denial) = j.denial() else { return };
@@ -146,9 +175,6 @@ impl Engine {
             self.count_denial(now.mono, event, scopes, targets, out);
         } else if denial.rule == Rule::Mode {
             anomaly(out, AnomalyKind::OrderWhileHalted, event, event.id.0, denial.observed);
-        }
-        if targets.is_none() && asks {
-            out.push(Effect::Verdict(verdict(event, Some(denial), j.checks)));
         }
     }
 
@@ -184,48 +210,39 @@ impl Engine {
         }
     }
 
-    /// Gauges, rates and warnings of a request that is let through.
+    /// Gauges, rates and warnings of a request that is let through: what was judged is what is added.
     fn book_request(&mut self, now: Now, r: &Request, added: &Added, pair: u32, out: &mut Effects) {
         let slots = self.slots(r);
         let scopes = r.scopes();
         let side = side_index(r.side);
-        let before_pair = self.pairs.get(pair).gauges();
-        let orders = i64::from(!r.replace);
-        for i in [0, 1, 2, 4, 5] {
-            let state = &mut self.scopes[slots[i]];
-            let g = Gauge::Orders as usize;
-            state.gauges[g] = Pair::add_bounded(state.gauges[g], orders, &mut state.overflowed);
+        let add = &added.gauges;
+        let p = self.pairs.get_mut(pair);
+        let pair_before = p.gauges();
+        p.leaves[side] = Pair::add_bounded(p.leaves[side], r.added_qty, &mut p.overflowed);
+        match p.raw[side].checked_add(r.added_raw) {
+            Some(raw) => p.raw[side] = raw,
+            None => p.overflowed = true,
         }
-        let session = &mut self.scopes[slots[5]].gauges;
-        session[Gauge::Working as usize] += orders;
-        self.update_pair(pair, false, |p| {
-            p.leaves[side] = Pair::add_bounded(p.leaves[side], r.added_qty, &mut p.overflowed);
-            match p.raw[side].checked_add(r.added_raw) {
-                Some(raw) => p.raw[side] = raw,
-                None => p.overflowed = true,
-            }
-            p.working += u32::from(!r.replace);
-        });
-        // Warnings, by what the request itself added.
-        for i in 0..6 {
-            let (after, profile) = if i == 3 {
-                let p = self.pairs.get(pair);
-                (p.gauges(), p.profile)
-            } else {
-                (self.scopes[slots[i]].gauges, self.table.slot_index(slots[i]))
+        p.net_long += add[Gauge::NetLong as usize];
+        p.net_short += add[Gauge::NetShort as usize];
+        p.working += u32::from(!r.replace);
+        p.unvalued |= !added.valued;
+        let (pair_after, pair_profile) = (p.gauges(), p.profile);
+        self.warn_added(scopes[3], pair_profile, &pair_before, &pair_after, out);
+        for i in [0, 1, 2, 4, 5] {
+            let moved: &[Gauge] = match i {
+                4 => &ADDED_AT_INSTRUMENT,
+                5 => &ADDED_AT_SESSION,
+                _ => &ADDED_AT_INSTRUMENT[..5],
             };
-            let hot = self.hot(profile);
-            let over = |g: usize| g != Gauge::DayQty as usize && added[g] > 0 && after[g] > hot.soft[g];
-            if (0..Gauge::COUNT).any(over) {
-                let limits = self.table.profile(profile);
-                for gauge in Gauge::ALL {
-                    let g = gauge as usize;
-                    if over(g) {
-                        let before = if i == 3 { before_pair[g] } else { after[g] - added[g] };
-                        self.warn(gauge.rule(), scopes[i], (before, after[g]), limits.max[g], limits, out);
-                    }
-                }
+            let state = &mut self.scopes[slots[i]];
+            let before = state.gauges;
+            for &gauge in moved {
+                let g = gauge as usize;
+                state.gauges[g] = Pair::add_bounded(state.gauges[g], add[g], &mut state.overflowed);
             }
+            let after = state.gauges;
+            self.warn_added(scopes[i], self.table.slot_index(slots[i]), &before, &after, out);
         }
         for i in [0, 1, 2, 4, 5] {
             for meter in self.rates.range(slots[i]) {
@@ -256,7 +273,11 @@ impl Engine {
             let order = self.orders.get(slot);
             order.is_live() && order.link == NONE && !order.pending_cancel
         });
-        let mut j = Judgement::new(!asks, Some(self.session_targets(event)));
+        let targets = match base {
+            Some(slot) if event.flags & Event::MALFORMED == 0 => self.order_targets(slot),
+            _ => Targets { session: Some(event.session), ..Targets::default() },
+        };
+        let mut j = Judgement::new(!asks, targets);
         let negative_px = base.map(|slot| {
             let instrument = self.pairs.get(self.orders.get(slot).pair).instrument;
             self.universe.instruments[instrument.0 as usize].negative_px
@@ -281,7 +302,10 @@ impl Engine {
                 Some(slot) if event.flags & Event::MALFORMED == 0 => self.order_scopes(slot),
                 _ => unknown_scopes(event),
             };
-            self.conclude(now, event, asks, &j, &scopes, None, out);
+            self.conclude(now, event, asks, &j, &scopes, &targets, out);
+            if asks {
+                out.push(Effect::Verdict(verdict(event, j.denial(), j.checks)));
+            }
             return asks;
         };
         let order = *self.orders.get(base);
@@ -308,11 +332,11 @@ impl Engine {
         r.added_qty = (leaves - order.leaves()).max(0);
         r.added_raw = (raw - order.raw()).max(0);
         r.reduces = (r.added_qty == 0 && r.added_raw == 0) || self.pairs.get(order.pair).reduces(r.side, r.added_qty);
-        let mut j = Judgement::new(!asks, Some(r.targets()));
+        let mut j = Judgement::new(!asks, r.targets());
         let added = self.judge(now, event, silence, &r, &mut j);
         let denied = asks && j.denial().is_some();
         let (scopes, targets) = (r.scopes(), r.targets());
-        self.conclude(now, event, asks, &j, &scopes, Some(&targets), out);
+        self.conclude(now, event, asks, &j, &scopes, &targets, out);
         if !denied && self.orders.find(r.session, event.id).is_none() {
             let replacement = Order {
                 id: event.id,
@@ -341,11 +365,10 @@ impl Engine {
 
     pub(super) fn take_cancel(&mut self, now: Now, event: &Event, out: &mut Effects) {
         let mut scopes = unknown_scopes(event);
-        let mut targets = None;
+        let mut targets = Targets { session: Some(event.session), ..Targets::default() };
         if let Some(slot) = self.current(event.session, event.orig_id()) {
             let order = self.orders.get(slot);
-            let pair = self.pairs.get(order.pair);
-            targets = Some(self.targets(event.session, pair.strategy, pair.instrument));
+            targets = self.order_targets(slot);
             scopes = self.order_scopes(slot);
             if order.is_live() {
                 self.orders.get_mut(slot).pending_cancel = true;
@@ -354,7 +377,7 @@ impl Engine {
         let counts = |of| matches!(of, RateOf::Messages | RateOf::Cancels);
         for scope in scopes {
             if let Some(slot) = self.universe.slot(scope) {
-                self.count_rate(now.mono, event, slot, scope, counts, targets.as_ref(), out);
+                self.count_rate(now.mono, event, slot, scope, counts, &targets, out);
             }
         }
     }
@@ -398,9 +421,10 @@ impl Engine {
         };
         let base = self.orders.get(slot).link;
         let before = self.contribution(base);
-        let (cum_qty, state) = (self.orders.get(base).cum_qty, OrderState::Working);
+        let Order { cum_qty, pending_cancel, .. } = *self.orders.get(base);
         let order = self.orders.get_mut(slot);
-        *order = Order { worst_px: worst(order), order_qty: event.qty.0, cum_qty, state, link: NONE, ..*order };
+        let (worst_px, order_qty, state) = (worst(order), event.qty.0, OrderState::Working);
+        *order = Order { worst_px, order_qty, cum_qty, pending_cancel, state, link: NONE, ..*order };
         let forgotten = self.orders.finish(base, OrderState::Replaced, slot);
         self.forget(forgotten, out);
         let after = self.contribution(slot);
@@ -475,7 +499,7 @@ impl Engine {
                 None => {
                     anomaly(out, AnomalyKind::UnbookableFill, event, event.id.0, event.qty.0);
                     let cause = session_cause(Rule::UnknownEntity, event);
-                    return self.act(Action::Halt(Target::Own), cause, None, Some(event), out);
+                    return self.act(Action::Halt(Target::Own), cause, &Targets::default(), Some(event), out);
                 }
             },
         };
@@ -496,6 +520,12 @@ impl Engine {
         self.remember_exec(event, order_id, pair, side, false, out);
         let (strategy, instrument) = (self.pairs.get(pair).strategy, self.pairs.get(pair).instrument);
         let account = self.universe.strategies[usize::from(strategy.0)].account;
+        self.fill = Some(Targets {
+            account: Some(account),
+            strategy: Some(strategy),
+            instrument: Some(instrument),
+            session: Some(event.session),
+        });
         for place in [
             0,
             1 + usize::from(account.0),
@@ -508,44 +538,36 @@ impl Engine {
             let g = Gauge::Executions as usize;
             state.gauges[g] = Pair::add_bounded(state.gauges[g], 1, &mut state.overflowed);
         }
+        let mut shift = Shift::default();
         if let Some(slot) = order {
-            let live = *self.orders.get(slot);
-            if live.is_live() {
-                let (most, _) = self.contribution(slot);
-                if qty > most {
-                    anomaly(out, AnomalyKind::Overfill, event, event.id.0, qty - most);
+            if self.orders.get(slot).is_live() {
+                let before = self.contribution(slot);
+                if qty > before.0 {
+                    anomaly(out, AnomalyKind::Overfill, event, event.id.0, qty - before.0);
                 }
-                self.change_order(slot, true, |orders| {
-                    let order = orders.get_mut(slot);
-                    order.cum_qty = order.cum_qty.saturating_add(qty);
-                    let (link, cum_qty) = (order.link, order.cum_qty);
-                    if link != NONE {
-                        orders.get_mut(link).cum_qty = cum_qty;
-                    }
-                });
+                let order = self.orders.get_mut(slot);
+                order.cum_qty = order.cum_qty.saturating_add(qty);
+                let (link, cum_qty) = (order.link, order.cum_qty);
+                if link != NONE {
+                    self.orders.get_mut(link).cum_qty = cum_qty;
+                }
+                shift =
+                    Shift { side: Some(self.orders.get(slot).side), before, after: self.contribution(slot), ended: 0 };
+                if shift.after.0 == 0 {
+                    shift.ended = 1;
+                    self.end_order(slot, out);
+                }
             } else {
                 anomaly(out, AnomalyKind::LateFill, event, event.id.0, qty);
             }
         }
-        self.move_position(pair, side, qty, px, qty);
-        if let Some(slot) = order {
-            self.finish_if_filled(slot, out);
-        }
+        self.update_pair(pair, true, |p| {
+            shift.apply(p);
+            trade(p, side, qty, px, qty);
+        });
         if self.pairs.get(pair).overflowed {
             anomaly(out, AnomalyKind::Unrepresentable, event, event.id.0, qty);
         }
-    }
-
-    fn move_position(&mut self, pair: u32, side: Side, qty: i64, px: i64, traded: i64) {
-        self.update_pair(pair, true, |p| {
-            p.position = Pair::add_bounded(p.position, side.sign() * qty, &mut p.overflowed);
-            let cost = i128::from(side.sign() * qty) * i128::from(px);
-            match p.cash.checked_sub(cost) {
-                Some(cash) => p.cash = cash,
-                None => p.overflowed = true,
-            }
-            p.traded = Pair::add_bounded(p.traded, traded, &mut p.overflowed).max(0);
-        });
     }
 
     fn remember_exec(&mut self, event: &Event, order: OrdId, pair: u32, side: Side, busted: bool, out: &mut Effects) {
@@ -624,7 +646,8 @@ impl Engine {
                 }
             });
         }
-        self.move_position(exec.pair, exec.side, -exec.qty, exec.px, if today { -exec.qty } else { 0 });
+        let traded = if today { -exec.qty } else { 0 };
+        self.update_pair(exec.pair, true, |p| trade(p, exec.side, -exec.qty, exec.px, traded));
     }
 
     // --- orders ------------------------------------------------------------------------------------
@@ -657,18 +680,11 @@ impl Engine {
 
     /// Moves the pair of the order in `slot` from one contribution to another.
     fn shift(&mut self, slot: u32, before: (i64, i128), after: (i64, i128), report: bool) {
-        if before == after {
-            return;
+        if before != after {
+            let order = self.orders.get(slot);
+            let shift = Shift { side: Some(order.side), before, after, ended: 0 };
+            self.update_pair(order.pair, report, |p| shift.apply(p));
         }
-        let order = self.orders.get(slot);
-        let side = side_index(order.side);
-        self.update_pair(order.pair, report, |p| {
-            p.leaves[side] = Pair::add_bounded(p.leaves[side], after.0 - before.0, &mut p.overflowed).max(0);
-            match p.raw[side].checked_add(after.1 - before.1) {
-                Some(raw) => p.raw[side] = raw.max(0),
-                None => p.overflowed = true,
-            }
-        });
     }
 
     fn finish_if_filled(&mut self, slot: u32, out: &mut Effects) {
@@ -677,23 +693,27 @@ impl Engine {
         }
     }
 
-    /// Ends a live order and the replacement that may be pending for it.
+    /// Ends a live order and the replacement that may be pending for it. What that takes away cannot breach anything.
     fn finish_order(&mut self, slot: u32, out: &mut Effects) {
         let before = self.contribution(slot);
+        let order = *self.orders.get(slot);
+        self.end_order(slot, out);
+        let shift = Shift { side: Some(order.side), before, after: (0, 0), ended: 1 };
+        let instrument = self.pairs.get(order.pair).instrument.0 as usize;
+        let due = self.references[instrument].left > 0;
+        self.update_pair(order.pair, due, |p| shift.apply(p));
+    }
+
+    /// The order's own part of its end; the caller takes its contribution off its pair.
+    fn end_order(&mut self, slot: u32, out: &mut Effects) {
         let order = *self.orders.get(slot);
         if order.link != NONE {
             let forgotten = self.orders.finish(order.link, OrderState::Done, NONE);
             self.forget(forgotten, out);
         }
-        let side = side_index(order.side);
         let session = self.session_base + usize::from(order.session.0);
         self.scopes[session].gauges[Gauge::Working as usize] -= 1;
         self.working -= 1;
-        self.update_pair(order.pair, true, |p| {
-            p.leaves[side] = (p.leaves[side] - before.0).max(0);
-            p.raw[side] = (p.raw[side] - before.1).max(0);
-            p.working -= 1;
-        });
         let forgotten = self.orders.finish(slot, OrderState::Done, NONE);
         self.forget(forgotten, out);
     }
@@ -744,19 +764,21 @@ impl Engine {
         }
     }
 
-    fn targets(&self, session: SessionId, strategy: StrategyId, instrument: InstrumentId) -> Targets {
-        let account = self.universe.strategies[usize::from(strategy.0)].account;
-        Targets { account, strategy, instrument, session }
+    fn order_targets(&self, slot: u32) -> Targets {
+        let order = self.orders.get(slot);
+        let pair = self.pairs.get(order.pair);
+        Targets { session: Some(order.session), ..self.targets_of(Scope::Pair(pair.strategy, pair.instrument)) }
     }
 
-    /// Targets of a request that is not understood: only its session is sure.
-    fn session_targets(&self, event: &Event) -> Targets {
-        Targets {
-            account: crate::units::AccountId::UNKNOWN,
-            strategy: StrategyId::UNKNOWN,
-            instrument: InstrumentId::UNKNOWN,
-            session: event.session,
+    /// What is known of a request that is not understood.
+    fn known_targets(&self, event: &Event) -> Targets {
+        let session = Some(event.session);
+        if event.flags & Event::MALFORMED != 0 {
+            return Targets { session, ..Targets::default() };
         }
+        let known = (event.instrument.0 as usize) < self.universe.instruments.len();
+        let instrument = known.then_some(event.instrument);
+        Targets { session, instrument, ..self.targets_of(Scope::Strategy(event.strategy)) }
     }
 
     fn order_scopes(&self, slot: u32) -> [Scope; 6] {
@@ -799,6 +821,40 @@ fn unknown_scopes(event: &Event) -> [Scope; 6] {
 
 fn session_cause(rule: Rule, event: &Event) -> Denial {
     Denial { rule, why: Why::Breach, scope: Scope::Session(event.session), observed: 0, limit: 0 }
+}
+
+/// A change of what one order adds to its pair.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shift {
+    /// `None`: nothing changes.
+    side: Option<Side>,
+    before: (i64, i128),
+    after: (i64, i128),
+    /// Orders that are over.
+    ended: u32,
+}
+
+impl Shift {
+    fn apply(&self, p: &mut Pair) {
+        let Some(side) = self.side.map(side_index) else { return };
+        p.leaves[side] = Pair::add_bounded(p.leaves[side], self.after.0 - self.before.0, &mut p.overflowed).max(0);
+        match p.raw[side].checked_add(self.after.1 - self.before.1) {
+            Some(raw) => p.raw[side] = raw.max(0),
+            None => p.overflowed = true,
+        }
+        p.working = p.working.saturating_sub(self.ended);
+    }
+}
+
+/// Moves position and cash by an execution, or back by the same with a negative quantity.
+fn trade(p: &mut Pair, side: Side, qty: i64, px: i64, traded: i64) {
+    let signed = side.sign() * qty;
+    p.position = Pair::add_bounded(p.position, signed, &mut p.overflowed);
+    match p.cash.checked_sub(i128::from(signed) * i128::from(px)) {
+        Some(cash) => p.cash = cash,
+        None => p.overflowed = true,
+    }
+    p.traded = Pair::add_bounded(p.traded, traded, &mut p.overflowed).max(0);
 }
 
 fn raw_of(qty: i64, px: i64) -> i128 {

@@ -6,15 +6,16 @@
 use std::sync::Arc;
 
 use crate::engine::command::Command;
-use crate::engine::judge::{Judgement, Targets};
+use crate::engine::judge::{Judgement, Targets, likeness_of};
 use crate::engine::published::{Published, ScopeView};
-use crate::limits::hot::threshold;
+use crate::limits::hot::{armed, threshold};
 use crate::limits::{Gauge, HotProfile, LimitTable, MAX_RATES, RateOf, ScopeLimits, UNLIMITED};
 use crate::model::effect::Denial;
 use crate::model::{
     Action, Anomaly, AnomalyKind, Effect, Effects, Event, EventKind, Mode, Rule, Scope, SessionKind, Target, Trip,
     Universe, Verdict, Warn, Why,
 };
+use crate::ring::prefetch::lines;
 use crate::risk::REVALUE_PER_STEP;
 use crate::risk::duplicates::DuplicateLog;
 use crate::risk::execs::ExecTable;
@@ -133,11 +134,15 @@ pub struct Engine {
     pub(super) instrument_base: usize,
     pub(super) session_base: usize,
     pub(super) working: u64,
+    /// Whom the fill of the present step concerns.
+    pub(super) fill: Option<Targets>,
 }
 
 /// Instruments that learn of a new rate per step.
 const RATES_PER_STEP: usize = 16;
 /// Pairs revalued per tick.
+/// How many events ahead each stage of a batch asks for memory.
+const AHEAD: usize = 6;
 const REVALUE_PER_TICK: usize = 256;
 /// Room for every scope and pair that one step can touch.
 const TOUCHED: usize = 5 * (REVALUE_PER_TICK + 8);
@@ -204,6 +209,7 @@ impl Engine {
             instrument_base: 1 + universe.accounts.len() + universe.strategies.len(),
             session_base: 1 + universe.accounts.len() + universe.strategies.len() + universe.instruments.len(),
             working: 0,
+            fill: None,
             table: limits,
             universe,
         };
@@ -245,6 +251,85 @@ impl Engine {
             out.push(Effect::Applied { session: event.session, seq: event.seq });
         }
         self.end(now, Some(event), out);
+    }
+
+    /// Steps through `batch`, asking for each event's memory a few events ahead of its turn: first the indices, then
+    /// the order, then its pair. `step` must call [`Engine::step`] with the event that it is given.
+    pub fn step_batch<T>(&mut self, batch: &[T], event: impl Fn(&T) -> &Event, mut step: impl FnMut(&mut Engine, &T)) {
+        for i in 0..batch.len() + 3 * AHEAD {
+            if let Some(item) = batch.get(i) {
+                self.warm_indices(event(item));
+            }
+            if let Some(item) = i.checked_sub(AHEAD).and_then(|i| batch.get(i)) {
+                self.warm_order(event(item));
+            }
+            if let Some(item) = i.checked_sub(2 * AHEAD).and_then(|i| batch.get(i)) {
+                self.warm_pair(event(item));
+            }
+            if let Some(item) = i.checked_sub(3 * AHEAD).and_then(|i| batch.get(i)) {
+                step(self, item);
+            }
+        }
+    }
+
+    #[inline]
+    fn warm_indices(&self, event: &Event) {
+        lines(self.orders.home(event.session, event.id));
+        match event.kind {
+            EventKind::New => {
+                if let Some(home) = self.pairs.home(event.strategy, event.instrument) {
+                    lines(home);
+                }
+                if let Some(state) = self.scopes.get(self.strategy_base + usize::from(event.strategy.0)) {
+                    lines(state);
+                }
+                if let Some(state) = self.scopes.get(self.instrument_base + event.instrument.0 as usize) {
+                    lines(state);
+                }
+                if let Some(reference) = self.references.get(event.instrument.0 as usize) {
+                    lines(reference);
+                }
+            }
+            EventKind::Fill => lines(self.execs.home(event.session, event.exec_id())),
+            EventKind::Replace | EventKind::Replaced | EventKind::Cancel | EventKind::CancelRejected => {
+                lines(self.orders.home(event.session, event.orig_id()));
+            }
+            _ => {}
+        }
+    }
+
+    #[inline]
+    fn warm_order(&self, event: &Event) {
+        match event.kind {
+            EventKind::New => {
+                if let Some(pair) = self.pairs.find(event.strategy, event.instrument) {
+                    lines(self.pairs.get(pair));
+                }
+                if let Some(order) = self.orders.next_free() {
+                    lines(order);
+                }
+                lines(self.recent.home(&likeness_of(event)));
+            }
+            _ => {
+                if let Some(slot) = self.orders.likely(event.session, event.id) {
+                    lines(self.orders.get(slot));
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn warm_pair(&self, event: &Event) {
+        if event.kind == EventKind::New {
+            return;
+        }
+        if let Some(slot) = self.orders.likely(event.session, event.id) {
+            let place = self.orders.get(slot).pair;
+            if (place as usize) < self.pairs.len() {
+                let pair = self.pairs.get(place);
+                lines(pair);
+            }
+        }
     }
 
     /// Takes one event that is next in its stream. Returns whether it got a verdict.
@@ -311,7 +396,7 @@ impl Engine {
             self.streams[session].gap = true;
             anomaly(out, AnomalyKind::SeqGap, event, event.id.0, clip(stream.expected));
             let action = self.limits_of(scope).action[Rule::StreamGap as usize];
-            self.act(action, cause, None, Some(event), out);
+            self.act(action, cause, &self.targets_of(scope), Some(event), out);
         }
         out.push(Effect::Resend { session: event.session, from: stream.expected });
         let asks = self.universe.sessions[session].kind == SessionKind::Ask;
@@ -360,7 +445,7 @@ impl Engine {
             let cause = Denial { rule: Rule::HeartbeatLoss, why: Why::Breach, scope, observed: clip(silence), limit };
             let event = Event::new(EventKind::Heartbeat, SessionId(session as u16), 0);
             anomaly(out, AnomalyKind::HeartbeatLoss, &event, 0, clip(silence));
-            self.act(action, cause, None, Some(&event), out);
+            self.act(action, cause, &self.targets_of(scope), Some(&event), out);
         }
         self.sweep(REVALUE_PER_TICK);
         self.end(now, None, out);
@@ -415,6 +500,7 @@ impl Engine {
         self.step_number += 1;
         self.touched.clear();
         self.touched_pairs.clear();
+        self.fill = None;
         self.latest
     }
 
@@ -427,18 +513,22 @@ impl Engine {
             self.report_drops(event, out);
             return;
         }
-        let mut j = Judgement::reported();
         for i in 0..self.touched.len() {
             let Touched { place, before } = self.touched[i];
             let slot = place as usize;
             self.settle_losses(slot, now.mono, -before[Gauge::Loss as usize]);
-            self.watch_scope(slot, &before, &mut j, out);
+            if let Some(scope) = self.universe.scope_at(slot) {
+                let after = self.scopes[slot].gauges;
+                self.watch(scope, self.table.slot_index(slot), (&before, &after), event, out);
+            }
         }
         for i in 0..self.touched_pairs.len() {
             let Touched { place, before } = self.touched_pairs[i];
-            self.watch_pair(place, &before, &mut j, out);
+            let pair = self.pairs.get(place);
+            let (scope, after) = (Scope::Pair(pair.strategy, pair.instrument), pair.gauges());
+            let profile = self.table.pair_index(pair.strategy, pair.instrument);
+            self.watch(scope, profile, (&before, &after), event, out);
         }
-        self.carry_out(&j, event, out);
         self.report_drops(event, out);
     }
 
@@ -452,8 +542,10 @@ impl Engine {
 
     /// Remembers how the scope at `slot` was before this step changed it.
     pub(super) fn touch(&mut self, slot: usize) {
-        let state = &mut self.scopes[slot];
-        if state.touched != self.step_number {
+        if self.scopes[slot].touched != self.step_number {
+            // What time alone has changed is not this step's doing.
+            self.refresh_velocity(slot, self.latest.mono);
+            let state = &mut self.scopes[slot];
             state.touched = self.step_number;
             self.touched.push(Touched { place: slot as u32, before: state.gauges });
         }
@@ -467,18 +559,26 @@ impl Engine {
     }
 
     fn settle_losses(&mut self, slot: usize, now: MonoNanos, pnl_before: i64) {
-        let window = self.table.at(slot).loss_window_ns;
-        let track = &mut self.tracks[slot];
         let gauges = &mut self.scopes[slot].gauges;
         let pnl = -gauges[Gauge::Loss as usize];
-        track.advance(now, window, pnl_before);
-        track.set(pnl);
+        if pnl == pnl_before {
+            return;
+        }
+        let track = &mut self.tracks[slot];
+        if self.table.hot()[self.table.slot_index(slot) as usize].armed & armed::LOSS_VELOCITY != 0 {
+            track.advance(now, self.table.at(slot).loss_window_ns, pnl_before);
+            track.set(pnl);
+            gauges[Gauge::LossVelocity as usize] = track.velocity(pnl);
+        }
+        track.high = track.high.max(pnl);
         gauges[Gauge::Drawdown as usize] = track.high.saturating_sub(pnl);
-        gauges[Gauge::LossVelocity as usize] = track.velocity(pnl);
     }
 
     /// Lets the loss velocity of a scope fall with time.
     pub(super) fn refresh_velocity(&mut self, slot: usize, now: MonoNanos) {
+        if self.hot(self.table.slot_index(slot)).armed & armed::LOSS_VELOCITY == 0 {
+            return;
+        }
         let window = self.table.at(slot).loss_window_ns;
         let pnl = -self.scopes[slot].gauges[Gauge::Loss as usize];
         self.tracks[slot].advance(now, window, pnl);
@@ -507,7 +607,9 @@ impl Engine {
         self.rates = self.rates.carried_over(&table, self.scopes.len());
         for slot in 0..self.scopes.len() {
             let window = table.at(slot).loss_window_ns;
-            if window != self.table.at(slot).loss_window_ns {
+            let armed = |t: &LimitTable| t.hot()[t.slot_index(slot) as usize].armed & armed::LOSS_VELOCITY != 0;
+            // A velocity that is new looks back on nothing before.
+            if armed(&table) && (window != self.table.at(slot).loss_window_ns || !armed(&self.table)) {
                 let pnl = -self.scopes[slot].gauges[Gauge::Loss as usize];
                 let mut track = LossTrack::begin(now.mono, window, pnl);
                 track.high = self.tracks[slot].high;
@@ -663,12 +765,28 @@ impl Engine {
         &self.table.hot()[profile as usize]
     }
 
+    /// What `scope` itself says about the others.
+    pub(super) fn targets_of(&self, scope: Scope) -> Targets {
+        let of_strategy = |s: crate::units::StrategyId| {
+            let account = self.universe.strategies.get(usize::from(s.0)).map(|spec| spec.account);
+            Targets { account, strategy: account.map(|_| s), ..Targets::default() }
+        };
+        match scope {
+            Scope::Firm => Targets::default(),
+            Scope::Account(account) => Targets { account: Some(account), ..Targets::default() },
+            Scope::Strategy(s) => of_strategy(s),
+            Scope::Pair(s, i) => Targets { instrument: Some(i), ..of_strategy(s) },
+            Scope::Instrument(i) => Targets { instrument: Some(i), ..Targets::default() },
+            Scope::Session(session) => Targets { session: Some(session), ..Targets::default() },
+        }
+    }
+
     /// The latching part of one breach outside a judgement.
     pub(super) fn act(
         &mut self,
         action: Action,
         cause: Denial,
-        targets: Option<&Targets>,
+        targets: &Targets,
         event: Option<&Event>,
         out: &mut Effects,
     ) {
@@ -782,17 +900,17 @@ pub(super) const fn target_of(action: Action) -> Target {
 }
 
 /// The scope that `target` means for a breach at `own`.
-pub(super) fn resolve(target: Target, own: Scope, targets: Option<&Targets>) -> Scope {
+pub(super) fn resolve(target: Target, own: Scope, targets: &Targets) -> Scope {
     let own = match own {
         Scope::Pair(strategy, _) => Scope::Strategy(strategy),
         other => other,
     };
-    match (target, targets) {
-        (Target::Firm, _) => Scope::Firm,
-        (Target::Own, _) | (_, None) => own,
-        (Target::Account, Some(t)) => Scope::Account(t.account),
-        (Target::Strategy, Some(t)) => Scope::Strategy(t.strategy),
-        (Target::Instrument, Some(t)) => Scope::Instrument(t.instrument),
-        (Target::Session, Some(t)) => Scope::Session(t.session),
+    match target {
+        Target::Firm => Scope::Firm,
+        Target::Own => own,
+        Target::Account => targets.account.map_or(own, Scope::Account),
+        Target::Strategy => targets.strategy.map_or(own, Scope::Strategy),
+        Target::Instrument => targets.instrument.map_or(own, Scope::Instrument),
+        Target::Session => targets.session.map_or(own, Scope::Session),
     }
 }

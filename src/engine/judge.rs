@@ -11,13 +11,27 @@ use crate::risk::duplicates::Likeness;
 use crate::risk::pairs::{Gauges, Pair, side_index};
 use crate::units::{AccountId, InstrumentId, MonoNanos, Now, REPRESENTABLE_MAX, SessionId, StrategyId};
 
-/// The scopes that an action can be aimed at, seen from one order.
-#[derive(Clone, Copy, Debug)]
+/// The scopes that an action can be aimed at, as far as they are known. One that is not known is the limit's own scope.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Targets {
-    pub account: AccountId,
-    pub strategy: StrategyId,
-    pub instrument: InstrumentId,
-    pub session: SessionId,
+    pub account: Option<AccountId>,
+    pub strategy: Option<StrategyId>,
+    pub instrument: Option<InstrumentId>,
+    pub session: Option<SessionId>,
+}
+
+impl Targets {
+    /// Whether `scope` is one of them, or the firm.
+    pub fn include(&self, scope: Scope) -> bool {
+        match scope {
+            Scope::Firm => true,
+            Scope::Account(a) => self.account == Some(a),
+            Scope::Strategy(s) => self.strategy == Some(s),
+            Scope::Pair(s, i) => self.strategy == Some(s) && self.instrument == Some(i),
+            Scope::Instrument(i) => self.instrument == Some(i),
+            Scope::Session(s) => self.session == Some(s),
+        }
+    }
 }
 
 /// All breaches found by one look, reduced to what is done about them.
@@ -25,7 +39,7 @@ pub(super) struct Targets {
 pub(super) struct Judgement {
     /// There is nothing to deny: the order is out already.
     observed: bool,
-    targets: Option<Targets>,
+    targets: Targets,
     worst: Option<(Mode, Denial)>,
     /// The most severe latch per scope kind, with its cause.
     latches: [Option<(Scope, Mode, Denial)>; ScopeKind::ALL.len()],
@@ -34,13 +48,13 @@ pub(super) struct Judgement {
 }
 
 impl Judgement {
-    pub fn new(observed: bool, targets: Option<Targets>) -> Judgement {
+    pub fn new(observed: bool, targets: Targets) -> Judgement {
         Judgement { observed, targets, worst: None, latches: [None; ScopeKind::ALL.len()], checks: 0 }
     }
 
     /// For what is only reported: nothing is denied, and a plain denial does nothing.
-    pub fn reported() -> Judgement {
-        Judgement::new(false, None)
+    pub fn reported(targets: Targets) -> Judgement {
+        Judgement::new(false, targets)
     }
 
     /// Notes a breach.
@@ -51,12 +65,12 @@ impl Judgement {
             self.worst = Some((severity, cause));
         }
         let (mode, scope) = if severity > Mode::Normal {
-            (severity, resolve(target_of(action), cause.scope, self.targets.as_ref()))
+            (severity, resolve(target_of(action), cause.scope, &self.targets))
         } else if self.observed {
             // What is denied before limits are looked at is the session's doing.
-            let session = self.targets.filter(|_| cause.rule <= Rule::DuplicateOrder);
-            let own = session.map_or(cause.scope, |t| Scope::Session(t.session));
-            (Mode::Halted, resolve(crate::model::Target::Own, own, None))
+            let session = self.targets.session.filter(|_| cause.rule <= Rule::DuplicateOrder);
+            let own = session.map_or(cause.scope, Scope::Session);
+            (Mode::Halted, resolve(crate::model::Target::Own, own, &self.targets))
         } else {
             return;
         };
@@ -101,7 +115,12 @@ pub(super) struct Request {
 }
 
 /// What an order adds to the gauges of its scopes.
-pub(super) type Added = Gauges;
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Added {
+    pub gauges: Gauges,
+    /// It could be valued.
+    pub valued: bool,
+}
 
 /// The gauges that an order moves, and the first that only instruments and pairs keep.
 const MOVED: [Gauge; 7] = [
@@ -116,7 +135,12 @@ const MOVED: [Gauge; 7] = [
 
 impl Request {
     pub const fn targets(&self) -> Targets {
-        Targets { account: self.account, strategy: self.strategy, instrument: self.instrument, session: self.session }
+        Targets {
+            account: Some(self.account),
+            strategy: Some(self.strategy),
+            instrument: Some(self.instrument),
+            session: Some(self.session),
+        }
     }
 
     pub const fn scopes(&self) -> [Scope; 6] {
@@ -371,10 +395,10 @@ impl Engine {
         if arms & armed::PARTICIPATION != 0 {
             match spec.average_daily_volume {
                 Some(adv) if adv.0 > 0 => {
-                    let bps = participation(r.qty, adv.0);
                     for (i, &p) in profiles.iter().enumerate() {
                         let limit = self.hot(p).order_participation;
-                        if limit != UNLIMITED && bps > limit {
+                        if limit != UNLIMITED && participates_more(r.qty, adv.0, limit) {
+                            let bps = participation(r.qty, adv.0);
                             self.breach_at(Rule::OrderParticipation, Why::Breach, scopes[i], p, bps, limit, j);
                         }
                     }
@@ -441,7 +465,7 @@ impl Engine {
         let scopes = r.scopes();
         let spec = &self.universe.instruments[r.instrument.0 as usize];
         let reference = &self.references[r.instrument.0 as usize];
-        let mut added: Added = [0; Gauge::COUNT];
+        let mut added: Gauges = [0; Gauge::COUNT];
         let side = side_index(r.side);
         let mut raw = pair.raw;
         let value = match raw[side].checked_add(r.added_raw) {
@@ -466,8 +490,8 @@ impl Engine {
         }
 
         let exposed = !r.reduces;
+        let missing = self.reference_state(r.instrument, now).or(self.fx_state(spec.currency, now));
         if exposed && arms & (armed::EXPOSURE | armed::LOSS) != 0 {
-            let missing = self.reference_state(r.instrument, now).or(self.fx_state(spec.currency, now));
             let lost = value.is_none() || pair.unvalued;
             for (bit, rules) in [
                 (armed::EXPOSURE, [Rule::GrossExposure, Rule::NetLong, Rule::NetShort]),
@@ -479,7 +503,7 @@ impl Engine {
                 for rule in rules {
                     match missing {
                         Some(state) => self.input_missing(rule, state, profiles, &scopes, j),
-                        None if (bit == armed::EXPOSURE && lost) || (bit == armed::LOSS && pair.unvalued) => {
+                        None if lost => {
                             self.unrepresentable(rule, profiles, &scopes, j);
                         }
                         None => {}
@@ -487,11 +511,7 @@ impl Engine {
                 }
             }
         }
-        let valued = exposed
-            && value.is_some()
-            && !pair.unvalued
-            && self.reference_state(r.instrument, now).is_none()
-            && self.fx_state(spec.currency, now).is_none();
+        let valued = exposed && value.is_some() && !pair.unvalued && missing.is_none();
 
         for (i, &p) in profiles.iter().enumerate() {
             let hot = self.hot(p);
@@ -536,7 +556,7 @@ impl Engine {
         if arms & armed::DAY != 0 && exposed {
             self.judge_day(r, &before, &added, slots, profiles, j);
         }
-        added
+        Added { gauges: added, valued: value.is_some() }
     }
 
     fn judge_level(&self, gauge: Gauge, level: i64, scope: Scope, profile: u32, j: &mut Judgement) {
@@ -550,7 +570,7 @@ impl Engine {
         &self,
         r: &Request,
         pair: &Gauges,
-        added: &Added,
+        added: &Gauges,
         slots: &[usize; 6],
         profiles: &[u32; 6],
         j: &mut Judgement,
@@ -564,8 +584,9 @@ impl Engine {
         for i in [3, 4] {
             let limit = self.table.profile(profiles[i]).max[g];
             let held = if i == 3 { pair[g] } else { self.scopes[slots[i]].gauges[g] };
-            let after = participation(held.saturating_add(added[g]), adv.0);
-            if limit != UNLIMITED && added[g] > 0 && after > limit {
+            let qty = held.saturating_add(added[g]);
+            if limit != UNLIMITED && added[g] > 0 && participates_more(qty, adv.0, limit) {
+                let after = participation(qty, adv.0);
                 self.breach_at(Rule::DayParticipation, Why::Breach, scopes[i], profiles[i], after, limit, j);
             }
         }
@@ -590,31 +611,34 @@ impl Engine {
 
     // --- what happened after the event -------------------------------------------------------------
 
-    /// Warns and notes breaches of a scope whose gauges grew by something that cannot be denied.
-    pub(super) fn watch_scope(&self, slot: usize, before: &Gauges, j: &mut Judgement, out: &mut Effects) {
-        let Some(scope) = self.universe.scope_at(slot) else { return };
-        let profile = self.table.slot_index(slot);
-        let after = self.scopes[slot].gauges;
-        self.watch(scope, profile, before, &after, j, out);
-    }
-
-    /// The same for a pair.
-    pub(super) fn watch_pair(&self, pair: u32, before: &Gauges, j: &mut Judgement, out: &mut Effects) {
-        let p = self.pairs.get(pair);
-        let scope = Scope::Pair(p.strategy, p.instrument);
-        let profile = self.table.pair_index(p.strategy, p.instrument);
-        self.watch(scope, profile, before, &p.gauges(), j, out);
-    }
-
-    fn watch(&self, scope: Scope, profile: u32, before: &Gauges, after: &Gauges, j: &mut Judgement, out: &mut Effects) {
+    /// Warns and trips where the gauges of a scope grew by something that cannot be denied.
+    pub(super) fn watch(
+        &mut self,
+        scope: Scope,
+        profile: u32,
+        (before, after): (&Gauges, &Gauges),
+        event: Option<&Event>,
+        out: &mut Effects,
+    ) {
+        let targets = match self.fill {
+            Some(fill) if fill.include(scope) => fill,
+            _ => self.targets_of(scope),
+        };
+        let mut j: Option<Judgement> = None;
         let hot = self.hot(profile);
         for gauge in Gauge::ALL {
             let g = gauge as usize;
-            if after[g] <= before[g] || !crate::model::rule::applies(gauge.rule(), scope.kind()) {
+            if after[g] <= before[g] || (after[g] <= hot.soft[g] && gauge != Gauge::DayQty) {
+                continue;
+            }
+            if !crate::model::rule::applies(gauge.rule(), scope.kind()) {
                 continue;
             }
             let (was, is) = if gauge == Gauge::DayQty {
                 let (Scope::Instrument(i) | Scope::Pair(_, i)) = scope else { continue };
+                if hot.armed & armed::DAY == 0 {
+                    continue;
+                }
                 let Some(adv) = self.universe.instruments[i.0 as usize].average_daily_volume else { continue };
                 (participation(before[g], adv.0), participation(after[g], adv.0))
             } else {
@@ -627,8 +651,12 @@ impl Engine {
             let limit = limits.max[g];
             self.warn(gauge.rule(), scope, (was, is), limit, limits, out);
             if limit != UNLIMITED && is > limit {
+                let j = j.get_or_insert_with(|| Judgement::reported(targets));
                 self.breach_at(gauge.rule(), Why::Breach, scope, profile, is, limit, j);
             }
+        }
+        if let Some(j) = j {
+            self.carry_out(&j, event, out);
         }
     }
 
@@ -685,7 +713,7 @@ impl Engine {
         now: MonoNanos,
         event: &Event,
         scopes: &[Scope],
-        targets: Option<&Targets>,
+        targets: &Targets,
         out: &mut Effects,
     ) {
         for &scope in scopes {
@@ -703,7 +731,7 @@ impl Engine {
         slot: usize,
         scope: Scope,
         counts: impl Fn(RateOf) -> bool,
-        targets: Option<&Targets>,
+        targets: &Targets,
         out: &mut Effects,
     ) {
         for meter in self.rates.range(slot) {
@@ -746,6 +774,24 @@ pub(super) fn likeness(r: &Request) -> Likeness {
         qty: r.qty,
         px: if r.ord_type == OrdType::Market { 0 } else { r.px },
     }
+}
+
+/// The same, before anything is known about the event.
+pub(super) fn likeness_of(event: &Event) -> Likeness {
+    Likeness {
+        strategy: event.strategy.0,
+        ord_type: event.ord_type,
+        side: event.side,
+        instrument: event.instrument.0,
+        qty: event.qty.0,
+        px: if event.ord_type == OrdType::Market { 0 } else { event.px.0 },
+    }
+}
+
+/// Whether `qty` is more than `limit` basis points of `volume`.
+#[inline]
+fn participates_more(qty: i64, volume: i64, limit: i64) -> bool {
+    i128::from(qty) * 10_000 > i128::from(limit) * i128::from(volume)
 }
 
 /// `qty` in basis points of `volume`, rounded up.

@@ -1,4 +1,19 @@
-//! The kill switch: the mode of every scope as everybody sees it, and who has confirmed it.
+//! The kill switch: the mode of every scope as everybody sees it, who pressed, who has confirmed it, and
+//! the authorised way back.
 
 pub mod board;
 pub mod page;
+
+#[cfg(feature = "service")]
+pub mod alerts;
+#[cfg(feature = "service")]
+pub mod rearm;
+#[cfg(feature = "service")]
+pub mod receipt;
+#[cfg(feature = "service")]
+pub mod switch;
+#[cfg(feature = "service")]
+pub mod words;
+
+#[cfg(all(test, feature = "service"))]
+pub(crate) mod testing;

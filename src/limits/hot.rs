@@ -44,6 +44,9 @@ pub struct HotProfile {
 /// The value at which a limit of `limit` is `percent` used, rounded up.
 #[must_use]
 pub fn threshold(limit: i64, percent: u8) -> i64 {
+    if (0..1 << 56).contains(&limit) {
+        return (limit as u64 * u64::from(percent)).div_ceil(100) as i64;
+    }
     ((i128::from(limit) * i128::from(percent) + 99) / 100) as i64
 }
 

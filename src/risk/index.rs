@@ -74,6 +74,13 @@ impl IdIndex {
         None
     }
 
+    /// The slot of the first entry with `hash`, unconfirmed: a guess to be prefetched.
+    #[inline]
+    #[must_use]
+    pub fn likely(&self, hash: u32) -> Option<u32> {
+        self.find(hash, |_| true)
+    }
+
     /// Whether `insert` of `hash` would find a place.
     #[must_use]
     pub fn has_room(&self, hash: u32) -> bool {

@@ -113,8 +113,8 @@
 //! `duplicate_id`. Strategy, instrument, side, account are the order's. `qty` is the new total quantity; it must be
 //! larger than `cum_qty`, else `malformed`. The new leaves are `qty − cum_qty`. Judged by the same rules with
 //! quantity = `qty`, except: not `duplicate_order`, `order_rate`, `repeated_orders`, `working_orders`. Gauges take the worse of old and new:
-//! leaves `max(old, new)`, raw `max(old raw, new raw)`; a replace *reduces* if it increases neither. In `ReduceOnly` it may pass
-//! if its increase is nil or the increase itself reduces as in 4. In `Halted` it is denied. Consumes `message_rate`.
+//! leaves `max(old, new)`, raw `max(old raw, new raw)`; a replace *reduces* if it increases neither, or if
+//! its increase reduces as in 4. In `Halted` it is denied. Consumes `message_rate`.
 //! `replaced` sets quantity and price to the new ones; `cancel_rejected` of it restores the old.
 //!
 //! # `cancel`

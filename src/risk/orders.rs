@@ -249,6 +249,20 @@ impl OrderTable {
         self.done_len
     }
 
+    /// The slot that this id probably has: a guess to be prefetched.
+    #[inline]
+    #[must_use]
+    pub fn likely(&self, session: SessionId, id: OrdId) -> Option<u32> {
+        self.index.likely(key_hash(session, id))
+    }
+
+    /// The slot that the next order will probably get, or any other: to be prefetched.
+    #[inline]
+    #[must_use]
+    pub fn next_free(&self) -> Option<&Order> {
+        self.slab.get(self.free as usize)
+    }
+
     /// The place in the index that a look-up of this id starts at, and nothing else: to be prefetched.
     #[inline]
     #[must_use]

@@ -20,8 +20,13 @@ struct Meter {
     head: u64,
     /// Sliding: how many places are in use.
     filled: u32,
-    /// Sliding: how many of the last times must be within the window for the first warning; `u32::MAX`: none.
+    /// Sliding: how many of the last times must be within the window for the first warning; GCRA: how many cells of
+    /// backlog. `u32::MAX`: none.
     warn_from: u32,
+    /// GCRA: `T`.
+    interval: u64,
+    /// GCRA: how far the TAT may be ahead, `(burst − 1) × T`.
+    ahead: u64,
 }
 
 /// The rate limits of all scopes and their state.
@@ -45,14 +50,6 @@ pub struct RateView {
 }
 
 impl Meter {
-    const fn interval(&self) -> u64 {
-        if self.limit.count == 0 {
-            self.limit.window_ns
-        } else {
-            self.limit.window_ns.div_ceil(self.limit.count as u64)
-        }
-    }
-
     fn place(&self, back: u32) -> usize {
         // `back` = 1 is the latest.
         let count = u64::from(self.limit.count);
@@ -74,13 +71,18 @@ impl Rates {
                     rates.times.resize(start + limit.count as usize, MonoNanos(0));
                 }
                 let first = limits.warn[limit.of.rule() as usize][0];
-                let warn_from = match limit.kind {
-                    RateKind::Sliding if first > 0 && limit.count > 0 => {
-                        (u64::from(limit.count) * u64::from(first)).div_ceil(100).max(1) as u32
-                    }
-                    _ => u32::MAX,
+                let most = match limit.kind {
+                    RateKind::Sliding => limit.count,
+                    RateKind::Gcra { burst } => burst,
                 };
-                rates.meters.push(Meter { limit: *limit, start, head: 0, filled: 0, warn_from });
+                let warn_from = if first > 0 && most > 0 {
+                    (u64::from(most) * u64::from(first)).div_ceil(100).max(1) as u32
+                } else {
+                    u32::MAX
+                };
+                let interval = limit.window_ns.div_ceil(u64::from(limit.count.max(1)));
+                let ahead = u64::from(most.saturating_sub(1)).saturating_mul(interval);
+                rates.meters.push(Meter { limit: *limit, start, head: 0, filled: 0, warn_from, interval, ahead });
             }
         }
         rates.starts.push(rates.meters.len() as u32);
@@ -143,9 +145,7 @@ impl Rates {
             RateKind::Sliding => {
                 m.filled < m.limit.count || now.since(self.times[m.start + m.head as usize]) >= m.limit.window_ns
             }
-            RateKind::Gcra { burst } => {
-                m.head <= now.0.saturating_add(u64::from(burst.saturating_sub(1)).saturating_mul(m.interval()))
-            }
+            RateKind::Gcra { .. } => m.head <= now.0.saturating_add(m.ahead),
         }
     }
 
@@ -167,8 +167,8 @@ impl Rates {
                 m.filled >= m.warn_from && now.since(self.times[m.place(m.warn_from)]) < m.limit.window_ns
             }
             RateKind::Gcra { .. } => {
-                m.head = m.head.max(now.0).saturating_add(m.interval());
-                true
+                m.head = m.head.max(now.0).saturating_add(m.interval);
+                m.warn_from != u32::MAX && m.head - now.0 > u64::from(m.warn_from - 1).saturating_mul(m.interval)
             }
         }
     }
@@ -199,7 +199,7 @@ impl Rates {
                 (i64::from(within), i64::from(m.limit.count))
             }
             RateKind::Gcra { burst } => {
-                let backlog = m.head.saturating_sub(now.0).div_ceil(m.interval());
+                let backlog = m.head.saturating_sub(now.0).div_ceil(m.interval);
                 (i64::try_from(backlog).unwrap_or(i64::MAX), i64::from(burst))
             }
         };

@@ -1,0 +1,328 @@
+//! Who calls, and what they may do: bearer tokens, roles, and a look at where a browser request came from.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use axum::http::{HeaderMap, StatusCode, header};
+use subtle::{Choice, ConstantTimeEq};
+
+use crate::api::problem::Problem;
+use crate::metrics::{Sample, SampleKind, Source};
+use crate::units::MonoNanos;
+
+/// What a principal may do, ascending: each role may do what those before it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Look.
+    Viewer,
+    /// Press.
+    Operator,
+    /// Re-arm, reload limits.
+    Risk,
+}
+
+impl Role {
+    /// The word for it in configs and errors.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::Viewer => "viewer",
+            Role::Operator => "operator",
+            Role::Risk => "risk",
+        }
+    }
+
+    /// The role called `word`.
+    #[must_use]
+    pub fn from_name(word: &str) -> Option<Role> {
+        [Role::Viewer, Role::Operator, Role::Risk].into_iter().find(|role| role.name() == word)
+    }
+}
+
+/// Somebody who may call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// The name that is recorded as the actor.
+    pub name: String,
+    /// What they may do.
+    pub role: Role,
+    /// BLAKE3 of the token's text.
+    pub token_hash: [u8; 32],
+}
+
+/// Bytes of randomness in a token.
+const TOKEN_BYTES: usize = 32;
+/// Longer credentials are refused unread.
+const TOKEN_TEXT_MAX: usize = 256;
+/// Failures from one source before it is told to slow down.
+const FREE_FAILURES: u32 = 5;
+/// The first back-off; it doubles with each further failure.
+const BACKOFF_NS: u64 = 1_000_000_000;
+/// The longest.
+const BACKOFF_MAX_NS: u64 = 60_000_000_000;
+/// Sources that are remembered.
+const SOURCES_MAX: usize = 1_024;
+
+/// A new token of 256 random bits as hex, and the hex of its hash for the configuration.
+///
+/// # Errors
+/// If the system gives no randomness.
+pub fn new_token() -> Result<(String, String), getrandom::Error> {
+    let mut bytes = [0u8; TOKEN_BYTES];
+    getrandom::fill(&mut bytes)?;
+    let token: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    let hash = hash_token(&token);
+    Ok((token, blake3::Hash::from_bytes(hash).to_hex().to_string()))
+}
+
+/// The hash under which a token is kept.
+#[must_use]
+pub fn hash_token(token: &str) -> [u8; 32] {
+    *blake3::hash(token.as_bytes()).as_bytes()
+}
+
+/// Parses the hex of a token's hash: 64 hex digits.
+#[must_use]
+pub fn parse_hash(hex: &str) -> Option<[u8; 32]> {
+    blake3::Hash::from_hex(hex).ok().map(|hash| *hash.as_bytes())
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Failures {
+    count: u32,
+    last: MonoNanos,
+}
+
+/// Knows the principals. A correct token is always taken, whatever else came from its source.
+#[derive(Debug)]
+pub struct Authenticator {
+    principals: Vec<Principal>,
+    failures: Mutex<HashMap<IpAddr, Failures>>,
+    failed: AtomicU64,
+}
+
+impl Authenticator {
+    /// Of several principals with the same token the first counts; the configuration refuses that.
+    #[must_use]
+    pub fn new(principals: Vec<Principal>) -> Authenticator {
+        Authenticator { principals, failures: Mutex::new(HashMap::new()), failed: AtomicU64::new(0) }
+    }
+
+    /// The caller, by the `Authorization` header.
+    ///
+    /// # Errors
+    /// 401 without or with a wrong token; 429 with a wrong one from a source that has failed too often.
+    pub fn caller(&self, headers: &HeaderMap, source: IpAddr, now: MonoNanos) -> Result<&Principal, Problem> {
+        let unauthorized = |detail: &'static str| {
+            Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized", detail)
+                .header(header::WWW_AUTHENTICATE, "Bearer")
+        };
+        let Some(value) = headers.get(header::AUTHORIZATION) else {
+            return Err(unauthorized("an Authorization header with a bearer token is needed"));
+        };
+        let token = value
+            .to_str()
+            .ok()
+            .and_then(|text| text.split_once(' '))
+            .filter(|(scheme, token)| scheme.eq_ignore_ascii_case("bearer") && token.len() <= TOKEN_TEXT_MAX)
+            .map(|(_, token)| token.trim());
+        match token.and_then(|token| self.find(token)) {
+            Some(principal) => Ok(principal),
+            None if self.failed(source, now) => Err(Problem::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-failures",
+                "Too many failures",
+                "too many wrong tokens from this source; a correct one is still taken",
+            )
+            .header(header::RETRY_AFTER, "60")),
+            None => Err(unauthorized("the token is not known")),
+        }
+    }
+
+    /// Compares with every principal, each in constant time, so that the time taken tells nothing.
+    fn find(&self, token: &str) -> Option<&Principal> {
+        let hash = hash_token(token);
+        let mut found = None;
+        for principal in &self.principals {
+            let same: Choice = principal.token_hash.ct_eq(&hash);
+            if bool::from(same) && found.is_none() {
+                found = Some(principal);
+            }
+        }
+        found
+    }
+
+    /// Counts a failure; tells whether the source is to slow down.
+    fn failed(&self, source: IpAddr, now: MonoNanos) -> bool {
+        let mut failures = self.lock();
+        if failures.len() >= SOURCES_MAX
+            && !failures.contains_key(&source)
+            && let Some(oldest) = failures.iter().min_by_key(|(_, f)| f.last).map(|(ip, _)| *ip)
+        {
+            failures.remove(&oldest);
+        }
+        let entry = failures.entry(source).or_insert(Failures { count: 0, last: now });
+        let over = entry.count.saturating_sub(FREE_FAILURES).min(16);
+        let backoff = (BACKOFF_NS << over).min(BACKOFF_MAX_NS);
+        if now.since(entry.last) > BACKOFF_MAX_NS {
+            entry.count = 0;
+        }
+        let slow = entry.count >= FREE_FAILURES && now.since(entry.last) < backoff;
+        entry.count = entry.count.saturating_add(1);
+        entry.last = now;
+        // One line per doubling: a brute force does not fill the log.
+        if entry.count.is_power_of_two() {
+            tracing::warn!(event = "auth_failed", %source, count = entry.count, "a wrong token was refused");
+        }
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        slow
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Failures>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Source for Authenticator {
+    fn samples(&self) -> Vec<Sample> {
+        vec![Sample {
+            name: "haltline_auth_failures_total",
+            help: "Requests with a token that is not known.",
+            kind: SampleKind::Counter,
+            labels: vec![],
+            value: self.failed.load(Ordering::Relaxed) as f64,
+        }]
+    }
+}
+
+impl Principal {
+    /// Whether they have `role`.
+    ///
+    /// # Errors
+    /// 403 that names the role that is needed.
+    pub fn needs(&self, role: Role) -> Result<(), Problem> {
+        if self.role >= role {
+            return Ok(());
+        }
+        tracing::warn!(event = "forbidden", actor = self.name, needs = role.name(), "a request was refused");
+        Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            "Forbidden",
+            format!("this needs the role {}; {} has {}", role.name(), self.name, self.role.name()),
+        )
+        .with("role", role.name()))
+    }
+}
+
+/// Refuses what a web page of somebody else made a browser send.
+///
+/// # Errors
+/// 403 if `Origin` is not our own or `Sec-Fetch-Site` says that the request comes from elsewhere.
+pub fn same_origin(headers: &HeaderMap) -> Result<(), Problem> {
+    let refuse = |detail: &str| Problem::new(StatusCode::FORBIDDEN, "cross-site", "Cross-site request", detail);
+    if let Some(site) = headers.get("sec-fetch-site")
+        && site != "same-origin"
+        && site != "none"
+    {
+        return Err(refuse("Sec-Fetch-Site names another site"));
+    }
+    if let Some(origin) = headers.get(header::ORIGIN) {
+        let host = headers.get(header::HOST).and_then(|h| h.to_str().ok());
+        let origin = origin.to_str().ok();
+        let own = origin.and_then(|o| o.strip_prefix("http://").or_else(|| o.strip_prefix("https://")));
+        if own.is_none() || own != host {
+            return Err(refuse("Origin is not this server"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn bearer(token: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {token}")).unwrap());
+        headers
+    }
+
+    fn one() -> (Authenticator, String) {
+        let (token, hash) = new_token().unwrap();
+        let principal = Principal { name: "olga".into(), role: Role::Operator, token_hash: parse_hash(&hash).unwrap() };
+        (Authenticator::new(vec![principal]), token)
+    }
+
+    #[test]
+    fn tokens_are_long_random_and_found_by_their_hash() {
+        let (auth, token) = one();
+        assert_eq!(token.len(), 64);
+        assert_ne!(token, new_token().unwrap().0);
+        let source = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(auth.caller(&bearer(&token), source, MonoNanos(1)).unwrap().name, "olga");
+        for wrong in ["", "x", &token[1..], &token.to_uppercase(), &format!("{token}0")] {
+            assert!(auth.caller(&bearer(wrong), source, MonoNanos(1)).is_err(), "{wrong}");
+        }
+        let mut basic = HeaderMap::new();
+        basic.insert(header::AUTHORIZATION, HeaderValue::from_str(&format!("Basic {token}")).unwrap());
+        assert!(auth.caller(&basic, source, MonoNanos(1)).is_err());
+    }
+
+    #[test]
+    fn wrong_tokens_slow_their_source_down_but_nobody_else_and_no_correct_one() {
+        let (auth, token) = one();
+        let (bad, other) = (IpAddr::from([127, 0, 0, 2]), IpAddr::from([127, 0, 0, 3]));
+        let status = |source, token: &str, now| match auth.caller(&bearer(token), source, MonoNanos(now)) {
+            Ok(_) => 200,
+            Err(problem) => problem.status().as_u16(),
+        };
+        let seen: Vec<u16> = (0..8).map(|n| status(bad, "wrong", n)).collect();
+        assert_eq!(seen, [401, 401, 401, 401, 401, 429, 429, 429]);
+        assert_eq!(status(bad, &token, 9), 200);
+        assert_eq!(status(other, "wrong", 9), 401);
+        assert_eq!(status(bad, "wrong", BACKOFF_MAX_NS * 2), 401);
+    }
+
+    #[test]
+    fn sources_that_are_remembered_are_bounded() {
+        let (auth, _) = one();
+        for n in 0..SOURCES_MAX as u32 * 2 {
+            let source = IpAddr::from(n.to_be_bytes());
+            assert!(auth.caller(&bearer("wrong"), source, MonoNanos(u64::from(n))).is_err());
+        }
+        assert_eq!(auth.lock().len(), SOURCES_MAX);
+    }
+
+    #[test]
+    fn requests_from_other_sites_are_refused() {
+        let with = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.insert(*name, HeaderValue::from_static(value));
+            }
+            same_origin(&headers).is_ok()
+        };
+        assert!(with(&[]));
+        assert!(with(&[("origin", "http://127.0.0.1:9"), ("host", "127.0.0.1:9"), ("sec-fetch-site", "same-origin")]));
+        assert!(with(&[("sec-fetch-site", "none")]));
+        assert!(!with(&[("origin", "http://evil.example"), ("host", "127.0.0.1:9")]));
+        assert!(!with(&[("origin", "null"), ("host", "127.0.0.1:9")]));
+        assert!(!with(&[("origin", "http://127.0.0.1:9")]));
+        assert!(!with(&[("sec-fetch-site", "cross-site")]));
+        assert!(!with(&[("sec-fetch-site", "same-site")]));
+    }
+
+    #[test]
+    fn roles_ascend() {
+        for (has, may) in [(Role::Viewer, 1), (Role::Operator, 2), (Role::Risk, 3)] {
+            let principal = Principal { name: "x".into(), role: has, token_hash: [0; 32] };
+            let allowed = [Role::Viewer, Role::Operator, Role::Risk];
+            assert_eq!(allowed.iter().filter(|r| principal.needs(**r).is_ok()).count(), may);
+            assert_eq!(Role::from_name(has.name()), Some(has));
+        }
+    }
+}

@@ -1,0 +1,627 @@
+//! The endpoints.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{FromRequestParts, Path, Query, RawQuery, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use http_body_util::{BodyExt, Limited};
+use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
+
+use crate::api::ApiParts;
+use crate::api::auth::{Principal, Role, same_origin};
+use crate::api::problem::Problem;
+use crate::api::view;
+use crate::kill::rearm::{Rearm, RearmRefused, RearmState};
+use crate::kill::switch::Stop;
+use crate::kill::words::ScopeName;
+use crate::model::{Mode, Scope, ScopeKind};
+use crate::units::Now;
+
+/// The largest body that is read.
+pub const BODY_MAX: usize = 64 * 1024;
+/// How long a press or a re-arm waits for confirmation where the caller does not say.
+const WAIT_MS: u64 = 250;
+/// The longest that a caller may ask for.
+const WAIT_MS_MAX: u64 = 5_000;
+/// How often a wait looks.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// Idempotency keys that are remembered.
+const KEYS_MAX: usize = 1_000;
+/// Big answers (state, limits, metrics) made at once.
+const BIG_ANSWERS: usize = 2;
+
+/// When the request's head was read; a press counts from here.
+#[derive(Clone, Copy)]
+pub(super) struct Received(pub(super) Now);
+
+pub(super) struct Api {
+    pub(super) parts: ApiParts,
+    keys: Mutex<VecDeque<PressKey>>,
+    big: Arc<Semaphore>,
+}
+
+struct PressKey {
+    actor: String,
+    /// BLAKE3 of the key: callers may choose long ones.
+    key: [u8; 32],
+    scope: Scope,
+    stop: Stop,
+    receipt: u64,
+}
+
+type Shared = State<Arc<Api>>;
+
+pub(super) fn router(parts: ApiParts) -> Router {
+    let api = Arc::new(Api { parts, keys: Mutex::default(), big: Arc::new(Semaphore::new(BIG_ANSWERS)) });
+    Router::new()
+        .route("/v1/kill", post(kill))
+        .route("/v1/kills", get(kills))
+        .route("/v1/kills/{id}", get(kill_by_id))
+        .route("/v1/rearm", post(rearm).get(rearms))
+        .route("/v1/rearm/{id}", get(rearm_by_id))
+        .route("/v1/rearm/{id}/approve", post(approve))
+        .route("/v1/state", get(state))
+        .route("/v1/limits", get(limits))
+        .route("/v1/limits/reload", post(reload))
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .fallback(async || not_found("there is nothing at this path"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "Method not allowed",
+                "this path does not take this method; see the Allow header",
+            )
+        })
+        .with_state(api)
+}
+
+fn not_found(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
+}
+
+/// An authenticated caller. Every handler that takes one says which role it needs before anything else.
+struct Caller(Principal);
+
+impl FromRequestParts<Arc<Api>> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Caller, Problem> {
+        same_origin(&parts.headers)?;
+        let source = parts.extensions.get::<SocketAddr>().map_or([0, 0, 0, 0].into(), SocketAddr::ip);
+        let now = api.parts.clock.now().mono;
+        api.parts.auth.caller(&parts.headers, source, now).map(|principal| Caller(principal.clone()))
+    }
+}
+
+/// The fields of a JSON object, taken one by one; what is left over is unknown.
+struct Fields {
+    map: Map<String, Value>,
+    /// What the fields belong to: empty, or `scope.`.
+    prefix: &'static str,
+}
+
+impl Fields {
+    fn text(&mut self, name: &'static str) -> Result<Option<String>, Problem> {
+        match self.map.remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(self.wrong(name, &other, "must be a text")),
+        }
+    }
+
+    fn number(&mut self, name: &'static str, rule: &'static str, max: u64) -> Result<Option<u64>, Problem> {
+        match self.map.remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => match value.as_u64().filter(|n| *n <= max) {
+                Some(number) => Ok(Some(number)),
+                None => Err(self.wrong(name, &value, rule)),
+            },
+        }
+    }
+
+    fn wait(&mut self) -> Result<Duration, Problem> {
+        let wait = self.number("wait_ms", "must be a whole number from 0 to 5000", WAIT_MS_MAX)?;
+        Ok(Duration::from_millis(wait.unwrap_or(WAIT_MS)))
+    }
+
+    /// The scope, which must be one that can be halted.
+    fn scope(&mut self, api: &Api) -> Result<Scope, Problem> {
+        let value = self.map.remove("scope").unwrap_or(Value::Null);
+        let Value::Object(map) = value else {
+            return Err(self.wrong("scope", &value, "must be an object with kind and name"));
+        };
+        let mut inner = Fields { map, prefix: "scope." };
+        let Some(kind) = inner.text("kind")? else {
+            return Err(inner.wrong("kind", &Value::Null, KINDS));
+        };
+        let name = inner.text("name")?.unwrap_or_default();
+        inner.finish()?;
+        if !HALTABLE.contains(&kind.as_str()) {
+            return Err(inner.wrong("kind", &kind.into(), KINDS));
+        }
+        let scope = ScopeName { kind, name };
+        scope.find(api.parts.switch.universe()).ok_or_else(|| {
+            inner.wrong("name", &scope.name.into(), "must be the name of one in the configuration; the firm has none")
+        })
+    }
+
+    fn finish(&self) -> Result<(), Problem> {
+        match self.map.iter().next() {
+            None => Ok(()),
+            Some((name, value)) => Err(self.wrong(name, value, "is not a field of this request")),
+        }
+    }
+
+    fn wrong(&self, name: &str, value: &Value, rule: &str) -> Problem {
+        Problem::field(&format!("{}{name}", self.prefix), value, rule)
+    }
+}
+
+const HALTABLE: [&str; 5] = ["firm", "account", "strategy", "instrument", "session"];
+const KINDS: &str = "must be firm, account, strategy, instrument or session";
+
+/// Reads the body as a JSON object: bounded in size and in time.
+async fn read_fields(api: &Api, headers: &HeaderMap, body: Body) -> Result<Fields, Problem> {
+    let too_large = || {
+        Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body-too-large",
+            "Body too large",
+            format!("a body may have {BODY_MAX} bytes"),
+        )
+        .header(header::CONNECTION, "close")
+    };
+    let json = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|t| t.to_str().ok())
+        .and_then(|t| t.split(';').next())
+        .is_some_and(|t| t.trim().eq_ignore_ascii_case("application/json"));
+    if !json {
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "not-json",
+            "Not JSON",
+            "the content type must be application/json",
+        )
+        .with("field", "content-type"));
+    }
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > BODY_MAX as u64) {
+        return Err(too_large());
+    }
+    let read = tokio::time::timeout(api.parts.options.body_timeout, Limited::new(body, BODY_MAX).collect());
+    let bytes = match read.await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => return Err(too_large()),
+        Ok(Err(_)) => {
+            return Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                "body-incomplete",
+                "Body incomplete",
+                "the body could not be read to its end",
+            ));
+        }
+        Err(_) => {
+            return Err(Problem::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "body-timeout",
+                "Body too slow",
+                "the body did not arrive in time",
+            )
+            .header(header::CONNECTION, "close"));
+        }
+    };
+    let syntax = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "bad-json", "Bad JSON", detail);
+    match serde_json::from_slice(&bytes) {
+        Ok(Value::Object(map)) => Ok(Fields { map, prefix: "" }),
+        Ok(_) => Err(syntax("the body must be a JSON object".to_owned())),
+        Err(error) => Err(syntax(error.to_string())),
+    }
+}
+
+/// Parameters of the query, taken one by one like [`Fields`].
+fn query_fields(query: Result<Query<HashMap<String, String>>, QueryRejection>) -> Result<Fields, Problem> {
+    let Query(map) =
+        query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad-query", "Bad query", error.to_string()))?;
+    Ok(Fields { map: map.into_iter().map(|(name, value)| (name, Value::String(value))).collect(), prefix: "" })
+}
+
+impl Fields {
+    /// A number written in a query.
+    fn query_number(&mut self, name: &'static str, rule: &'static str, max: usize) -> Result<Option<usize>, Problem> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        match text.parse().ok().filter(|n| *n <= max) {
+            Some(number) => Ok(Some(number)),
+            None => Err(self.wrong(name, &text.into(), rule)),
+        }
+    }
+}
+
+type AnyQuery = Result<Query<HashMap<String, String>>, QueryRejection>;
+
+fn answer(status: StatusCode, body: &Value) -> Response {
+    let mut response = (status, body.to_string()).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// `POST /v1/kill`. Nothing between the body and the raise waits for anything.
+async fn kill(
+    State(api): Shared,
+    caller: Caller,
+    received: Option<Extension<Received>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    caller.0.needs(Role::Operator)?;
+    let pressed = received.map_or_else(|| api.parts.clock.now(), |Extension(Received(now))| now);
+    let mut fields = read_fields(&api, &headers, body).await?;
+    let scope = fields.scope(&api)?;
+    let stop = match fields.text("mode")?.as_deref() {
+        None | Some("halted") => Stop::Halted,
+        Some("reduce_only") => Stop::ReduceOnly,
+        Some(other) => return Err(fields.wrong("mode", &other.into(), "must be halted or reduce_only")),
+    };
+    let reason = fields.text("reason")?.unwrap_or_default();
+    let wait = fields.wait()?;
+    fields.finish()?;
+
+    let actor = &caller.0.name;
+    let key = headers.get("idempotency-key").map(|k| *blake3::hash(k.as_bytes()).as_bytes());
+    let id = match key.and_then(|key| api.pressed_before(actor, &key, scope, stop)) {
+        Some(id) => id,
+        None => {
+            let receipt = api
+                .parts
+                .switch
+                .press(scope, stop, actor, &reason, pressed)
+                .map_err(|_| Problem::field("scope", &Value::Null, KINDS))?;
+            if let Some(key) = key {
+                api.remember(PressKey { actor: actor.clone(), key, scope, stop, receipt: receipt.id });
+            }
+            tracing::error!(
+                event = "kill",
+                scope = %ScopeName::of(api.parts.switch.universe(), scope),
+                mode = receipt.word.mode.name(),
+                epoch = receipt.word.epoch,
+                actor = receipt.actor,
+                reason = receipt.reason,
+                "kill was pressed"
+            );
+            receipt.id
+        }
+    };
+    let until = tokio::time::Instant::now() + wait;
+    while api.parts.switch.is_confirmed(id) == Some(false) && tokio::time::Instant::now() < until {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    show_receipt(&api, id)
+}
+
+impl Api {
+    /// The receipt of the same press by the same caller, if what it asked for still holds. If the scope has been
+    /// re-armed since, the press counts as a new one: a kill is rather pressed twice than not at all.
+    fn pressed_before(&self, actor: &str, key: &[u8; 32], scope: Scope, stop: Stop) -> Option<u64> {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let same =
+            keys.iter().rev().find(|k| k.key == *key && k.actor == actor && k.scope == scope && k.stop == stop)?;
+        let slot = self.parts.switch.universe().slot(scope)?;
+        let holds = self.parts.switch.page().get(slot).mode >= stop.mode();
+        (holds && self.parts.switch.is_confirmed(same.receipt).is_some()).then_some(same.receipt)
+    }
+
+    fn remember(&self, press: PressKey) {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if keys.len() == KEYS_MAX {
+            keys.pop_front();
+        }
+        keys.push_back(press);
+    }
+}
+
+fn show_receipt(api: &Api, id: u64) -> Result<Response, Problem> {
+    let switch = &api.parts.switch;
+    let receipt = switch.receipt(id).ok_or_else(|| not_found("no kill with this id is remembered"))?;
+    Ok(answer(StatusCode::OK, &view::receipt(switch, &switch.latch(), &receipt)))
+}
+
+async fn kills(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
+    caller.0.needs(Role::Viewer)?;
+    let mut fields = query_fields(query)?;
+    let count = fields.query_number("count", "must be a whole number up to 1000", 1_000)?.unwrap_or(50);
+    fields.finish()?;
+    let big = api.big_answer(move |parts| {
+        let latch = parts.switch.latch();
+        let list = parts.switch.receipts(count);
+        json!({ "kills": list.iter().map(|r| view::receipt(&parts.switch, &latch, r)).collect::<Vec<_>>() })
+    });
+    Ok(answer(StatusCode::OK, &big.await?))
+}
+
+fn parse_id(id: &str) -> Result<u64, Problem> {
+    id.parse().map_err(|_| not_found("an id is a whole number"))
+}
+
+async fn kill_by_id(State(api): Shared, caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
+    caller.0.needs(Role::Viewer)?;
+    show_receipt(&api, parse_id(&id)?)
+}
+
+fn refused(refused: RearmRefused) -> Problem {
+    let conflict = |kind, title, detail: &str| Problem::new(StatusCode::CONFLICT, kind, title, detail);
+    match refused {
+        RearmRefused::UnknownScope => Problem::field("scope", &Value::Null, KINDS),
+        RearmRefused::NoReason => Problem::field("reason", &"".into(), "a re-arm needs a reason"),
+        RearmRefused::NotHalted => conflict("not-halted", "Not halted", "the scope is in mode normal"),
+        RearmRefused::Superseded(now) => {
+            conflict("superseded", "Superseded", "the halt has another epoch now: look at its causes again")
+                .with("field", "epoch")
+                .with("rule", "must be the epoch that the halt has now")
+                .with("epoch", now.epoch)
+                .with("mode", now.mode.name())
+        }
+        RearmRefused::UnknownRequest => not_found("no re-arm with this id is remembered"),
+        RearmRefused::NotPending(state) => {
+            let word = match state {
+                RearmState::Pending => "pending",
+                RearmState::Lowered { .. } => "lowered",
+                RearmState::Void => "void",
+                RearmState::Expired => "expired",
+            };
+            conflict("not-pending", "Not pending", "the request does not wait for anybody any more").with("state", word)
+        }
+        RearmRefused::SamePerson => Problem::new(
+            StatusCode::FORBIDDEN,
+            "same-person",
+            "Same person",
+            "the second person must be another one than the first",
+        ),
+        RearmRefused::TooMany => Problem::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too-many-requests",
+            "Too many requests",
+            "too many re-arms wait for a second person",
+        ),
+    }
+}
+
+/// Waits for the latch if the page was lowered, and shows where the re-arm is.
+async fn show_rearm(api: &Api, rearm: Rearm, wait: Duration) -> Response {
+    let switch = &api.parts.switch;
+    let until = tokio::time::Instant::now() + wait;
+    let mut now = rearm;
+    loop {
+        let waits = matches!(now.state, RearmState::Lowered { durable: None, .. });
+        if !waits || tokio::time::Instant::now() >= until {
+            break;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+        match switch.rearm(now.id, api.parts.clock.now()) {
+            Some(newer) => now = newer,
+            None => break,
+        }
+    }
+    let status = match now.state {
+        RearmState::Lowered { durable: Some(_), .. } => StatusCode::OK,
+        RearmState::Lowered { durable: None, .. } | RearmState::Pending => StatusCode::ACCEPTED,
+        RearmState::Void | RearmState::Expired => StatusCode::CONFLICT,
+    };
+    answer(status, &view::rearm(switch, &now, api.parts.clock.now()))
+}
+
+async fn rearm(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+    caller.0.needs(Role::Risk)?;
+    let mut fields = read_fields(&api, &headers, body).await?;
+    let scope = fields.scope(&api)?;
+    let epoch_rule = "must be the epoch that the halt has now";
+    let Some(epoch) = fields.number("epoch", epoch_rule, u64::MAX)? else {
+        return Err(fields.wrong("epoch", &Value::Null, epoch_rule));
+    };
+    let reason = fields.text("reason")?.unwrap_or_default();
+    let wait = fields.wait()?;
+    fields.finish()?;
+    let now = api.parts.clock.now();
+    let asked = api.parts.switch.ask_rearm(scope, epoch, &caller.0.name, &reason, now);
+    log_rearm("asked", &caller.0.name, &reason, &asked);
+    Ok(show_rearm(&api, asked.map_err(refused)?, wait).await)
+}
+
+async fn approve(
+    State(api): Shared,
+    caller: Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    caller.0.needs(Role::Risk)?;
+    let id = parse_id(&id)?;
+    let mut fields = read_fields(&api, &headers, body).await?;
+    let reason = fields.text("reason")?.unwrap_or_default();
+    let wait = fields.wait()?;
+    fields.finish()?;
+    let agreed = api.parts.switch.agree_rearm(id, &caller.0.name, &reason, api.parts.clock.now());
+    log_rearm("agreed", &caller.0.name, &reason, &agreed);
+    Ok(show_rearm(&api, agreed.map_err(refused)?, wait).await)
+}
+
+fn log_rearm(step: &str, actor: &str, reason: &str, result: &Result<Rearm, RearmRefused>) {
+    match result {
+        Ok(rearm) => tracing::warn!(
+            event = "rearm",
+            step,
+            actor,
+            reason,
+            id = rearm.id,
+            epoch = rearm.word.epoch,
+            lowered = matches!(rearm.state, RearmState::Lowered { .. }),
+            "re-arm was taken"
+        ),
+        Err(refused) => tracing::warn!(event = "rearm_refused", step, actor, reason, ?refused, "re-arm was refused"),
+    }
+}
+
+async fn rearms(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
+    caller.0.needs(Role::Viewer)?;
+    query_fields(query)?.finish()?;
+    let now = api.parts.clock.now();
+    let list: Vec<Value> =
+        api.parts.switch.rearms(now).iter().map(|r| view::rearm(&api.parts.switch, r, now)).collect();
+    Ok(answer(StatusCode::OK, &json!({ "rearms": list })))
+}
+
+async fn rearm_by_id(State(api): Shared, caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
+    caller.0.needs(Role::Viewer)?;
+    let now = api.parts.clock.now();
+    let rearm = api.parts.switch.rearm(parse_id(&id)?, now).ok_or_else(|| refused(RearmRefused::UnknownRequest))?;
+    Ok(answer(StatusCode::OK, &view::rearm(&api.parts.switch, &rearm, now)))
+}
+
+impl Api {
+    /// Makes a big answer beside the thread that takes kills. Few at once: the rest is told to come back.
+    async fn big_answer<T: Send + 'static>(
+        self: &Arc<Self>,
+        make: impl FnOnce(&ApiParts) -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        let busy = |detail| {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy", detail).header(header::RETRY_AFTER, "1")
+        };
+        let Ok(permit) = self.big.clone().try_acquire_owned() else {
+            return Err(busy("too many large answers are being made"));
+        };
+        let api = self.clone();
+        let made = tokio::task::spawn_blocking(move || {
+            let made = make(&api.parts);
+            drop(permit);
+            made
+        });
+        made.await.map_err(|_| busy("the answer could not be made"))
+    }
+}
+
+async fn state(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
+    caller.0.needs(Role::Viewer)?;
+    query_fields(query)?.finish()?;
+    Ok(answer(StatusCode::OK, &api.big_answer(view::state).await?))
+}
+
+async fn limits(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
+    caller.0.needs(Role::Viewer)?;
+    let mut fields = query_fields(query)?;
+    let (kind, name, all) = (fields.text("kind")?, fields.text("name")?, fields.text("all")?);
+    let rows = fields.query_number("rows", "must be a whole number up to 5000", 5_000)?.unwrap_or(1_000);
+    let from = fields.query_number("from", "must be the next of an earlier answer", usize::MAX)?.unwrap_or(0);
+    fields.finish()?;
+    let universe = api.parts.switch.universe();
+    let kind = match kind {
+        None => None,
+        Some(word) => Some(ScopeKind::ALL.into_iter().find(|k| k.name() == word).ok_or_else(|| {
+            fields.wrong("kind", &word.into(), "must be firm, account, strategy, pair, instrument or session")
+        })?),
+    };
+    let scope = match (kind, name) {
+        (_, None) => None,
+        (None, Some(name)) => return Err(fields.wrong("name", &name.into(), "needs a kind as well")),
+        (Some(kind), Some(name)) => Some(
+            universe
+                .scope_named(kind.name(), &name)
+                .ok_or_else(|| fields.wrong("name", &name.into(), "must be the name of one in the configuration"))?,
+        ),
+    };
+    let all = match all.as_deref() {
+        None | Some("false") => false,
+        Some("true" | "") => true,
+        Some(other) => return Err(fields.wrong("all", &other.into(), "must be true or false")),
+    };
+    let query = view::LimitsQuery { kind, scope, all, rows, from };
+    let big = api.big_answer(move |parts| {
+        let table = parts.limits.read().unwrap_or_else(PoisonError::into_inner).clone();
+        view::limits(parts, &table, &query)
+    });
+    Ok(answer(StatusCode::OK, &big.await?))
+}
+
+async fn reload(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+    caller.0.needs(Role::Risk)?;
+    let mut fields = read_fields(&api, &headers, body).await?;
+    let reason = fields.text("reason")?.unwrap_or_default();
+    fields.finish()?;
+    if reason.trim().is_empty() {
+        return Err(fields.wrong("reason", &reason.into(), "a change of limits needs a reason"));
+    }
+    let actor = caller.0.name.clone();
+    let result = api.big_answer(move |parts| (parts.reload)(&actor, &reason)).await?;
+    match result {
+        Ok(generation) => Ok(answer(StatusCode::OK, &json!({ "generation": generation }))),
+        Err(violations) => Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid-limits",
+            "Invalid limits",
+            "the new limits are invalid; the old ones stay in force",
+        )
+        .with("violations", violations)),
+    }
+}
+
+/// Ready means that the engine moves. A halt is no reason not to be ready: it is the service doing its work.
+async fn readyz(State(api): Shared, RawQuery(query): RawQuery) -> Response {
+    let health = view::engine_health(&api.parts);
+    let status = if health.stale { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    if query.as_deref().is_none_or(|q| q != "verbose" && !q.starts_with("verbose=")) {
+        return (status, if health.stale { "not ready\n" } else { "ok\n" }).into_response();
+    }
+    let mark = |good: bool| if good { "+" } else { "-" };
+    let firm = api.parts.switch.page().get(0).mode;
+    let text = format!(
+        "[{}]engine rounds {}, last {}\n[{}]latch {}\n[+]firm {}\n{}\n",
+        mark(!health.stale),
+        health.progress,
+        health.last_round_age_ns.map_or_else(|| "never".to_owned(), |ns| format!("{} ms ago", ns / 1_000_000)),
+        mark(api.parts.switch.is_durable()),
+        if api.parts.switch.is_durable() { "durable" } else { "not durable" },
+        match firm {
+            Mode::Normal => "normal",
+            Mode::ReduceOnly => "reduce_only",
+            Mode::Halted => "halted (still ready)",
+        },
+        if health.stale { "not ready" } else { "ready" }
+    );
+    (status, text).into_response()
+}
+
+async fn metrics(State(api): Shared, MaybeCaller(caller): MaybeCaller) -> Result<Response, Problem> {
+    if api.parts.options.metrics_need_token {
+        caller?.0.needs(Role::Viewer)?;
+    }
+    let text = api.big_answer(|parts| (parts.render_metrics)()).await?;
+    let mut response = text.into_response();
+    let plain = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    Ok(response)
+}
+
+/// A caller where the configuration may do without.
+struct MaybeCaller(Result<Caller, Problem>);
+
+impl FromRequestParts<Arc<Api>> for MaybeCaller {
+    type Rejection = core::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Self::Rejection> {
+        if api.parts.options.metrics_need_token {
+            return Ok(MaybeCaller(Caller::from_request_parts(parts, api).await));
+        }
+        Ok(MaybeCaller(Err(not_found("no token is needed"))))
+    }
+}

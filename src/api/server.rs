@@ -1,0 +1,213 @@
+//! Connections: accepted, bounded, timed, served.
+//!
+//! `axum::serve` has no time-out for a request's head, so hyper is driven here. When all places are taken, the
+//! oldest connection without a request in progress makes room: a flood of silent connections cannot keep a kill out.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tower::ServiceExt;
+
+use crate::api::problem::Problem;
+use crate::api::routes::{Received, router};
+use crate::api::{ApiOptions, ApiParts};
+use crate::duty::Clock;
+
+/// Serves on `listener` until `stop` is true (or its sender is gone). A thread's whole life: it makes its own runtime.
+///
+/// # Errors
+/// If the runtime cannot be made or the listener not be used. A failing connection is no error.
+pub fn run(listener: StdListener, parts: ApiParts, stop: watch::Receiver<bool>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // State, limits, metrics and a reload; kills need none of them.
+        .max_blocking_threads(4)
+        .thread_name("api-blocking")
+        .build()?;
+    listener.set_nonblocking(true)?;
+    runtime.block_on(serve(listener, parts, stop))?;
+    // A large answer that is still being made is of no use to anybody any more.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+async fn serve(listener: StdListener, parts: ApiParts, mut stop: watch::Receiver<bool>) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let options = parts.options;
+    let clock = parts.clock.clone();
+    let router = router(parts);
+    let places = Arc::new(Places::new(options.connections, options.reserved));
+    let graceful = GracefulShutdown::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let Some(place) = places.take() else { continue };
+                let watcher = graceful.watcher();
+                let number = place.number;
+                let task =
+                    tokio::spawn(connection(stream, peer, place, router.clone(), clock.clone(), options, watcher));
+                places.set_task(number, task.abort_handle());
+            }
+            Err(error) => {
+                // Most often out of descriptors: whoever closes one makes it go on.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+    drop(listener);
+    let _ = tokio::time::timeout(options.drain, graceful.shutdown()).await;
+    Ok(())
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Place,
+    router: Router,
+    clock: Arc<dyn Clock>,
+    options: ApiOptions,
+    watcher: hyper_util::server::graceful::Watcher,
+) {
+    let _ = stream.set_nodelay(true);
+    let busy = place.busy.clone();
+    let kill_only = place.kill_only;
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let router = router.clone();
+        let received = Received(clock.now());
+        let busy = Busy::new(busy.clone());
+        async move {
+            let mut request: Request = request.map(axum::body::Body::new);
+            let reserved = kill_only && request.uri().path() != "/v1/kill";
+            let mut response: Response = if reserved {
+                Problem::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "too-many-connections",
+                    "Too many connections",
+                    "only a kill is taken on the last connections",
+                )
+                .into_response()
+            } else {
+                request.extensions_mut().insert(peer);
+                request.extensions_mut().insert(received);
+                // The router is always ready and cannot fail.
+                router.oneshot(request).await.into_response()
+            };
+            if kill_only {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            drop(busy);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(options.header_timeout)
+        .max_buf_size(64 * 1024)
+        .serve_connection(TokioIo::new(stream), service);
+    // What ends a connection (a time-out, a peer that is gone, bytes that are not HTTP) concerns nobody else.
+    let _ = watcher.watch(serving).await;
+    drop(place);
+}
+
+/// Marks a connection as busy as long as a request is in progress on it.
+struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    fn new(flag: Arc<AtomicBool>) -> Busy {
+        flag.store(true, Ordering::Relaxed);
+        Busy(flag)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// The places for connections.
+struct Places {
+    connections: usize,
+    reserved: usize,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    /// By number, so the oldest first.
+    list: BTreeMap<u64, OpenConnection>,
+}
+
+struct OpenConnection {
+    busy: Arc<AtomicBool>,
+    task: Option<tokio::task::AbortHandle>,
+}
+
+/// A connection's place; free again when dropped.
+struct Place {
+    number: u64,
+    busy: Arc<AtomicBool>,
+    kill_only: bool,
+    places: Arc<Places>,
+}
+
+impl Places {
+    fn new(connections: usize, reserved: usize) -> Places {
+        Places { connections: connections.max(1), reserved: reserved.max(1), open: Mutex::default() }
+    }
+
+    /// A place for a new connection; `None` if every connection has a request in progress.
+    fn take(self: &Arc<Self>) -> Option<Place> {
+        let mut open = self.lock();
+        if open.list.len() >= self.connections + self.reserved {
+            let idle = open.list.iter().find(|(_, c)| !c.busy.load(Ordering::Relaxed)).map(|(n, _)| *n)?;
+            if let Some(task) = open.list.remove(&idle).and_then(|c| c.task) {
+                task.abort();
+            }
+        }
+        let kill_only = open.list.len() >= self.connections;
+        open.next += 1;
+        let (number, busy) = (open.next, Arc::new(AtomicBool::new(false)));
+        open.list.insert(number, OpenConnection { busy: busy.clone(), task: None });
+        Some(Place { number, busy, kill_only, places: self.clone() })
+    }
+
+    fn set_task(&self, number: u64, task: tokio::task::AbortHandle) {
+        if let Some(connection) = self.lock().list.get_mut(&number) {
+            connection.task = Some(task);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.lock().list.remove(&self.number);
+    }
+}

@@ -1,0 +1,613 @@
+//! The configuration file as it was written, all of it but the limits: checked key by key.
+
+use core::net::{Ipv4Addr, SocketAddr};
+use core::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+
+use super::reader::{Field, NAME_RULE, Reader, is_name};
+use super::violation::{Errors, Spot};
+use super::{Auth, EngineOptions, Http, Ingest, Operator, Role, Service};
+use crate::duty::Idle;
+use crate::engine::core::Sizing;
+use crate::model::{Event, ScopeKind, SessionKind, Universe};
+use crate::units::{Conversion, DecimalError, Px, Qty};
+
+/// The longest age, window or time-out that can be configured.
+pub(super) const WEEK_NS: u64 = 7 * 86_400_000_000_000;
+/// The shortest one.
+pub(super) const SHORTEST_NS: u64 = 1_000;
+/// How old a price or rate may be where nothing is said.
+const DEFAULT_AGE_NS: u64 = 5_000_000_000;
+/// "Unlimited" as an age.
+pub(super) const ANY_AGE: u64 = u64::MAX;
+
+/// Sections of options: what they say counts from the start of the process on.
+pub(super) const SECTIONS: [&str; 5] = ["service", "engine", "ingest", "http", "auth"];
+
+/// A name that refers to something else in the file.
+pub(super) type Reference = (String, Spot);
+
+pub(super) struct CurrencyText {
+    pub name: String,
+    pub spot: Spot,
+    pub rate: Option<i64>,
+    pub max_age_ns: u64,
+}
+
+pub(super) struct AccountText {
+    pub name: String,
+    pub spot: Spot,
+}
+
+pub(super) struct StrategyText {
+    pub name: String,
+    pub spot: Spot,
+    pub account: Option<Reference>,
+    /// `None`: all.
+    pub instruments: Option<Vec<Reference>>,
+}
+
+#[derive(Clone)]
+pub(super) struct InstrumentText {
+    pub name: String,
+    pub spot: Spot,
+    pub currency: Option<Reference>,
+    pub px_scale: Option<u8>,
+    pub qty_scale: Option<u8>,
+    pub multiplier: Option<(i64, u8)>,
+    pub negative_px: bool,
+    pub average_daily_volume: Option<Qty>,
+    pub reference: Option<Px>,
+    pub reference_max_age_ns: u64,
+    pub restricted: bool,
+}
+
+pub(super) struct SessionText {
+    pub name: String,
+    pub spot: Spot,
+    pub kind: SessionKind,
+    /// Empty: all.
+    pub strategies: Vec<Reference>,
+    pub token: Option<[u8; 32]>,
+}
+
+/// Everything but the limits.
+pub(super) struct FileText {
+    /// Where the sections of [`SECTIONS`] are written.
+    pub section_spots: [Spot; SECTIONS.len()],
+    pub service: Service,
+    pub engine: EngineOptions,
+    pub ingest: Ingest,
+    pub http: Http,
+    pub auth: Auth,
+    /// Where each of `auth.operators` is written.
+    pub operator_spots: Vec<Spot>,
+    pub base_currency: String,
+    /// `None`: refused, so nothing can be said about values.
+    pub base_scale: Option<u8>,
+    pub currencies: Vec<CurrencyText>,
+    pub accounts: Vec<AccountText>,
+    pub strategies: Vec<StrategyText>,
+    pub instruments: Vec<InstrumentText>,
+    pub sessions: Vec<SessionText>,
+}
+
+impl FileText {
+    /// Reads every section but `[limits]`, which stays in `root` to be asked for.
+    pub fn read<'a>(root: &mut Reader<'a>) -> FileText {
+        let errors = root.errors;
+        let service = root.need("service", "the section [service] with state_dir is needed").and_then(|f| f.table());
+        let (service, base_currency, base_scale) = read_service(service);
+        let engine = read_engine(root.table("engine"));
+        let ingest = read_ingest(root.table("ingest"));
+        let http = read_http(root.table("http"));
+        let (auth, operator_spots) = read_auth(root.table("auth"));
+
+        let mut currencies = Vec::new();
+        each_named(root, "currencies", |name, field, mut table| {
+            let rate = table.get("rate").and_then(|f| {
+                let rate = f.amount(Event::FX_SCALE)?;
+                if rate == 0 {
+                    f.refuse("a rate must be positive");
+                }
+                (rate > 0).then_some(rate)
+            });
+            let max_age_ns = read_age(&mut table, "max_age", None);
+            if name == base_currency {
+                field.refuse("is the base currency: its rate is 1 and never stale");
+            } else {
+                currencies.push(CurrencyText { name, spot: field.spot.clone(), rate, max_age_ns });
+            }
+            table.finish();
+        });
+
+        let mut accounts = Vec::new();
+        each_named(root, "accounts", |name, field, table| {
+            accounts.push(AccountText { name, spot: field.spot.clone() });
+            table.finish();
+        });
+
+        let mut strategies = Vec::new();
+        each_named(root, "strategies", |name, field, mut table| {
+            let account = table.need("account", "a strategy trades for one account");
+            let account = account.and_then(|f| reference(&f));
+            let instruments = table.get("instruments").and_then(|f| references(&f));
+            strategies.push(StrategyText { name, spot: field.spot.clone(), account, instruments });
+            table.finish();
+        });
+
+        let instruments = read_instruments(root, &base_currency);
+
+        let mut sessions = Vec::new();
+        each_named(root, "sessions", |name, field, mut table| {
+            let kinds =
+                [("ask", SessionKind::Ask), ("observe", SessionKind::Observe), ("reference", SessionKind::Reference)];
+            let kind = table.need("kind", "ask, observe or reference").and_then(|f| f.word(&kinds));
+            let mut listed = Vec::new();
+            if let Some(f) = table.get("strategies") {
+                listed = references(&f).unwrap_or_default();
+                if kind == Some(SessionKind::Reference) {
+                    f.refuse("a reference session trades no strategy");
+                } else if f.as_array().is_some_and(|list| list.is_empty()) {
+                    f.refuse("lists no strategy: leave it out to allow all, or leave out the session");
+                }
+            }
+            let token = match table.get("token_hash") {
+                Some(f) => f.hash(),
+                None => {
+                    if !auth.tokens_at_runtime {
+                        errors.missing(&table.spot, "token_hash", "a session needs one (see `haltline token`)");
+                    }
+                    None
+                }
+            };
+            // A kind that was refused stops the start; here it only has to be something.
+            let kind = kind.unwrap_or(SessionKind::Reference);
+            sessions.push(SessionText { name, spot: field.spot.clone(), kind, strategies: listed, token });
+            table.finish();
+        });
+
+        let file = FileText {
+            section_spots: SECTIONS.map(|section| root.key_spot(section)),
+            service,
+            engine,
+            ingest,
+            http,
+            auth,
+            operator_spots,
+            base_currency,
+            base_scale,
+            currencies,
+            accounts,
+            strategies,
+            instruments,
+            sessions,
+        };
+        file.check(errors, &root.spot);
+        file
+    }
+
+    /// What only shows when all sections are read.
+    fn check(&self, errors: &Errors<'_>, root: &Spot) {
+        let currencies: HashMap<&str, &CurrencyText> = self.currencies.iter().map(|c| (&*c.name, c)).collect();
+        for instrument in &self.instruments {
+            let Some((name, spot)) = &instrument.currency else { continue };
+            let foreign = currencies.get(&**name);
+            if *name != self.base_currency && foreign.is_none() {
+                errors.at(spot, format!("no such currency; [currencies.{name}] would declare it"));
+            } else {
+                self.check_conversion(errors, instrument, foreign.copied());
+            }
+        }
+        let accounts: HashSet<&str> = self.accounts.iter().map(|a| &*a.name).collect();
+        let strategies: HashSet<&str> = self.strategies.iter().map(|s| &*s.name).collect();
+        let instruments: HashSet<&str> = self.instruments.iter().map(|i| &*i.name).collect();
+        for strategy in &self.strategies {
+            if let Some((name, spot)) = &strategy.account
+                && !accounts.contains(&**name)
+            {
+                errors.at(spot, format!("no such account; [accounts.{name}] would declare it"));
+            }
+            for (name, spot) in strategy.instruments.iter().flatten() {
+                if !instruments.contains(&**name) {
+                    errors.at(spot, format!("no such instrument; [instruments.{name}] would declare it"));
+                }
+            }
+        }
+        for session in &self.sessions {
+            for (name, spot) in &session.strategies {
+                if !strategies.contains(&**name) {
+                    errors.at(spot, format!("no such strategy; [strategies.{name}] would declare it"));
+                }
+            }
+        }
+
+        // The same token for two would let one act as the other.
+        let mut owners: HashMap<[u8; 32], &str> = HashMap::new();
+        let operators =
+            self.auth.operators.iter().zip(&self.operator_spots).map(|(o, spot)| (Some(o.hash), &*o.name, spot));
+        let sessions = self.sessions.iter().map(|s| (s.token, &*s.name, &s.spot));
+        for (hash, name, spot) in operators.chain(sessions) {
+            if let Some(hash) = hash
+                && let Some(other) = owners.insert(hash, name)
+            {
+                errors.at(spot, format!("{name} has the same token as {other}"));
+            }
+        }
+
+        let sizes = [
+            ("currencies", self.currencies.len() + 1, Universe::MAX_SMALL),
+            ("accounts", self.accounts.len(), Universe::MAX_SMALL),
+            ("strategies", self.strategies.len(), Universe::MAX_SMALL),
+            ("sessions", self.sessions.len(), Universe::MAX_SMALL),
+            ("instruments", self.instruments.len(), Universe::MAX_INSTRUMENTS),
+        ];
+        for (section, len, max) in sizes {
+            if len > max {
+                errors.missing(root, section, format!("{len} are too many: at most {max}"));
+            }
+        }
+        let pairs = self.strategies.len().saturating_mul(self.instruments.len());
+        if pairs > Universe::MAX_PAIRS {
+            let max = Universe::MAX_PAIRS;
+            errors.missing(
+                root,
+                "strategies",
+                format!("{pairs} combinations of strategy and instrument: at most {max}"),
+            );
+        }
+    }
+
+    /// Whether the universe can be built at all: the bounds that [`Universe::new`] insists on.
+    pub fn fits(&self) -> bool {
+        let small = [self.currencies.len() + 1, self.accounts.len(), self.strategies.len(), self.sessions.len()];
+        small.into_iter().all(|len| len <= Universe::MAX_SMALL)
+            && self.instruments.len() <= Universe::MAX_INSTRUMENTS
+            && self.strategies.len() * self.instruments.len() <= Universe::MAX_PAIRS
+    }
+
+    /// A value in base units must be possible: at the rate that is known, and for another currency at a
+    /// rate that uses all ten places, since such a one will come.
+    fn check_conversion(&self, errors: &Errors<'_>, instrument: &InstrumentText, foreign: Option<&CurrencyText>) {
+        let (Some(base), Some(px), Some(qty), Some(multiplier)) =
+            (self.base_scale, instrument.px_scale, instrument.qty_scale, instrument.multiplier)
+        else {
+            return;
+        };
+        let works = |rate: (i64, u8)| Conversion::new(multiplier, rate, px, qty, base).is_some();
+        let one = 10i64.pow(u32::from(Event::FX_SCALE));
+        let works = match foreign {
+            None => works((1, 0)),
+            Some(currency) => {
+                works((one + 1, Event::FX_SCALE)) && works((currency.rate.unwrap_or(one), Event::FX_SCALE))
+            }
+        };
+        if !works {
+            let rule = "its value cannot be represented in base units: fewer places in px_scale, qty_scale or \
+                        multiplier, or more in base_scale";
+            errors.at(&instrument.spot, rule);
+        }
+    }
+}
+
+fn read_service(table: Option<Reader<'_>>) -> (Service, String, Option<u8>) {
+    let Some(mut table) = table else {
+        return (Service { state_dir: PathBuf::new() }, "USD".into(), Some(4));
+    };
+    let state_dir = table.need("state_dir", "the directory of latch and journal (see `haltline init`)");
+    let state_dir = state_dir.and_then(|f| {
+        let text = f.string()?;
+        if text.is_empty() {
+            f.refuse("must not be empty");
+        }
+        Some(PathBuf::from(text))
+    });
+    let base_currency = table.get("base_currency").map_or(Some("USD".into()), |f| reference(&f).map(|(name, _)| name));
+    let base_scale = read_scale(&mut table, "base_scale", 8, Some(4));
+    table.finish();
+    (Service { state_dir: state_dir.unwrap_or_default() }, base_currency.unwrap_or_else(|| "USD".into()), base_scale)
+}
+
+fn read_engine(table: Option<Reader<'_>>) -> EngineOptions {
+    let Some(mut table) = table else { return EngineOptions::default() };
+    let default = Sizing::default();
+    let mut size = |key, default: usize| {
+        let read = table.get(key).and_then(|f| f.integer(1, 1 << 27));
+        read.map_or(default, |n| n as usize)
+    };
+    let sizing = Sizing {
+        working_orders: size("working_orders", default.working_orders),
+        remembered_orders: size("remembered_orders", default.remembered_orders),
+        execs: size("execs", default.execs),
+        pairs: size("pairs", default.pairs),
+        recent_orders: size("recent_orders", default.recent_orders),
+    };
+    let (spin, nap) = match Idle::default() {
+        Idle::Nap { spin, nap } => (spin, nap),
+        Idle::Spin | Idle::Yield => (Duration::ZERO, Duration::ZERO),
+    };
+    let kind = table.get("idle").and_then(|f| f.word(&[("nap", 0u8), ("yield", 1), ("spin", 2)])).unwrap_or(0);
+    let mut span = |key, default: Duration, max| match table.get(key) {
+        None => default,
+        Some(f) => {
+            if kind != 0 {
+                f.refuse("means something only with idle = \"nap\"");
+            }
+            f.duration(0, max).map_or(default, Duration::from_nanos)
+        }
+    };
+    let (spin, nap) = (span("spin", spin, 1_000_000_000), span("nap", nap, 10_000_000));
+    table.finish();
+    let idle = match kind {
+        0 => Idle::Nap { spin, nap },
+        1 => Idle::Yield,
+        _ => Idle::Spin,
+    };
+    EngineOptions { idle, sizing }
+}
+
+fn read_listen(table: &mut Reader<'_>, default_port: u16) -> SocketAddr {
+    let allow_remote = table.get("allow_remote").and_then(|f| f.boolean()).unwrap_or(false);
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, default_port));
+    let Some(field) = table.get("listen") else { return default };
+    let Some(listen) = field.socket() else { return default };
+    if !listen.ip().is_loopback() && !allow_remote {
+        field.refuse("can be reached from other machines: write allow_remote = true here if that is meant");
+    }
+    listen
+}
+
+fn read_ingest(table: Option<Reader<'_>>) -> Ingest {
+    let Some(mut table) = table else { return Ingest::default() };
+    let listen = read_listen(&mut table, Ingest::PORT);
+    let max_connections = table.get("max_connections").and_then(|f| f.integer(1, 65_536));
+    let max_connections = max_connections.map_or(Ingest::CONNECTIONS, |n| n as usize);
+    let mut allowed_origins = Vec::new();
+    for (origin, field) in table.get("allowed_origins").and_then(|f| f.strings()).unwrap_or_default() {
+        let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        if host.is_none_or(|host| host.is_empty() || host.contains(['/', '*', ' '])) {
+            field.refuse("must be an origin such as https://console.example.com, without a path");
+        }
+        allowed_origins.push(origin.to_owned());
+    }
+    table.finish();
+    Ingest { listen, max_connections, allowed_origins }
+}
+
+fn read_http(table: Option<Reader<'_>>) -> Http {
+    let Some(mut table) = table else { return Http::default() };
+    let listen = read_listen(&mut table, Http::PORT);
+    table.finish();
+    Http { listen }
+}
+
+/// The scopes that can be halted, so re-armed.
+const HALTABLE: [(&str, ScopeKind); 5] = [
+    ("firm", ScopeKind::Firm),
+    ("account", ScopeKind::Account),
+    ("strategy", ScopeKind::Strategy),
+    ("instrument", ScopeKind::Instrument),
+    ("session", ScopeKind::Session),
+];
+
+fn read_auth(table: Option<Reader<'_>>) -> (Auth, Vec<Spot>) {
+    let mut auth = Auth::default();
+    let mut spots = Vec::new();
+    let Some(mut table) = table else { return (auth, spots) };
+    auth.tokens_at_runtime = table.get("tokens_at_runtime").and_then(|f| f.boolean()).unwrap_or(false);
+    for field in table.get("tokens").and_then(|f| f.array()).unwrap_or_default() {
+        let Some(mut entry) = field.table() else { continue };
+        let name = entry.need("name", "whose token it is").and_then(|f| reference(&f));
+        let roles = [Role::Viewer, Role::Operator, Role::Risk].map(|role| (role.name(), role));
+        let role = entry.need("role", "viewer, operator or risk").and_then(|f| f.word(&roles));
+        let hash = entry.need("hash", "the token's hash (see `haltline token`)").and_then(|f| f.hash());
+        if let (Some((name, spot)), Some(role), Some(hash)) = (name, role, hash) {
+            if auth.operators.iter().any(|o| o.name == name) {
+                table.errors.at(&spot, "is used by another token: two people must have two names");
+            }
+            auth.operators.push(Operator { name, role, hash });
+            spots.push(field.spot.clone());
+        }
+        entry.finish();
+    }
+    if let Some(field) = table.get("two_person_rearm") {
+        auth.two_person_rearm =
+            field.array().unwrap_or_default().iter().filter_map(|kind| kind.word(&HALTABLE)).collect();
+    }
+    if let Some(ns) = table.get("rearm_expiry").and_then(|f| f.duration(1_000_000_000, 86_400_000_000_000)) {
+        auth.rearm_expiry = Duration::from_nanos(ns);
+    }
+    table.finish();
+    (auth, spots)
+}
+
+/// Every table of `section`, whose keys are names.
+fn each_named<'a>(root: &mut Reader<'a>, section: &'static str, mut each: impl FnMut(String, Field<'a>, Reader<'a>)) {
+    let Some(section) = root.table(section) else { return };
+    for (name, field) in section.entries() {
+        if !is_name(name) {
+            section.errors.at(&section.key_spot(name), NAME_RULE);
+        }
+        if let Some(table) = field.table() {
+            each(name.to_owned(), field, table);
+        }
+    }
+}
+
+fn reference(field: &Field<'_>) -> Option<Reference> {
+    let name = field.string()?;
+    if !is_name(name) {
+        field.refuse(NAME_RULE);
+        return None;
+    }
+    Some((name.to_owned(), field.spot.clone()))
+}
+
+fn references(field: &Field<'_>) -> Option<Vec<Reference>> {
+    let list: Vec<Reference> = field.array()?.iter().filter_map(reference).collect();
+    let mut seen = HashSet::new();
+    for (name, spot) in &list {
+        if !seen.insert(name) {
+            field.errors.at(spot, "is listed twice");
+        }
+    }
+    Some(list)
+}
+
+fn read_age(table: &mut Reader<'_>, key: &'static str, default: Option<Field<'_>>) -> u64 {
+    let field = table.get(key).or_else(|| default.clone());
+    match field.map(|f| f.duration_or_unlimited(SHORTEST_NS, WEEK_NS)) {
+        None | Some(None) => DEFAULT_AGE_NS,
+        Some(Some(None)) => ANY_AGE,
+        Some(Some(Some(ns))) => ns,
+    }
+}
+
+fn read_scale(table: &mut Reader<'_>, key: &'static str, max: i64, default: Option<u8>) -> Option<u8> {
+    match table.get(key) {
+        None => default,
+        Some(f) => f.integer(0, max).map(|n| n as u8),
+    }
+}
+
+/// The keys that `[instrument_defaults]` may have.
+const DEFAULTED: [&str; 7] =
+    ["currency", "px_scale", "qty_scale", "multiplier", "negative_px", "average_daily_volume", "reference_max_age"];
+
+fn read_instruments(root: &mut Reader<'_>, base_currency: &str) -> Vec<InstrumentText> {
+    let mut defaults: HashMap<&'static str, Field<'_>> = HashMap::new();
+    if let Some(mut table) = root.table("instrument_defaults") {
+        for key in DEFAULTED {
+            if let Some(field) = table.get(key) {
+                defaults.insert(key, field);
+            }
+        }
+        table.finish();
+    }
+    let mut list = Vec::new();
+    each_named(root, "instruments", |name, field, mut table| {
+        list.push(read_instrument(name, &field.spot, &mut table, &defaults, base_currency));
+        table.finish();
+    });
+    if let Some(field) = root.get("instrument_series") {
+        let tables = field.as_array().unwrap_or_else(|| vec![field.clone()]);
+        for field in tables {
+            let Some(mut table) = field.table() else { continue };
+            let prefix = table.need("prefix", "what the names begin with").and_then(|f| reference(&f));
+            let count = table.need("count", "how many instruments there are");
+            let count = count.and_then(|f| f.integer(1, Universe::MAX_INSTRUMENTS as i64));
+            let width = table.get("width").map_or(Some(1), |f| f.integer(1, 8));
+            let one = read_instrument(String::new(), &field.spot, &mut table, &defaults, base_currency);
+            table.finish();
+            let (Some((prefix, spot)), Some(count), Some(width)) = (prefix, count, width) else { continue };
+            let last = count - 1;
+            if !is_name(&format!("{prefix}{last:0width$}", width = width as usize)) {
+                root.errors.at(&spot, NAME_RULE);
+                continue;
+            }
+            // Larger than the bound in all: reported once, and not built.
+            if list.len() + count as usize > Universe::MAX_INSTRUMENTS {
+                field.refuse(format!("makes more than {} instruments", Universe::MAX_INSTRUMENTS));
+                continue;
+            }
+            for n in 0..count {
+                let name = format!("{prefix}{n:0width$}", width = width as usize);
+                list.push(InstrumentText { name, ..one.clone() });
+            }
+        }
+        let mut seen = HashSet::new();
+        list.retain(|instrument: &InstrumentText| {
+            let new = seen.insert(instrument.name.clone());
+            if !new {
+                root.errors.at(&instrument.spot, "makes an instrument that is declared already");
+            }
+            new
+        });
+    }
+    list
+}
+
+fn read_instrument(
+    name: String,
+    spot: &Spot,
+    table: &mut Reader<'_>,
+    defaults: &HashMap<&'static str, Field<'_>>,
+    base_currency: &str,
+) -> InstrumentText {
+    let errors = table.errors;
+    let currency = match table.get("currency") {
+        Some(f) => reference(&f),
+        None => match defaults.get("currency") {
+            Some(f) => reference(f),
+            None => Some((base_currency.to_owned(), spot.clone())),
+        },
+    };
+    let mut scale = |key| {
+        let own = table.get(key);
+        let Some(field) = own.as_ref().or(defaults.get(key)) else {
+            errors.missing(&table.spot, key, "the decimal places are needed here or in [instrument_defaults]");
+            return None;
+        };
+        field.integer(0, 12).map(|n| n as u8)
+    };
+    let (px_scale, qty_scale) = (scale("px_scale"), scale("qty_scale"));
+    let own = table.get("multiplier");
+    let multiplier = own.as_ref().or(defaults.get("multiplier")).map_or(Some((1, 0)), |f| {
+        let parts = f.decimal()?.parts();
+        match parts {
+            Ok((mantissa, places)) if mantissa > 0 && places <= 12 => Some((mantissa, places)),
+            Ok(_) => {
+                f.refuse("must be positive and have at most 12 decimal places");
+                None
+            }
+            Err(error) => {
+                f.refuse(error.rule());
+                None
+            }
+        }
+    });
+    let own = table.get("negative_px");
+    let negative_px = own.as_ref().or(defaults.get("negative_px")).and_then(|f| f.boolean()).unwrap_or(false);
+    let own = table.get("average_daily_volume");
+    let average_daily_volume = own.as_ref().or(defaults.get("average_daily_volume")).and_then(|f| {
+        let volume = f.decimal()?;
+        let volume = f.amount_of(&volume, qty_scale?)?;
+        if volume == 0 {
+            f.refuse("must be positive; leave it out if it is not known");
+        }
+        (volume > 0).then_some(Qty(volume))
+    });
+    let reference_px = table.get("reference").and_then(|f| {
+        let px = match f.decimal()?.at(px_scale?) {
+            Ok(px) => px,
+            Err(DecimalError::TooPrecise) => {
+                f.refuse(format!("has more decimal places than px_scale = {}", px_scale?));
+                return None;
+            }
+            Err(error) => {
+                f.refuse(error.rule());
+                return None;
+            }
+        };
+        if px <= 0 && !negative_px {
+            f.refuse("must be positive: negative_px is not set");
+        }
+        Some(Px(px))
+    });
+    let reference_max_age_ns = read_age(table, "reference_max_age", defaults.get("reference_max_age").cloned());
+    let restricted = table.get("restricted").and_then(|f| f.boolean()).unwrap_or(false);
+    InstrumentText {
+        name,
+        spot: spot.clone(),
+        currency,
+        px_scale,
+        qty_scale,
+        multiplier,
+        negative_px,
+        average_daily_volume,
+        reference: reference_px,
+        reference_max_age_ns,
+        restricted,
+    }
+}

@@ -1,0 +1,476 @@
+//! The configuration: TOML text in, everything that the process is built from out, or every violation at once.
+//!
+//! The text is read key by key ([`reader`]), so that one mistake does not hide the next; then relations
+//! between sections are checked; then names become the [`Universe`] and limits the [`LimitTable`]. Nothing
+//! downstream sees the text. Every key is explained in `config/haltline.toml`.
+//!
+//! There are no other sources (no environment, no includes): what is not in the file has the default that
+//! the types here document.
+
+mod file;
+mod limits;
+mod print;
+mod reader;
+mod violation;
+
+#[cfg(test)]
+mod tests;
+
+use core::fmt;
+use core::net::{Ipv4Addr, SocketAddr};
+use core::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use toml::de::DeTable;
+
+use self::file::FileText;
+use self::limits::LimitText;
+use self::reader::Reader;
+use self::violation::{Errors, Spot};
+pub use self::violation::{Violation, Violations};
+use crate::duty::Idle;
+use crate::engine::core::Sizing;
+use crate::limits::LimitTable;
+use crate::model::universe::{AccountSpec, CurrencySpec, StrategySpec};
+use crate::model::{InstrumentSpec, ScopeKind, SessionSpec, Universe};
+use crate::units::{AccountId, CurrencyId, Px, StrategyId};
+
+/// Section `[service]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Where latch and journal live. Relative to the directory that the process starts in.
+    pub state_dir: PathBuf,
+}
+
+/// Section `[engine]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// What the engine's thread does without work.
+    pub idle: Idle,
+    /// How large its tables are.
+    pub sizing: Sizing,
+}
+
+/// Section `[ingest]`: the WebSocket listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ingest {
+    /// Address; loopback unless the file says `allow_remote`.
+    pub listen: SocketAddr,
+    /// The most connections at once.
+    pub max_connections: usize,
+    /// Values of the `Origin` header that are let in; a client without the header (not a browser) always is.
+    pub allowed_origins: Vec<String>,
+}
+
+impl Ingest {
+    /// The port where nothing is said.
+    pub const PORT: u16 = 7401;
+    /// The connections where nothing is said.
+    pub const CONNECTIONS: usize = 1024;
+}
+
+impl Default for Ingest {
+    fn default() -> Self {
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, Ingest::PORT));
+        Ingest { listen, max_connections: Ingest::CONNECTIONS, allowed_origins: Vec::new() }
+    }
+}
+
+/// Section `[http]`: kill, re-arm, state, metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http {
+    /// Address; loopback unless the file says `allow_remote`.
+    pub listen: SocketAddr,
+}
+
+impl Http {
+    /// The port where nothing is said.
+    pub const PORT: u16 = 7402;
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Http { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, Http::PORT)) }
+    }
+}
+
+/// What a person's token allows, ascending: each role may do what the ones before it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Look.
+    Viewer,
+    /// Kill.
+    Operator,
+    /// Re-arm, change limits.
+    Risk,
+}
+
+impl Role {
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::Viewer => "viewer",
+            Role::Operator => "operator",
+            Role::Risk => "risk",
+        }
+    }
+}
+
+/// A person (or a program) with a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operator {
+    /// Who: what the audit shows.
+    pub name: String,
+    /// What the token allows.
+    pub role: Role,
+    /// BLAKE3 of the token's text. The token itself is nowhere.
+    pub hash: [u8; 32],
+}
+
+/// Section `[auth]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Auth {
+    /// Persons. May be empty: then nobody can use the HTTP interface.
+    pub operators: Vec<Operator>,
+    /// Kinds of scope whose re-arm needs a second person. Firm unless said otherwise.
+    pub two_person_rearm: Vec<ScopeKind>,
+    /// How long the first person's re-arm waits for the second.
+    pub rearm_expiry: Duration,
+    /// Whether sessions may be without `token_hash`, because whoever starts the service supplies tokens.
+    pub tokens_at_runtime: bool,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Auth {
+            operators: Vec::new(),
+            two_person_rearm: vec![ScopeKind::Firm],
+            rearm_expiry: Duration::from_secs(600),
+            tokens_at_runtime: false,
+        }
+    }
+}
+
+/// Something that is allowed and still worth a look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The key or section that it is about.
+    pub field: String,
+    /// What is worth knowing.
+    pub text: String,
+}
+
+/// A configuration without violations, in the form that the process is built from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// All names.
+    pub universe: Arc<Universe>,
+    /// All limits, generation 1.
+    pub limits: LimitTable,
+    /// State directory.
+    pub service: Service,
+    /// Engine thread and table sizes.
+    pub engine: EngineOptions,
+    /// WebSocket listener.
+    pub ingest: Ingest,
+    /// HTTP listener.
+    pub http: Http,
+    /// Persons and re-arming.
+    pub auth: Auth,
+    /// BLAKE3 of each session's token, by [`SessionId`](crate::units::SessionId). `None` only with
+    /// [`Auth::tokens_at_runtime`]: such a session cannot connect until it is given one.
+    pub session_tokens: Vec<Option<[u8; 32]>>,
+    /// BLAKE3 of the text.
+    pub hash: [u8; 32],
+    /// What is allowed and still worth a look.
+    pub notes: Vec<Note>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// The file could not be read as text.
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It could, and is wrong.
+    Invalid(Violations),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConfigError::Read { path, .. } => write!(f, "cannot read {}", path.display()),
+            ConfigError::Invalid(violations) => violations.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ConfigError::Read { source, .. } => Some(source),
+            ConfigError::Invalid(_) => None,
+        }
+    }
+}
+
+/// Reads and checks the file at `path`.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn read(path: &Path) -> Result<Loaded, ConfigError> {
+    let text = read_text(path)?;
+    load(&path.display().to_string(), &text).map_err(ConfigError::Invalid)
+}
+
+/// The text of the file at `path`.
+///
+/// # Errors
+/// [`ConfigError::Read`] if it cannot be read or is not UTF-8.
+pub fn read_text(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+}
+
+/// Checks `text`; `file` is its name in messages.
+///
+/// # Errors
+/// Every violation.
+pub fn load(file: &str, text: &str) -> Result<Loaded, Violations> {
+    with_text(file, text, |errors, file, limits, _| finish(errors, file, limits, text))
+}
+
+/// Checks `text` as a successor of `old`: limits, the restricted list, permissions and ages may change,
+/// nothing else. The result's limits have the next generation; hand it to the next reload as `old`.
+///
+/// # Errors
+/// Every violation, among them every change that needs a restart.
+pub fn reload(old: &Loaded, file: &str, text: &str) -> Result<Loaded, Violations> {
+    with_text(file, text, |errors, file, limits, root| {
+        let mut new = finish(errors, file, limits, text)?;
+        unchanged(errors, old, &new, file, root);
+        new.limits.generation = old.limits.generation.wrapping_add(1);
+        Some(new)
+    })
+}
+
+/// The effective values of the configuration in `text`, as a file with every key written out. Loading it
+/// gives the same configuration.
+///
+/// # Errors
+/// Every violation.
+pub fn effective(file: &str, text: &str) -> Result<String, Violations> {
+    with_text(file, text, |errors, file, limits, _| {
+        finish(errors, file, limits, text)?;
+        Some(print::effective(file, limits))
+    })
+}
+
+/// Parses `text`, reads all sections, and lets `make` go on. Its result counts only without violations.
+fn with_text<T>(
+    file: &str,
+    text: &str,
+    make: impl FnOnce(&Errors<'_>, &FileText, &LimitText, &Spot) -> Option<T>,
+) -> Result<T, Violations> {
+    let errors = Errors::new(file, text);
+    let (document, faults) = DeTable::parse_recoverable(text);
+    for fault in &faults {
+        let span = fault.span().unwrap_or(0..0);
+        errors.at(&Spot { span, path: String::new() }, fault.message());
+    }
+    let mut made = None;
+    // What the parser made up to go on would only give messages that follow from the first.
+    if faults.is_empty() {
+        let spot = Spot::default();
+        let mut root = Reader::new(&errors, document.get_ref(), spot.clone());
+        let file = FileText::read(&mut root);
+        let limits = LimitText::read(&mut root, &file);
+        root.finish();
+        made = make(&errors, &file, &limits, &spot);
+    }
+    errors.finish()?;
+    Ok(made.expect("nothing is left unmade without a violation"))
+}
+
+/// Makes everything of what was read. `None` if there is too much of something, which has been reported.
+fn finish(errors: &Errors<'_>, file: &FileText, limits: &LimitText, text: &str) -> Option<Loaded> {
+    if !file.fits() {
+        return None;
+    }
+    let universe = Arc::new(make_universe(file));
+    let table = limits.build(errors, file, &universe);
+    let mut notes = Vec::new();
+    limits.notes(file, &mut notes);
+    auth_notes(file, &mut notes);
+    Some(Loaded {
+        universe,
+        limits: table,
+        service: file.service.clone(),
+        engine: file.engine,
+        ingest: file.ingest.clone(),
+        http: file.http,
+        auth: file.auth.clone(),
+        session_tokens: file.sessions.iter().map(|s| s.token).collect(),
+        hash: *blake3::hash(text.as_bytes()).as_bytes(),
+        notes,
+    })
+}
+
+/// What was refused stands here as its zero: a table can still be made of it, to find what else is wrong.
+fn make_universe(file: &FileText) -> Universe {
+    let base = CurrencySpec { name: file.base_currency.clone(), initial_rate: None };
+    let others = file.currencies.iter().map(|c| CurrencySpec { name: c.name.clone(), initial_rate: c.rate.map(Px) });
+    let currencies: Vec<CurrencySpec> = std::iter::once(base).chain(others).collect();
+    let mut accounts: Vec<AccountSpec> = file.accounts.iter().map(|a| AccountSpec { name: a.name.clone() }).collect();
+    if accounts.is_empty() && !file.strategies.is_empty() {
+        accounts.push(AccountSpec { name: String::new() });
+    }
+    // Positions by name; entries come in the order of their names.
+    let account = |name: &str| file.accounts.binary_search_by(|a| (*a.name).cmp(name)).unwrap_or(0);
+    let strategy = |name: &str| {
+        let at = file.strategies.binary_search_by(|s| (*s.name).cmp(name)).ok();
+        at.map(|at| StrategyId(at as u16))
+    };
+    let currency = |name: &str| file.currencies.binary_search_by(|c| (*c.name).cmp(name)).map_or(0, |at| at + 1);
+    let account_of = |s: &file::StrategyText| AccountId(s.account.as_ref().map_or(0, |(name, _)| account(name)) as u16);
+    let strategies = file.strategies.iter().map(|s| StrategySpec { name: s.name.clone(), account: account_of(s) });
+    let strategies: Vec<StrategySpec> = strategies.collect();
+    let session = |s: &file::SessionText| SessionSpec {
+        name: s.name.clone(),
+        kind: s.kind,
+        strategies: s.strategies.iter().filter_map(|(name, _)| strategy(name)).collect(),
+    };
+    let instrument = |i: &file::InstrumentText| InstrumentSpec {
+        name: i.name.clone(),
+        currency: CurrencyId(i.currency.as_ref().map_or(0, |(name, _)| currency(name)) as u16),
+        px_scale: i.px_scale.unwrap_or(0),
+        qty_scale: i.qty_scale.unwrap_or(0),
+        multiplier: i.multiplier.unwrap_or((1, 0)),
+        negative_px: i.negative_px,
+        average_daily_volume: i.average_daily_volume,
+        initial_reference: i.reference,
+    };
+    Universe::new(
+        file.base_scale.unwrap_or(0),
+        currencies,
+        file.sessions.iter().map(session).collect(),
+        accounts,
+        strategies,
+        file.instruments.iter().map(instrument).collect(),
+    )
+}
+
+fn auth_notes(file: &FileText, notes: &mut Vec<Note>) {
+    if file.auth.tokens_at_runtime {
+        return;
+    }
+    let mut push = |text: &str| notes.push(Note { field: "auth.tokens".into(), text: text.into() });
+    let with = |role| file.auth.operators.iter().filter(|o| o.role >= role).count();
+    if with(Role::Operator) == 0 {
+        push("nobody has the role operator or risk: nobody can kill over HTTP");
+    }
+    match with(Role::Risk) {
+        0 => push("nobody has the role risk: nothing can be re-armed"),
+        1 if !file.auth.two_person_rearm.is_empty() => {
+            push("one person has the role risk: what needs two to re-arm cannot be re-armed");
+        }
+        _ => {}
+    }
+}
+
+/// Reports everything that only a restart can change.
+fn unchanged(errors: &Errors<'_>, old: &Loaded, new: &Loaded, file: &FileText, root: &Spot) {
+    const RESTART: &str = "cannot change while running: it needs a restart";
+    let (before, after) = (&old.universe, &new.universe);
+    let base = |universe: &Universe| (universe.base_scale, universe.currencies[0].clone());
+    let sections = [
+        old.service != new.service || base(before) != base(after),
+        old.engine != new.engine,
+        old.ingest != new.ingest,
+        old.http != new.http,
+        old.auth != new.auth,
+    ];
+    for (spot, changed) in file.section_spots.iter().zip(sections) {
+        if changed {
+            errors.at(spot, RESTART);
+        }
+    }
+
+    let gone = |section: &str, name: &str| {
+        let spot = Spot { span: root.span.clone(), path: section.to_owned() };
+        errors.missing(&spot, name, "was there before: to take it away needs a restart");
+    };
+    for currency in &before.currencies[1..] {
+        if after.currency(&currency.name).is_none() {
+            gone("currencies", &currency.name);
+        }
+    }
+    for account in &before.accounts {
+        if after.account(&account.name).is_none() {
+            gone("accounts", &account.name);
+        }
+    }
+    for strategy in &before.strategies {
+        if after.strategy(&strategy.name).is_none() {
+            gone("strategies", &strategy.name);
+        }
+    }
+    for instrument in &before.instruments {
+        if after.instrument(&instrument.name).is_none() {
+            gone("instruments", &instrument.name);
+        }
+    }
+    for session in &before.sessions {
+        if after.session(&session.name).is_none() {
+            gone("sessions", &session.name);
+        }
+    }
+
+    let changed = |spot: &Spot, same: Option<bool>| match same {
+        Some(true) => {}
+        Some(false) => errors.at(spot, RESTART),
+        None => errors.at(spot, "was not there before: to add it needs a restart"),
+    };
+    for text in &file.currencies {
+        let same = before
+            .currency(&text.name)
+            .map(|id| before.currencies[usize::from(id.0)].initial_rate == text.rate.map(Px));
+        changed(&text.spot, same);
+    }
+    for text in &file.accounts {
+        changed(&text.spot, before.account(&text.name).map(|_| true));
+    }
+    for (text, strategy) in file.strategies.iter().zip(&after.strategies) {
+        let account = |universe: &Universe, id: AccountId| universe.accounts[usize::from(id.0)].name.clone();
+        let same = before.strategy(&text.name).map(|id| {
+            account(before, before.strategies[usize::from(id.0)].account) == account(after, strategy.account)
+        });
+        changed(&text.spot, same);
+    }
+    for (text, instrument) in file.instruments.iter().zip(&after.instruments) {
+        let currency = |universe: &Universe, id: CurrencyId| universe.currencies[usize::from(id.0)].name.clone();
+        let same = before.instrument(&text.name).map(|id| {
+            let was = &before.instruments[id.0 as usize];
+            let moved = InstrumentSpec { currency: was.currency, ..instrument.clone() };
+            *was == moved && currency(before, was.currency) == currency(after, instrument.currency)
+        });
+        changed(&text.spot, same);
+    }
+    for (at, (text, session)) in file.sessions.iter().zip(&after.sessions).enumerate() {
+        let names = |universe: &Universe, spec: &SessionSpec| -> Vec<String> {
+            spec.strategies.iter().map(|s| universe.strategies[usize::from(s.0)].name.clone()).collect()
+        };
+        let same = before.session(&text.name).map(|id| {
+            let was = &before.sessions[usize::from(id.0)];
+            was.kind == session.kind
+                && names(before, was) == names(after, session)
+                && (new.auth.tokens_at_runtime || old.session_tokens[usize::from(id.0)] == new.session_tokens[at])
+        });
+        changed(&text.spot, same);
+    }
+}

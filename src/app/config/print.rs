@@ -1,0 +1,207 @@
+//! The effective configuration as a file: every default written out, every table merged with what it
+//! starts from.
+
+use core::fmt::Write as _;
+
+use super::file::{ANY_AGE, FileText};
+use super::limits::{Bound, LimitText, Table, action_word};
+use super::reader::format_duration;
+use super::violation::join;
+use crate::duty::Idle;
+use crate::limits::{RateKind, RateLimit, ScopeLimits, SideRule, WarnLevels};
+use crate::model::rule::{Unit, applies};
+use crate::model::{Action, Event, Rule, ScopeKind, SessionKind};
+use crate::units::format_decimal;
+
+/// See [`super::effective`]. `file` and `limits` are without violations.
+pub(super) fn effective(file: &FileText, limits: &LimitText) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_sections(&mut out, file).and_then(|()| write_limits(&mut out, file, limits));
+    out
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn list<'t>(names: impl Iterator<Item = &'t str>) -> String {
+    format!("[{}]", names.map(quoted).collect::<Vec<_>>().join(", "))
+}
+
+fn age(ns: u64) -> String {
+    if ns == ANY_AGE { "unlimited".into() } else { format_duration(ns) }
+}
+
+fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
+    let base_scale = file.base_scale.unwrap_or(0);
+    writeln!(out, "[service]\nstate_dir = {}", quoted(&file.service.state_dir.to_string_lossy()))?;
+    writeln!(out, "base_currency = {}\nbase_scale = {base_scale}", quoted(&file.base_currency))?;
+
+    let sizing = file.engine.sizing;
+    writeln!(out, "\n[engine]")?;
+    match file.engine.idle {
+        Idle::Spin => writeln!(out, "idle = \"spin\"")?,
+        Idle::Yield => writeln!(out, "idle = \"yield\"")?,
+        Idle::Nap { spin, nap } => {
+            let [spin, nap] = [spin, nap].map(|d| format_duration(d.as_nanos() as u64));
+            writeln!(out, "idle = \"nap\"\nspin = \"{spin}\"\nnap = \"{nap}\"")?;
+        }
+    }
+    writeln!(out, "working_orders = {}\nremembered_orders = {}", sizing.working_orders, sizing.remembered_orders)?;
+    writeln!(out, "execs = {}\npairs = {}\nrecent_orders = {}", sizing.execs, sizing.pairs, sizing.recent_orders)?;
+
+    let remote = |listen: core::net::SocketAddr| !listen.ip().is_loopback();
+    writeln!(out, "\n[ingest]\nlisten = \"{}\"", file.ingest.listen)?;
+    writeln!(out, "allow_remote = {}", remote(file.ingest.listen))?;
+    writeln!(out, "max_connections = {}", file.ingest.max_connections)?;
+    writeln!(out, "allowed_origins = {}", list(file.ingest.allowed_origins.iter().map(|o| &**o)))?;
+    writeln!(out, "\n[http]\nlisten = \"{}\"\nallow_remote = {}", file.http.listen, remote(file.http.listen))?;
+
+    writeln!(out, "\n[auth]\ntokens_at_runtime = {}", file.auth.tokens_at_runtime)?;
+    writeln!(out, "two_person_rearm = {}", list(file.auth.two_person_rearm.iter().map(|kind| kind.name())))?;
+    writeln!(out, "rearm_expiry = \"{}\"\ntokens = [", format_duration(file.auth.rearm_expiry.as_nanos() as u64))?;
+    for o in &file.auth.operators {
+        let hash = blake3::Hash::from_bytes(o.hash).to_hex();
+        writeln!(out, "  {{ name = {}, role = \"{}\", hash = \"{hash}\" }},", quoted(&o.name), o.role.name())?;
+    }
+    writeln!(out, "]")?;
+
+    for c in &file.currencies {
+        writeln!(out, "\n[{}]", join("currencies", &c.name))?;
+        if let Some(rate) = c.rate {
+            writeln!(out, "rate = \"{}\"", format_decimal(rate, Event::FX_SCALE))?;
+        }
+        writeln!(out, "max_age = \"{}\"", age(c.max_age_ns))?;
+    }
+    for a in &file.accounts {
+        writeln!(out, "\n[{}]", join("accounts", &a.name))?;
+    }
+    for s in &file.strategies {
+        writeln!(out, "\n[{}]", join("strategies", &s.name))?;
+        if let Some((account, _)) = &s.account {
+            writeln!(out, "account = {}", quoted(account))?;
+        }
+        if let Some(instruments) = &s.instruments {
+            writeln!(out, "instruments = {}", list(instruments.iter().map(|(name, _)| &**name)))?;
+        }
+    }
+    for i in &file.instruments {
+        let (px_scale, qty_scale) = (i.px_scale.unwrap_or(0), i.qty_scale.unwrap_or(0));
+        let (mantissa, places) = i.multiplier.unwrap_or((1, 0));
+        writeln!(out, "\n[{}]", join("instruments", &i.name))?;
+        if let Some((currency, _)) = &i.currency {
+            writeln!(out, "currency = {}", quoted(currency))?;
+        }
+        writeln!(out, "px_scale = {px_scale}\nqty_scale = {qty_scale}")?;
+        writeln!(out, "multiplier = \"{}\"\nnegative_px = {}", format_decimal(mantissa, places), i.negative_px)?;
+        if let Some(volume) = i.average_daily_volume {
+            writeln!(out, "average_daily_volume = \"{}\"", format_decimal(volume.0, qty_scale))?;
+        }
+        if let Some(px) = i.reference {
+            writeln!(out, "reference = \"{}\"", format_decimal(px.0, px_scale))?;
+        }
+        writeln!(out, "reference_max_age = \"{}\"\nrestricted = {}", age(i.reference_max_age_ns), i.restricted)?;
+    }
+    for s in &file.sessions {
+        let kind = match s.kind {
+            SessionKind::Ask => "ask",
+            SessionKind::Observe => "observe",
+            SessionKind::Reference => "reference",
+        };
+        writeln!(out, "\n[{}]\nkind = \"{kind}\"", join("sessions", &s.name))?;
+        if !s.strategies.is_empty() {
+            writeln!(out, "strategies = {}", list(s.strategies.iter().map(|(name, _)| &**name)))?;
+        }
+        if let Some(hash) = s.token {
+            writeln!(out, "token_hash = \"{}\"", blake3::Hash::from_bytes(hash).to_hex())?;
+        }
+    }
+    Ok(())
+}
+
+fn write_limits(out: &mut String, file: &FileText, limits: &LimitText) -> core::fmt::Result {
+    for kind in ScopeKind::ALL {
+        let tables = &limits.kinds[kind as usize];
+        let path = join("limits", kind.name());
+        if kind == ScopeKind::Firm {
+            write_table(out, file, kind, &path, &tables.all)?;
+            continue;
+        }
+        write_table(out, file, kind, &join(&path, "*"), &tables.all)?;
+        for (name, table) in &tables.named {
+            write_table(out, file, kind, &join(&path, name), table)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_table(out: &mut String, file: &FileText, kind: ScopeKind, path: &str, table: &Table) -> core::fmt::Result {
+    writeln!(out, "\n[{path}]")?;
+    if table.others_unlimited {
+        writeln!(out, "others = \"unlimited\"")?;
+    }
+    let zero = table.left_at_zero(kind);
+    if !zero.is_empty() {
+        writeln!(out, "# not set, so zero: {}", zero.join(", "))?;
+    }
+    match table.sides {
+        None => {}
+        Some(SideRule::Both) => writeln!(out, "sides = \"both\"")?,
+        Some(SideRule::LongOnly) => writeln!(out, "sides = \"long_only\"")?,
+        Some(SideRule::BuyOnly) => writeln!(out, "sides = \"buy_only\"")?,
+        Some(SideRule::SellOnly) => writeln!(out, "sides = \"sell_only\"")?,
+    }
+    for (&rule, stated) in &table.rules {
+        debug_assert!(applies(rule, kind));
+        let action = action_word(stated.action.unwrap_or(Action::Deny));
+        let warn = format!("warn = {}", warn_list(stated.warn.unwrap_or(ScopeLimits::DEFAULT_WARN)));
+        let name = rule.name();
+        match &stated.bound {
+            None => writeln!(out, "{name} = {{ action = \"{action}\", {warn} }}")?,
+            Some(Bound::Unlimited) => writeln!(out, "{name} = \"unlimited\"")?,
+            Some(Bound::Duplicate(d)) => {
+                let window = format_duration(d.window_ns);
+                let count = d.count;
+                writeln!(out, "{name} = {{ count = {count}, window = \"{window}\", action = \"{action}\", {warn} }}")?;
+            }
+            Some(Bound::Rates(rates)) => {
+                writeln!(out, "{name} = [")?;
+                for rate in rates {
+                    writeln!(out, "  {{ {}, {warn} }},", rate_text(rate))?;
+                }
+                writeln!(out, "]")?;
+            }
+            Some(Bound::Qty(decimal)) => {
+                writeln!(out, "{name} = {{ max = \"{}\", action = \"{action}\", {warn} }}", decimal.text())?;
+            }
+            Some(Bound::Exact(n)) => {
+                let max = match rule.unit() {
+                    Unit::Notional => format_decimal(*n, file.base_scale.unwrap_or(0)),
+                    Unit::Nanos => format_duration(*n as u64),
+                    _ => n.to_string(),
+                };
+                let window = match (rule, stated.window_ns) {
+                    (Rule::LossVelocity, Some(ns)) => format!("window = \"{}\", ", format_duration(ns)),
+                    _ => String::new(),
+                };
+                writeln!(out, "{name} = {{ max = \"{max}\", {window}action = \"{action}\", {warn} }}")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn warn_list(levels: WarnLevels) -> String {
+    let levels: Vec<String> = levels.iter().filter(|level| **level > 0).map(u8::to_string).collect();
+    format!("[{}]", levels.join(", "))
+}
+
+fn rate_text(rate: &RateLimit) -> String {
+    let kind = match rate.kind {
+        RateKind::Sliding => "kind = \"sliding\"".to_owned(),
+        RateKind::Gcra { burst } => format!("kind = \"gcra\", burst = {burst}"),
+    };
+    let (count, per, action) = (rate.count, format_duration(rate.window_ns), action_word(rate.action));
+    format!("count = {count}, per = \"{per}\", {kind}, action = \"{action}\"")
+}

@@ -1,0 +1,115 @@
+//! The command line. Exit codes: 0 done; 1 it failed; 2 it was called wrongly; 78 the configuration is
+//! invalid; 3 (`state` only) something is halted or reduce-only.
+
+mod check;
+mod client;
+mod token;
+
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use haltline::app;
+use haltline::app::config::ConfigError;
+
+/// `EX_CONFIG` of sysexits.
+const EXIT_CONFIG: u8 = 78;
+/// `state`: not everything is normal.
+const EXIT_TRIPPED: u8 = 3;
+
+/// Real-time trading risk monitor with a kill switch
+#[derive(Parser, Debug)]
+#[command(name = "haltline", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the service
+    Serve(ServeArgs),
+    /// Make the state directory that the service needs; refuses one that exists
+    Init(InitArgs),
+    /// Report everything that is wrong with a configuration file
+    CheckConfig(check::CheckArgs),
+    /// Print a configuration with every default written out
+    PrintConfig(check::PrintArgs),
+    /// Make a token: the token once, and the line for the configuration with its hash
+    Token(token::TokenArgs),
+    /// Halt a scope of a running service and print the receipt
+    Kill(client::KillArgs),
+    /// Show the state of a running service; exits with 3 if anything is halted or reduce-only
+    State(client::StateArgs),
+}
+
+#[derive(Args, Debug)]
+struct ServeArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+struct InitArgs {
+    /// The directory to make
+    dir: Option<PathBuf>,
+    /// Make the `state_dir` of this configuration
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Parses the arguments and runs the command.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(args) => app::serve(&args.config),
+        Command::Init(args) => init(args.dir.as_deref(), args.config.as_deref()),
+        Command::CheckConfig(args) => check::check(&args),
+        Command::PrintConfig(args) => check::print(&args),
+        Command::Token(args) => token::token(&args),
+        Command::Kill(args) => client::kill(&args),
+        Command::State(args) => client::state(&args),
+    };
+    result.unwrap_or_else(|error| fail(&error))
+}
+
+fn init(dir: Option<&Path>, config: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let dir = match (dir, config) {
+        (Some(dir), _) => dir.to_owned(),
+        (None, Some(file)) => app::config::read(file)?.service.state_dir,
+        (None, None) => anyhow::bail!("neither a directory nor a configuration was given"),
+    };
+    app::init_state_dir(&dir)?;
+    eprintln!("made {}", dir.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes an answer to the standard output. A reader that has gone away (`| head`) is no failure.
+fn say(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Tells what went wrong; an invalid configuration has a code of its own.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref::<ConfigError>() {
+        Some(ConfigError::Invalid(violations)) => {
+            eprint!("{}", violations.render(std::io::stderr().is_terminal()));
+            eprintln!("{}: {} violation(s)", violations.file, violations.list.len());
+            ExitCode::from(EXIT_CONFIG)
+        }
+        Some(ConfigError::Read { .. }) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(EXIT_CONFIG)
+        }
+        None => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The control thread: takes what the engine reports (trips, warnings, anomalies) and sees to it that it is recorded,
+//! latched, logged and shown. The engine never waits for it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+
+use crate::engine::agent::Notice;
+use crate::engine::published::Published;
+use crate::journal::latch::EventsTaken;
+use crate::kill::alerts::Alerts;
+use crate::kill::switch::Switch;
+use crate::kill::words;
+use crate::model::effect::Denial;
+use crate::model::{Anomaly, Effect, Scope, Trip, Universe, Warn};
+
+/// What the control thread works with.
+pub struct ControlParts<'a> {
+    /// From the engine.
+    pub notices: Receiver<Notice>,
+    /// Where trips are recorded.
+    pub switch: &'a Switch,
+    /// Where alerts are kept for the API.
+    pub alerts: &'a Alerts,
+    /// Tells whether the engine has taken events.
+    pub published: &'a Published,
+    /// The durable flag for that.
+    pub events_taken: &'a EventsTaken,
+}
+
+/// How often the loop looks round without a notice.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Warnings and anomalies of one name that are logged and listed per second; more are counted only. Trips always are.
+const PER_SECOND: u32 = 10;
+
+/// Loops until `stop`, then takes what is still in the channel. Returns once the flag that events were taken is on
+/// disk, if any were, or could not be written: in that case with the error.
+///
+/// # Errors
+/// The run must then not be ended as an orderly one: the next start has to know of the events.
+pub fn run_control(parts: &ControlParts<'_>, stop: &AtomicBool) -> std::io::Result<()> {
+    let mut gate = Gate::default();
+    loop {
+        let stopping = stop.load(Ordering::Acquire);
+        if let Ok(first) = parts.notices.recv_timeout(if stopping { Duration::ZERO } else { LOOK_EVERY }) {
+            take(parts, &mut gate, first);
+            while let Ok(next) = parts.notices.try_recv() {
+                take(parts, &mut gate, next);
+            }
+        }
+        parts.switch.look();
+        let any = parts.published.events.iter().any(|count| count.get() > 0);
+        let noted = if any { parts.events_taken.note() } else { Ok(()) };
+        if stopping {
+            return noted;
+        }
+        if let Err(error) = noted
+            && gate.passes("events_taken", parts.published.last_round.get())
+        {
+            tracing::error!(%error, "could not write down that events were taken");
+        }
+    }
+}
+
+fn take(parts: &ControlParts<'_>, gate: &mut Gate, notice: Notice) {
+    let universe = parts.switch.universe();
+    let (at, mono) = (notice.at.unix.0, notice.at.mono.0);
+    match notice.effect {
+        Effect::Trip(trip) => {
+            parts.switch.record_trip(&trip, notice.at);
+            let text = trip_text(universe, &trip);
+            tracing::error!(event = "trip", rule = trip.cause.rule.name(), seq = trip.seq, "{text}");
+            parts.alerts.push(at, "trip", trip.cause.rule.name(), text);
+        }
+        Effect::Warn(warn) => {
+            let name = warn.at.rule.name();
+            if gate.passes(name, mono) {
+                let text = warn_text(universe, &warn);
+                tracing::warn!(event = "warn", rule = name, percent = warn.percent, "{text}");
+                parts.alerts.push(at, "warn", name, text);
+            }
+        }
+        Effect::Anomaly(anomaly) => {
+            let name = anomaly.kind.name();
+            if gate.passes(name, mono) {
+                let text = anomaly_text(universe, &anomaly);
+                tracing::warn!(event = "anomaly", kind = name, seq = anomaly.seq, "{text}");
+                parts.alerts.push(at, "anomaly", name, text);
+            }
+        }
+        // Answers to sessions go to the transports, not here.
+        Effect::Verdict(_)
+        | Effect::Applied { .. }
+        | Effect::Resend { .. }
+        | Effect::OrderForgotten { .. }
+        | Effect::ExecForgotten { .. } => {}
+    }
+}
+
+/// Lets [`PER_SECOND`] of each name through per second.
+#[derive(Default)]
+struct Gate {
+    /// By name: the second, and how many came in it.
+    counts: HashMap<&'static str, (u64, u32)>,
+}
+
+impl Gate {
+    fn passes(&mut self, name: &'static str, mono: u64) -> bool {
+        let second = mono / 1_000_000_000;
+        let entry = self.counts.entry(name).or_insert((second, 0));
+        if entry.0 != second {
+            *entry = (second, 0);
+        }
+        entry.1 += 1;
+        entry.1 <= PER_SECOND
+    }
+}
+
+fn scope_text(universe: &Universe, scope: Scope) -> String {
+    words::ScopeName::of(universe, scope).to_string()
+}
+
+fn breach_text(universe: &Universe, at: &Denial) -> String {
+    format!(
+        "{} at {}: observed {} of {} {} ({})",
+        at.rule.name(),
+        scope_text(universe, at.scope),
+        words::value(universe, at.rule, at.scope, at.observed),
+        words::value(universe, at.rule, at.scope, at.limit),
+        words::unit(universe, at.rule, at.scope),
+        at.why.name()
+    )
+}
+
+fn trip_text(universe: &Universe, trip: &Trip) -> String {
+    format!(
+        "{} is {}: {}, by event {} of {}",
+        scope_text(universe, trip.scope),
+        trip.mode.name(),
+        breach_text(universe, &trip.cause),
+        trip.seq,
+        scope_text(universe, Scope::Session(trip.session))
+    )
+}
+
+fn warn_text(universe: &Universe, warn: &Warn) -> String {
+    format!("{} percent of {}", warn.percent, breach_text(universe, &warn.at))
+}
+
+fn anomaly_text(universe: &Universe, anomaly: &Anomaly) -> String {
+    format!(
+        "{} at event {} of {}: id {}, detail {}",
+        anomaly.kind.name(),
+        anomaly.seq,
+        scope_text(universe, Scope::Session(anomaly.session)),
+        anomaly.id,
+        anomaly.detail
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::latch::LatchStore;
+    use crate::kill::testing::{TestClock, switch};
+    use crate::model::{AnomalyKind, Mode, Rule, Why};
+    use crate::units::{MonoNanos, Now, SessionId, StrategyId, UnixNanos};
+
+    #[test]
+    fn trip_gets_its_cause_and_an_anomaly_storm_does_not_push_it_out() {
+        let (switch, _jobs) = switch(TestClock::new());
+        let alpha = Scope::Strategy(StrategyId(0));
+        let slot = switch.universe().slot(alpha).unwrap();
+        let (send, notices) = crossbeam_channel::unbounded();
+        let at = Now { mono: MonoNanos(9), unix: UnixNanos(1_000) };
+        // As the engine does it: the page first, then the notice.
+        switch.page().raise(slot, Mode::Halted);
+        let cause = Denial { rule: Rule::GrossExposure, why: Why::Breach, scope: alpha, observed: 1234, limit: 1000 };
+        let trip = Trip { scope: alpha, mode: Mode::Halted, cause, session: SessionId(0), seq: 77 };
+        send.send(Notice { effect: Effect::Trip(trip), at }).unwrap();
+        let anomaly = Anomaly { kind: AnomalyKind::LateFill, session: SessionId(1), seq: 5, id: 6, detail: 7 };
+        for _ in 0..10_000 {
+            send.send(Notice { effect: Effect::Anomaly(anomaly), at }).unwrap();
+        }
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path().join("state");
+        LatchStore::init(&dir).unwrap();
+        let store = LatchStore::open(&dir).unwrap();
+        let events_taken = store.events_taken();
+        let published = Published::new(switch.universe());
+        published.events[0].add(1);
+        let alerts = Alerts::default();
+        let parts = ControlParts {
+            notices,
+            switch: &switch,
+            alerts: &alerts,
+            published: &published,
+            events_taken: &events_taken,
+        };
+        run_control(&parts, &AtomicBool::new(true)).unwrap();
+
+        let halts = switch.halts();
+        assert_eq!(halts.len(), 1);
+        let trip = halts[0].causes[0].trip.as_ref().unwrap();
+        assert_eq!((trip.rule.as_str(), trip.seq), ("gross_exposure", 77));
+        assert_eq!((trip.observed.as_str(), trip.limit.as_str(), trip.unit.as_str()), ("12.34", "10", "USD"));
+        let listed = alerts.newest(1_000);
+        assert_eq!(listed.len(), 1 + PER_SECOND as usize);
+        assert_eq!(listed.last().unwrap().kind, "trip");
+        drop(store);
+        assert!(LatchStore::open(&dir).unwrap().previous_run().took_events);
+    }
+}

@@ -1,0 +1,136 @@
+//! What an operator gets for a press: when it was raised, who was told, who confirmed, whether the latch is on disk.
+//!
+//! A receipt grows: it can be read again, and says `confirmed` only when nothing is missing any more.
+
+use std::collections::VecDeque;
+
+use crate::kill::board::SessionBoard;
+use crate::kill::page::ModeWord;
+use crate::model::{Mode, Scope};
+use crate::units::{Now, SessionId};
+
+/// One session's part of a receipt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionRow {
+    /// Which session.
+    pub session: SessionId,
+    /// Whether it was connected when the page had been raised. Only those must confirm: a session that
+    /// connects later is told the page's state before anything else.
+    pub connected: bool,
+    /// When the halt was written to its connection, in ns after the press.
+    pub told_ns: Option<u64>,
+    /// When it confirmed, in ns after the press.
+    pub confirmed_ns: Option<u64>,
+}
+
+/// The proof of one press.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Never used twice, not even after a restart.
+    pub id: u64,
+    /// What was to be stopped.
+    pub scope: Scope,
+    /// How far.
+    pub asked: Mode,
+    /// The scope's word right after the raise: at least as severe as asked.
+    pub word: ModeWord,
+    /// [`HaltPage::changes`](crate::kill::page::HaltPage::changes) right after the raise.
+    pub changes: u64,
+    /// Who.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// When the press was received.
+    pub pressed: Now,
+    /// When the page showed it.
+    pub raised: Now,
+    /// When the latch was on disk.
+    pub durable: Option<Now>,
+    /// Sessions of the scope that can send orders.
+    pub sessions: Vec<SessionRow>,
+    /// Orders that were pending or working in the scope at the press, as last published.
+    pub working_orders: Option<i64>,
+}
+
+/// What is missing for `confirmed`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// The latch is not on disk.
+    pub latch: bool,
+    /// Connected sessions that have not confirmed.
+    pub sessions: usize,
+}
+
+impl Receipt {
+    /// What is missing; both nothing: the press is confirmed.
+    #[must_use]
+    pub fn missing(&self) -> Missing {
+        Missing {
+            latch: self.durable.is_none(),
+            sessions: self.sessions.iter().filter(|s| s.connected && s.confirmed_ns.is_none()).count(),
+        }
+    }
+
+    /// Whether every connected session has confirmed and the latch is on disk.
+    #[must_use]
+    pub fn is_confirmed(&self) -> bool {
+        self.missing() == Missing { latch: false, sessions: 0 }
+    }
+
+    /// Looks at the board again. `told` and `confirmed` are called once per stage that is new, with ns after the raise.
+    ///
+    /// The board holds each session's latest state only. If a session was told of a later change before we
+    /// looked, that later time is taken: late, never early.
+    pub fn look(&mut self, board: &SessionBoard, mut told: impl FnMut(u64), mut confirmed: impl FnMut(u64)) {
+        for row in &mut self.sessions {
+            if row.told_ns.is_some() && row.confirmed_ns.is_some() {
+                continue;
+            }
+            let Some(view) = board.cell(usize::from(row.session.0)).map(|c| c.view()) else { continue };
+            if row.told_ns.is_none() && view.told >= self.changes {
+                row.told_ns = Some(view.told_at.saturating_sub(self.pressed.mono.0));
+                told(view.told_at.saturating_sub(self.raised.mono.0));
+            }
+            if row.confirmed_ns.is_none() && view.confirmed >= self.changes {
+                row.confirmed_ns = Some(view.confirmed_at.saturating_sub(self.pressed.mono.0));
+                confirmed(view.confirmed_at.saturating_sub(self.raised.mono.0));
+            }
+        }
+    }
+}
+
+/// The last receipts: bounded in number and in session rows.
+#[derive(Debug, Default)]
+pub struct Receipts {
+    ring: VecDeque<Receipt>,
+    rows: usize,
+}
+
+impl Receipts {
+    /// The most receipts that are kept.
+    pub const KEPT: usize = 1_000;
+    /// The most session rows over all receipts; the newest receipt is kept whatever its size.
+    pub const ROWS: usize = 1 << 18;
+
+    /// Keeps `receipt`; the oldest go.
+    pub fn push(&mut self, receipt: Receipt) {
+        self.rows += receipt.sessions.len();
+        self.ring.push_back(receipt);
+        while self.ring.len() > Receipts::KEPT || (self.rows > Receipts::ROWS && self.ring.len() > 1) {
+            if let Some(old) = self.ring.pop_front() {
+                self.rows -= old.sessions.len();
+            }
+        }
+    }
+
+    /// The receipt with this id.
+    pub fn get_mut(&mut self, id: u64) -> Option<&mut Receipt> {
+        let at = self.ring.binary_search_by_key(&id, |r| r.id).ok()?;
+        self.ring.get_mut(at)
+    }
+
+    /// All that are kept, oldest first.
+    pub fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Receipt> {
+        self.ring.iter_mut()
+    }
+}

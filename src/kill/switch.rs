@@ -1,0 +1,962 @@
+//! [`Switch`]: the one handle of the control plane. Pressing it stops flow at once; what proves it comes after.
+//!
+//! # Synchronization
+//!
+//! [`Switch::press`] raises the halt page before it takes any lock, and nothing that holds the lock waits for
+//! a disk, a socket or the engine. The latch's writer is woken through a channel of one place: what it
+//! writes is the page's present state, so one wake-up that is pending is enough, whatever was raised since.
+//!
+//! Causes are recorded after the raise. A latch that is written in between has the halt without its cause;
+//! the wake-up that follows the record writes it again.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use serde::{Deserialize, Serialize};
+
+use crate::duty::Clock;
+use crate::kill::board::SessionBoard;
+use crate::kill::page::{HaltPage, ModeWord};
+use crate::kill::rearm::{Rearm, RearmPolicy, RearmRefused, RearmState, Rearms};
+use crate::kill::receipt::{Receipt, Receipts, SessionRow};
+use crate::kill::words::{self, ScopeName, mode_word};
+use crate::model::universe::SessionKind;
+use crate::model::{Mode, Scope, Trip, Universe};
+use crate::units::{MonoNanos, Now, SessionId};
+
+/// How far a press goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Only what reduces a position may pass, and cancels.
+    ReduceOnly,
+    /// Only cancels may pass.
+    Halted,
+}
+
+impl Stop {
+    /// The mode that it raises to.
+    #[must_use]
+    pub const fn mode(self) -> Mode {
+        match self {
+            Stop::ReduceOnly => Mode::ReduceOnly,
+            Stop::Halted => Mode::Halted,
+        }
+    }
+}
+
+/// The breach behind a trip, in words: it has to be readable after a restart with another configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TripCause {
+    /// The rule.
+    pub rule: String,
+    /// What was wrong: `breach`, `reference_missing` …
+    pub why: String,
+    /// The scope at which the limit stands.
+    pub at: ScopeName,
+    /// What was observed, in `unit`.
+    pub observed: String,
+    /// What was allowed, in `unit`.
+    pub limit: String,
+    /// What the two are counted in.
+    pub unit: String,
+    /// The session whose event did it.
+    pub session: String,
+    /// That event's sequence; 0 if time alone did it.
+    pub seq: u64,
+}
+
+/// Why a scope is not `Normal`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cause {
+    /// The mode that was asked for.
+    #[serde(with = "mode_word")]
+    pub mode: Mode,
+    /// The epoch that the raise began.
+    pub epoch: u64,
+    /// When, Unix ns.
+    pub at: u64,
+    /// Who: a principal, `engine` for a trip, `haltline` for what it did by itself at start.
+    pub actor: String,
+    /// Why, in the actor's words.
+    pub reason: String,
+    /// The breach, if it was a trip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trip: Option<TripCause>,
+}
+
+/// One halt as the latch keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatchEntry {
+    /// Which scope.
+    pub scope: ScopeName,
+    /// Its mode.
+    #[serde(with = "mode_word")]
+    pub mode: Mode,
+    /// The epoch at which it got it.
+    pub epoch: u64,
+    /// The first causes since it was last `Normal`, and the latest.
+    pub causes: Vec<Cause>,
+}
+
+/// What the latch has to hold now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// [`HaltPage::changes`] before the words were read: everything up to it is in `entries`.
+    pub changes: u64,
+    /// Beyond every epoch in `entries`.
+    pub next_epoch: u64,
+    /// Every scope that is not `Normal`, and halts of scopes that the configuration no longer has.
+    pub entries: Vec<LatchEntry>,
+}
+
+/// How the latch's writer is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LatchStatus {
+    /// [`HaltPage::changes`] up to which everything is on disk; `None` before the first write.
+    pub durable_changes: Option<u64>,
+    /// When that was.
+    pub durable_at: Option<Now>,
+    /// Why the last write failed; `None` if it did not.
+    pub error: Option<String>,
+    /// Writes that succeeded.
+    pub writes: u64,
+    /// Writes that failed.
+    pub failures: u64,
+}
+
+/// A scope that is not `Normal`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Halt {
+    /// Which.
+    pub scope: Scope,
+    /// Its word.
+    pub word: ModeWord,
+    /// Why; empty if the cause is not known (yet).
+    pub causes: Vec<Cause>,
+}
+
+/// Upper bounds of the kill stages' buckets in ns; one more bucket holds the rest.
+pub const STAGE_BOUNDS_NS: [u64; 14] = [
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    1_000_000_000,
+    5_000_000_000,
+];
+
+/// How long one stage of a kill took, over all presses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StageTimes {
+    /// Counts per bucket of [`STAGE_BOUNDS_NS`], not cumulative; the last holds what is beyond all bounds.
+    pub counts: [u64; STAGE_BOUNDS_NS.len() + 1],
+    /// Sum in ns.
+    pub sum_ns: u64,
+}
+
+impl StageTimes {
+    fn record(&mut self, ns: u64) {
+        self.counts[STAGE_BOUNDS_NS.partition_point(|&bound| bound < ns)] += 1;
+        self.sum_ns = self.sum_ns.saturating_add(ns);
+    }
+}
+
+/// What was done so far, for the metrics. Stages are measured from the moment the page was raised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Presses taken.
+    pub presses: u64,
+    /// Trips recorded.
+    pub trips: u64,
+    /// Scopes lowered.
+    pub rearms: u64,
+    /// Press to page: how long the raise itself took.
+    pub raised: StageTimes,
+    /// Raised to latch on disk.
+    pub durable: StageTimes,
+    /// Raised to written to a session.
+    pub told: StageTimes,
+    /// Raised to confirmed by a session.
+    pub confirmed: StageTimes,
+}
+
+/// Wakes somebody who watches the page. Must not block.
+pub type Waker = Box<dyn Fn() + Send + Sync>;
+
+/// What a [`Switch`] is made of.
+pub struct SwitchParts {
+    /// The halt page, with the latched words restored.
+    pub page: Arc<HaltPage>,
+    /// The sessions.
+    pub board: Arc<SessionBoard>,
+    /// All names.
+    pub universe: Arc<Universe>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Called after every change of the page: the transports and the engine.
+    pub wakers: Vec<Waker>,
+    /// How many orders are pending or working in the scope at a slot, as far as known.
+    pub working: Box<dyn Fn(usize) -> Option<i64> + Send + Sync>,
+    /// Where two people are needed.
+    pub policy: RearmPolicy,
+    /// Causes of the restored words, by slot.
+    pub causes: Vec<(usize, Vec<Cause>)>,
+    /// Latched halts of scopes that `universe` does not have.
+    pub orphans: Vec<LatchEntry>,
+}
+
+/// The shared handle. Every method may be called from any thread and in every state.
+pub struct Switch {
+    page: Arc<HaltPage>,
+    board: Arc<SessionBoard>,
+    universe: Arc<Universe>,
+    clock: Arc<dyn Clock>,
+    wakers: Vec<Waker>,
+    working: Box<dyn Fn(usize) -> Option<i64> + Send + Sync>,
+    policy: RearmPolicy,
+    latch_jobs: Sender<()>,
+    records: Mutex<Records>,
+}
+
+#[derive(Default)]
+struct Records {
+    next_id: u64,
+    causes: HashMap<usize, Vec<Cause>>,
+    orphans: Vec<LatchEntry>,
+    receipts: Receipts,
+    rearms: Rearms,
+    latch: LatchStatus,
+    tally: Tally,
+}
+
+/// Causes kept per scope since it was last `Normal`: the first ones, and in the last place the latest.
+const CAUSES_KEPT: usize = 4;
+
+/// The scope cannot be halted: it does not exist, or is a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownScope;
+
+impl Switch {
+    /// The switch, and where the latch's writer hears that there is something to write.
+    #[must_use]
+    pub fn new(parts: SwitchParts) -> (Switch, Receiver<()>) {
+        let (latch_jobs, jobs) = bounded(1);
+        let records = Records {
+            // Every press uses an epoch of its own, so ids that start here stay below the next start's.
+            next_id: parts.page.next_epoch(),
+            causes: parts.causes.into_iter().collect(),
+            orphans: parts.orphans,
+            ..Records::default()
+        };
+        let switch = Switch {
+            page: parts.page,
+            board: parts.board,
+            universe: parts.universe,
+            clock: parts.clock,
+            wakers: parts.wakers,
+            working: parts.working,
+            policy: parts.policy,
+            latch_jobs,
+            records: Mutex::new(records),
+        };
+        (switch, jobs)
+    }
+
+    /// The halt page.
+    #[must_use]
+    pub fn page(&self) -> &HaltPage {
+        &self.page
+    }
+
+    /// The sessions.
+    #[must_use]
+    pub fn board(&self) -> &SessionBoard {
+        &self.board
+    }
+
+    /// All names.
+    #[must_use]
+    pub fn universe(&self) -> &Universe {
+        &self.universe
+    }
+
+    /// Where two people are needed.
+    #[must_use]
+    pub fn policy(&self) -> RearmPolicy {
+        self.policy
+    }
+
+    /// Raises `scope` to at least `stop`, tells everybody, and returns the receipt as it is right after.
+    ///
+    /// The page is raised before anything else is done; what follows takes no time that depends on a disk, a
+    /// network or the engine. `pressed` is when the press was received.
+    ///
+    /// # Errors
+    /// [`UnknownScope`], with nothing raised.
+    pub fn press(
+        &self,
+        scope: Scope,
+        stop: Stop,
+        actor: &str,
+        reason: &str,
+        pressed: Now,
+    ) -> Result<Receipt, UnknownScope> {
+        let slot = self.universe.slot(scope).ok_or(UnknownScope)?;
+        let word = self.page.raise(slot, stop.mode());
+        let changes = self.page.changes();
+        self.page_changed();
+        let raised = self.clock.now();
+
+        let sessions = self.rows(scope);
+        let working_orders = (self.working)(slot);
+        let (actor, reason) = (words::clean(actor), words::clean(reason));
+        let reason = if reason.is_empty() { "none given".to_owned() } else { reason };
+        let cause = Cause {
+            mode: stop.mode(),
+            epoch: word.epoch,
+            at: pressed.unix.0,
+            actor: actor.clone(),
+            reason: reason.clone(),
+            trip: None,
+        };
+        let mut records = self.lock();
+        records.add_cause(slot, cause);
+        let id = records.take_id();
+        let receipt = Receipt {
+            id,
+            scope,
+            asked: stop.mode(),
+            word,
+            changes,
+            actor,
+            reason,
+            pressed,
+            raised,
+            durable: None,
+            sessions,
+            working_orders,
+        };
+        records.tally.presses += 1;
+        records.tally.raised.record(raised.mono.since(pressed.mono));
+        records.receipts.push(receipt.clone());
+        // The writer may have been faster than we: then nobody else would tell this receipt.
+        records.settle_durable();
+        let receipt = records.receipts.get_mut(id).cloned().unwrap_or(receipt);
+        drop(records);
+        self.ask_for_latch();
+        Ok(receipt)
+    }
+
+    /// Sessions of `scope` that can send orders.
+    fn rows(&self, scope: Scope) -> Vec<SessionRow> {
+        let mut rows = Vec::new();
+        for (index, spec) in self.universe.sessions.iter().enumerate() {
+            let session = SessionId(index as u16);
+            let concerned = match scope {
+                Scope::Session(only) => only == session,
+                Scope::Firm | Scope::Account(_) | Scope::Strategy(_) | Scope::Pair(..) | Scope::Instrument(_) => true,
+            };
+            let sends_orders = match spec.kind {
+                SessionKind::Ask | SessionKind::Observe => true,
+                SessionKind::Reference => false,
+            };
+            if concerned && sends_orders {
+                let connected = self.board.cell(index).is_some_and(|c| c.view().connected);
+                rows.push(SessionRow { session, connected, told_ns: None, confirmed_ns: None });
+            }
+        }
+        rows
+    }
+
+    /// Tells everybody who watches the page that it changed. The engine calls this after it raised the page
+    /// by itself. Never blocks.
+    pub fn page_changed(&self) {
+        for wake in &self.wakers {
+            wake();
+        }
+        self.ask_for_latch();
+    }
+
+    /// Full means that a wake-up is pending, and the writer looks at the page only after taking it. A writer
+    /// that is gone is seen in the status: nothing becomes durable any more.
+    fn ask_for_latch(&self) {
+        let _ = self.latch_jobs.try_send(());
+    }
+
+    /// Records why the engine raised the page. The page itself was raised by the engine, before it told of it.
+    pub fn record_trip(&self, trip: &Trip, at: Now) {
+        let Some(slot) = self.universe.slot(trip.scope) else { return };
+        let word = self.page.get(slot);
+        let universe = &self.universe;
+        let (rule, place) = (trip.cause.rule, trip.cause.scope);
+        let detail = TripCause {
+            rule: rule.name().to_owned(),
+            why: trip.cause.why.name().to_owned(),
+            at: ScopeName::of(universe, place),
+            observed: words::value(universe, rule, place, trip.cause.observed),
+            limit: words::value(universe, rule, place, trip.cause.limit),
+            unit: words::unit(universe, rule, place),
+            session: universe.scope_name(Scope::Session(trip.session)),
+            seq: trip.seq,
+        };
+        let cause = Cause {
+            mode: trip.mode,
+            epoch: word.epoch,
+            at: at.unix.0,
+            actor: "engine".to_owned(),
+            reason: format!("{} at {}", detail.rule, detail.at),
+            trip: Some(detail),
+        };
+        let mut records = self.lock();
+        records.tally.trips += 1;
+        // Lowered in the meantime by somebody who had seen it: there is no halt to give a cause for.
+        if word.mode != Mode::Normal {
+            records.add_cause(slot, cause);
+        }
+        drop(records);
+        self.ask_for_latch();
+    }
+
+    /// Asks to lower `scope`, whose halt has `epoch`. Where one person suffices it is lowered at once.
+    ///
+    /// # Errors
+    /// See [`RearmRefused`].
+    pub fn ask_rearm(
+        &self,
+        scope: Scope,
+        epoch: u64,
+        actor: &str,
+        reason: &str,
+        now: Now,
+    ) -> Result<Rearm, RearmRefused> {
+        let slot = self.universe.slot(scope).ok_or(RearmRefused::UnknownScope)?;
+        let (actor, reason) = (words::clean(actor), words::clean(reason));
+        if reason.is_empty() {
+            return Err(RearmRefused::NoReason);
+        }
+        let word = self.page.get(slot);
+        if word.mode == Mode::Normal {
+            return Err(RearmRefused::NotHalted);
+        }
+        if word.epoch != epoch {
+            return Err(RearmRefused::Superseded(word));
+        }
+        let mut records = self.lock();
+        records.age_rearms(&self.universe, &self.page, now);
+        let waiting = records
+            .rearms
+            .iter_mut()
+            .find(|r| r.state == RearmState::Pending && r.scope == scope && r.word.epoch == epoch && r.actor == actor);
+        if let Some(waiting) = waiting {
+            return Ok(waiting.clone());
+        }
+        records.rearms.make_room()?;
+        let mut rearm = Rearm {
+            id: records.take_id(),
+            scope,
+            word,
+            actor: actor.clone(),
+            reason: reason.clone(),
+            at: now,
+            expires: MonoNanos(now.mono.0.saturating_add(self.policy.expiry_ns)),
+            state: RearmState::Pending,
+        };
+        if self.policy.two_people[scope.kind() as usize] {
+            records.rearms.push(rearm.clone());
+            return Ok(rearm);
+        }
+        rearm.state = self.lower(&mut records, slot, epoch, actor, reason, now)?;
+        records.rearms.push(rearm.clone());
+        drop(records);
+        self.page_changed();
+        Ok(rearm)
+    }
+
+    /// A second person agrees to request `id`: the scope is lowered, unless it was raised since.
+    ///
+    /// # Errors
+    /// See [`RearmRefused`].
+    pub fn agree_rearm(&self, id: u64, actor: &str, reason: &str, now: Now) -> Result<Rearm, RearmRefused> {
+        let (actor, reason) = (words::clean(actor), words::clean(reason));
+        if reason.is_empty() {
+            return Err(RearmRefused::NoReason);
+        }
+        let mut records = self.lock();
+        records.age_rearms(&self.universe, &self.page, now);
+        let rearm = records.rearms.get_mut(id).ok_or(RearmRefused::UnknownRequest)?;
+        if rearm.state != RearmState::Pending {
+            return Err(RearmRefused::NotPending(rearm.state.clone()));
+        }
+        if rearm.actor == actor {
+            return Err(RearmRefused::SamePerson);
+        }
+        let (scope, epoch) = (rearm.scope, rearm.word.epoch);
+        let slot = self.universe.slot(scope).ok_or(RearmRefused::UnknownScope)?;
+        let lowered = self.lower(&mut records, slot, epoch, actor, reason, now);
+        let rearm = records.rearms.get_mut(id).ok_or(RearmRefused::UnknownRequest)?;
+        rearm.state = match &lowered {
+            Ok(state) => state.clone(),
+            Err(_) => RearmState::Void,
+        };
+        let rearm = rearm.clone();
+        lowered?;
+        drop(records);
+        self.page_changed();
+        Ok(rearm)
+    }
+
+    fn lower(
+        &self,
+        records: &mut Records,
+        slot: usize,
+        epoch: u64,
+        by: String,
+        reason: String,
+        at: Now,
+    ) -> Result<RearmState, RearmRefused> {
+        self.page.lower(slot, epoch).map_err(|superseded| RearmRefused::Superseded(superseded.now))?;
+        let changes = self.page.changes();
+        // A kill that follows may have recorded its cause already: only what belongs to this halt goes.
+        if let Some(causes) = records.causes.get_mut(&slot) {
+            causes.retain(|cause| cause.epoch > epoch);
+            if causes.is_empty() {
+                records.causes.remove(&slot);
+            }
+        }
+        if slot == 0 {
+            // The firm was halted because of them (see `latch`); with its re-arm they are dealt with.
+            records.orphans.clear();
+        }
+        records.tally.rearms += 1;
+        Ok(RearmState::Lowered { by, reason, at, changes, durable: None })
+    }
+
+    /// All re-arms that are remembered, newest first.
+    #[must_use]
+    pub fn rearms(&self, now: Now) -> Vec<Rearm> {
+        let mut records = self.lock();
+        records.age_rearms(&self.universe, &self.page, now);
+        records.rearms.iter_mut().rev().map(|r| r.clone()).collect()
+    }
+
+    /// The re-arm with this id.
+    #[must_use]
+    pub fn rearm(&self, id: u64, now: Now) -> Option<Rearm> {
+        let mut records = self.lock();
+        records.age_rearms(&self.universe, &self.page, now);
+        records.rearms.get_mut(id).map(|r| r.clone())
+    }
+
+    /// The receipt with this id, as it is now.
+    #[must_use]
+    pub fn receipt(&self, id: u64) -> Option<Receipt> {
+        let mut guard = self.lock();
+        let Records { receipts, tally, .. } = &mut *guard;
+        let receipt = receipts.get_mut(id)?;
+        receipt.look(&self.board, |ns| tally.told.record(ns), |ns| tally.confirmed.record(ns));
+        Some(receipt.clone())
+    }
+
+    /// Whether the press with this id is confirmed by now; `None` if no such receipt is kept.
+    #[must_use]
+    pub fn is_confirmed(&self, id: u64) -> Option<bool> {
+        let mut guard = self.lock();
+        let Records { receipts, tally, .. } = &mut *guard;
+        let receipt = receipts.get_mut(id)?;
+        receipt.look(&self.board, |ns| tally.told.record(ns), |ns| tally.confirmed.record(ns));
+        Some(receipt.is_confirmed())
+    }
+
+    /// The newest `count` receipts, newest first, as they are now.
+    #[must_use]
+    pub fn receipts(&self, count: usize) -> Vec<Receipt> {
+        let mut guard = self.lock();
+        let Records { receipts, tally, .. } = &mut *guard;
+        let newest = receipts.iter_mut().rev().take(count);
+        newest
+            .map(|receipt| {
+                receipt.look(&self.board, |ns| tally.told.record(ns), |ns| tally.confirmed.record(ns));
+                receipt.clone()
+            })
+            .collect()
+    }
+
+    /// Looks at the board for the newest receipts that are not confirmed, so that stages are measured even if
+    /// nobody reads the receipt. The control loop calls this now and then.
+    pub fn look(&self) {
+        let mut guard = self.lock();
+        let Records { receipts, tally, .. } = &mut *guard;
+        for receipt in receipts.iter_mut().rev().take(16).filter(|r| !r.is_confirmed()) {
+            receipt.look(&self.board, |ns| tally.told.record(ns), |ns| tally.confirmed.record(ns));
+        }
+    }
+
+    /// Every scope that is not `Normal`, in the order of their slots.
+    #[must_use]
+    pub fn halts(&self) -> Vec<Halt> {
+        let words = self.raised_words();
+        let records = self.lock();
+        words
+            .into_iter()
+            .map(|(slot, scope, word)| Halt {
+                scope,
+                word,
+                causes: records.causes.get(&slot).cloned().unwrap_or_default(),
+            })
+            .collect()
+    }
+
+    fn raised_words(&self) -> Vec<(usize, Scope, ModeWord)> {
+        (0..self.page.len())
+            .map(|slot| (slot, self.page.get(slot)))
+            .filter(|(_, word)| word.mode != Mode::Normal)
+            .filter_map(|(slot, word)| Some((slot, self.universe.scope_at(slot)?, word)))
+            .collect()
+    }
+
+    /// Latched halts of scopes that the configuration no longer has.
+    #[must_use]
+    pub fn orphans(&self) -> Vec<LatchEntry> {
+        self.lock().orphans.clone()
+    }
+
+    /// What the latch has to hold now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        // Before the words: whatever was counted by then is in them.
+        let changes = self.page.changes();
+        let words = self.raised_words();
+        // After the words: an epoch is taken before it is written into a word.
+        let next_epoch = self.page.next_epoch();
+        let records = self.lock();
+        let mut entries: Vec<LatchEntry> = words
+            .into_iter()
+            .map(|(slot, scope, word)| LatchEntry {
+                scope: ScopeName::of(&self.universe, scope),
+                mode: word.mode,
+                epoch: word.epoch,
+                causes: records.causes.get(&slot).cloned().unwrap_or_default(),
+            })
+            .collect();
+        entries.extend(records.orphans.iter().cloned());
+        Snapshot { changes, next_epoch, entries }
+    }
+
+    /// The latch's writer reports: everything up to `changes` is on disk since `at`.
+    pub fn latch_written(&self, changes: u64, at: Now) {
+        let mut records = self.lock();
+        records.latch.durable_changes = Some(changes);
+        records.latch.durable_at = Some(at);
+        records.latch.error = None;
+        records.latch.writes += 1;
+        records.settle_durable();
+    }
+
+    /// The latch's writer reports that it could not write.
+    pub fn latch_failed(&self, error: String) {
+        let mut records = self.lock();
+        records.latch.error = Some(error);
+        records.latch.failures += 1;
+    }
+
+    /// How the latch's writer is doing.
+    #[must_use]
+    pub fn latch(&self) -> LatchStatus {
+        self.lock().latch.clone()
+    }
+
+    /// Whether the page as it is now is on disk.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        let changes = self.page.changes();
+        self.lock().latch.durable_changes.is_some_and(|durable| durable >= changes)
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.lock().tally
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Records> {
+        // What a panicking thread left behind is at worst a cause that is missing; the page is not in here.
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Records {
+    fn take_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn add_cause(&mut self, slot: usize, cause: Cause) {
+        let causes = self.causes.entry(slot).or_default();
+        if causes.len() == CAUSES_KEPT {
+            causes.pop();
+        }
+        causes.push(cause);
+    }
+
+    /// Gives the time of the last successful write to everything that it covers and that has none yet.
+    fn settle_durable(&mut self) {
+        let (Some(durable), Some(at)) = (self.latch.durable_changes, self.latch.durable_at) else { return };
+        for receipt in self.receipts.iter_mut() {
+            if receipt.durable.is_none() && receipt.changes <= durable {
+                receipt.durable = Some(at);
+                self.tally.durable.record(at.mono.since(receipt.raised.mono));
+            }
+        }
+        for rearm in self.rearms.iter_mut() {
+            if let RearmState::Lowered { changes, durable: on_disk @ None, .. } = &mut rearm.state
+                && *changes <= durable
+            {
+                *on_disk = Some(at);
+            }
+        }
+    }
+
+    fn age_rearms(&mut self, universe: &Universe, page: &HaltPage, now: Now) {
+        for rearm in self.rearms.iter_mut().filter(|r| r.state == RearmState::Pending) {
+            let epoch = universe.slot(rearm.scope).map(|slot| page.get(slot).epoch);
+            if epoch != Some(rearm.word.epoch) {
+                rearm.state = RearmState::Void;
+            } else if now.mono >= rearm.expires {
+                rearm.state = RearmState::Expired;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kill::testing::{TestClock, switch, universe};
+    use crate::model::effect::Denial;
+    use crate::model::{Rule, Why};
+    use crate::units::StrategyId;
+
+    const ALPHA: Scope = Scope::Strategy(StrategyId(0));
+
+    fn mode(switch: &Switch, scope: Scope) -> Mode {
+        switch.page().get(switch.universe().slot(scope).unwrap()).mode
+    }
+
+    #[test]
+    fn receipt_is_confirmed_only_with_latch_and_every_connected_session() {
+        let clock = TestClock::new();
+        let (switch, _jobs) = switch(clock.clone());
+        let gw1 = switch.board().cell(0).unwrap();
+        gw1.set_connected(true);
+        // A price source has no orders to stop.
+        switch.board().cell(2).unwrap().set_connected(true);
+        let receipt = switch.press(ALPHA, Stop::Halted, "olga", "drill", clock.now()).unwrap();
+        assert_eq!(mode(&switch, ALPHA), Mode::Halted);
+        assert_eq!(receipt.sessions.len(), 2);
+        assert_eq!(receipt.missing().sessions, 1);
+        assert!(receipt.missing().latch);
+        assert_eq!(receipt.working_orders, Some(switch.universe().slot(ALPHA).unwrap() as i64 + 10));
+
+        switch.latch_written(receipt.changes - 1, clock.now());
+        assert!(switch.receipt(receipt.id).unwrap().missing().latch, "an earlier state is on disk, not this one");
+        switch.latch_written(receipt.changes, clock.now());
+        assert!(!switch.receipt(receipt.id).unwrap().is_confirmed());
+        gw1.set_told(receipt.changes, clock.now().mono.0);
+        gw1.set_confirmed(receipt.changes - 1, clock.now().mono.0);
+        assert_eq!(switch.receipt(receipt.id).unwrap().missing().sessions, 1);
+        gw1.set_confirmed(receipt.changes, clock.now().mono.0);
+        let grown = switch.receipt(receipt.id).unwrap();
+        assert!(grown.is_confirmed());
+        assert!(grown.sessions[0].confirmed_ns > grown.sessions[0].told_ns);
+        assert_eq!(grown.sessions[1].confirmed_ns, None);
+        let tally = switch.tally();
+        assert_eq!(tally.confirmed.counts.iter().sum::<u64>(), 1, "measured once");
+        assert_eq!(tally.durable.counts.iter().sum::<u64>(), 1);
+    }
+
+    #[test]
+    fn session_that_drops_before_it_confirmed_stays_missing() {
+        let clock = TestClock::new();
+        let (switch, _jobs) = switch(clock.clone());
+        switch.board().cell(0).unwrap().set_connected(true);
+        let receipt = switch.press(Scope::Firm, Stop::Halted, "olga", "", clock.now()).unwrap();
+        assert_eq!(receipt.reason, "none given");
+        switch.board().cell(0).unwrap().set_connected(false);
+        switch.latch_written(receipt.changes, clock.now());
+        assert_eq!(switch.receipt(receipt.id).unwrap().missing().sessions, 1);
+    }
+
+    #[test]
+    fn press_is_taken_in_every_state_and_never_lowers() {
+        let clock = TestClock::new();
+        let (switch, jobs) = switch(clock.clone());
+        let first = switch.press(ALPHA, Stop::Halted, "olga", "a", clock.now()).unwrap();
+        let second = switch.press(ALPHA, Stop::ReduceOnly, "olga", "b", clock.now()).unwrap();
+        assert_eq!(second.word.mode, Mode::Halted);
+        assert!(second.id > first.id && second.word.epoch > first.word.epoch);
+        assert_eq!(jobs.len(), 1, "requests for the latch merge");
+        assert!(
+            switch
+                .press(Scope::Pair(StrategyId(0), crate::units::InstrumentId(0)), Stop::Halted, "o", "", clock.now())
+                .is_err()
+        );
+        assert!(switch.press(Scope::Strategy(StrategyId(99)), Stop::Halted, "o", "", clock.now()).is_err());
+        for n in 0..10 {
+            switch.press(ALPHA, Stop::Halted, "olga", &n.to_string(), clock.now()).unwrap();
+        }
+        let causes = &switch.halts()[0].causes;
+        assert_eq!(causes.len(), CAUSES_KEPT);
+        assert_eq!((causes[0].reason.as_str(), causes[CAUSES_KEPT - 1].reason.as_str()), ("a", "9"));
+    }
+
+    #[test]
+    fn firm_needs_two_people_and_a_kill_in_between_voids_the_request() {
+        let clock = TestClock::new();
+        let (switch, _jobs) = switch(clock.clone());
+        let press = || switch.press(Scope::Firm, Stop::Halted, "olga", "x", clock.now()).unwrap();
+        let epoch = press().word.epoch;
+        assert_eq!(switch.ask_rearm(Scope::Firm, epoch, "rita", " ", clock.now()), Err(RearmRefused::NoReason));
+        assert!(matches!(
+            switch.ask_rearm(Scope::Firm, epoch - 1, "rita", "ok", clock.now()),
+            Err(RearmRefused::Superseded(_))
+        ));
+        let asked = switch.ask_rearm(Scope::Firm, epoch, "rita", "checked", clock.now()).unwrap();
+        assert_eq!(asked.state, RearmState::Pending);
+        assert_eq!(switch.ask_rearm(Scope::Firm, epoch, "rita", "again", clock.now()).unwrap().id, asked.id);
+        assert_eq!(switch.agree_rearm(asked.id, "rita", "me too", clock.now()), Err(RearmRefused::SamePerson));
+        assert_eq!(mode(&switch, Scope::Firm), Mode::Halted);
+
+        let epoch = press().word.epoch;
+        assert_eq!(
+            switch.agree_rearm(asked.id, "sven", "ok", clock.now()),
+            Err(RearmRefused::NotPending(RearmState::Void))
+        );
+        let asked = switch.ask_rearm(Scope::Firm, epoch, "rita", "checked", clock.now()).unwrap();
+        let done = switch.agree_rearm(asked.id, "sven", "ok", clock.now()).unwrap();
+        assert_eq!(mode(&switch, Scope::Firm), Mode::Normal);
+        let RearmState::Lowered { changes, durable: None, .. } = done.state else { panic!("{:?}", done.state) };
+        switch.latch_written(changes, clock.now());
+        let RearmState::Lowered { durable: Some(_), .. } = switch.rearm(asked.id, clock.now()).unwrap().state else {
+            panic!("not durable")
+        };
+        assert!(switch.halts().is_empty());
+        press();
+        assert_eq!(
+            switch.agree_rearm(asked.id, "sven", "once more", clock.now()).unwrap_err(),
+            RearmRefused::NotPending(switch.rearm(asked.id, clock.now()).unwrap().state),
+            "an approval cannot be replayed"
+        );
+        assert_eq!(mode(&switch, Scope::Firm), Mode::Halted);
+    }
+
+    #[test]
+    fn request_that_nobody_agrees_to_expires() {
+        let clock = TestClock::new();
+        let (switch, _jobs) = switch(clock.clone());
+        let epoch = switch.press(Scope::Firm, Stop::Halted, "olga", "x", clock.now()).unwrap().word.epoch;
+        let asked = switch.ask_rearm(Scope::Firm, epoch, "rita", "checked", clock.now()).unwrap();
+        clock.advance(switch.policy().expiry_ns);
+        assert_eq!(
+            switch.agree_rearm(asked.id, "sven", "ok", clock.now()),
+            Err(RearmRefused::NotPending(RearmState::Expired))
+        );
+        assert_eq!(mode(&switch, Scope::Firm), Mode::Halted);
+    }
+
+    #[test]
+    fn kill_is_never_lost_to_a_rearm_at_the_same_time() {
+        let clock: Arc<dyn Clock> = TestClock::new();
+        let (switch, jobs) = switch(clock.clone());
+        let rounds = 100_000;
+        let start = std::sync::Barrier::new(2);
+        let finish = std::sync::Barrier::new(2);
+        let epoch = std::sync::atomic::AtomicU64::new(0);
+        let lowered = std::thread::scope(|scope| {
+            let rearm = scope.spawn(|| {
+                let mut lowered = 0;
+                for _ in 0..rounds {
+                    start.wait();
+                    let epoch = epoch.load(std::sync::atomic::Ordering::SeqCst);
+                    lowered += u64::from(switch.ask_rearm(ALPHA, epoch, "rita", "ok", clock.now()).is_ok());
+                    finish.wait();
+                }
+                lowered
+            });
+            let slot = switch.universe().slot(ALPHA).unwrap();
+            for round in 0..rounds {
+                let halted = switch.page().raise(slot, Mode::Halted);
+                epoch.store(halted.epoch, std::sync::atomic::Ordering::SeqCst);
+                start.wait();
+                let receipt = switch.press(ALPHA, Stop::Halted, "olga", "x", clock.now()).unwrap();
+                finish.wait();
+                let word = switch.page().get(slot);
+                assert_eq!(word.mode, Mode::Halted, "round {round}: the kill was lost");
+                assert_eq!(word.epoch, receipt.word.epoch, "round {round}");
+                let causes = &switch.halts()[0].causes;
+                assert!(causes.iter().any(|c| c.epoch == word.epoch), "round {round}: the cause was lost");
+            }
+            rearm.join().unwrap()
+        });
+        assert!(lowered > 0 && lowered < rounds, "the two never met: {lowered} of {rounds} were lowered");
+        drop(jobs);
+        switch.press(ALPHA, Stop::Halted, "olga", "without a latch writer", clock.now()).unwrap();
+    }
+
+    #[test]
+    fn snapshot_holds_every_halt_and_those_of_scopes_that_are_gone() {
+        let clock = TestClock::new();
+        let universe = Arc::new(universe());
+        let gone = LatchEntry {
+            scope: ScopeName { kind: "strategy".into(), name: "retired".into() },
+            mode: Mode::Halted,
+            epoch: 1,
+            causes: vec![],
+        };
+        let (switch, _jobs) = Switch::new(SwitchParts {
+            page: Arc::new(HaltPage::new(universe.scope_count(), 5)),
+            board: Arc::new(SessionBoard::new(3)),
+            universe,
+            clock: clock.clone(),
+            wakers: vec![],
+            working: Box::new(|_| None),
+            policy: RearmPolicy { two_people: [false; 6], expiry_ns: 1 },
+            causes: vec![],
+            orphans: vec![gone.clone()],
+        });
+        let receipt = switch.press(Scope::Firm, Stop::ReduceOnly, "olga", "x", clock.now()).unwrap();
+        let snapshot = switch.snapshot();
+        assert_eq!(snapshot.changes, receipt.changes);
+        assert!(snapshot.next_epoch > receipt.word.epoch);
+        assert_eq!(snapshot.entries.len(), 2);
+        assert_eq!((snapshot.entries[0].mode, snapshot.entries[1].clone()), (Mode::ReduceOnly, gone));
+        switch.ask_rearm(Scope::Firm, receipt.word.epoch, "rita", "retired for good", clock.now()).unwrap();
+        assert!(switch.snapshot().entries.is_empty());
+    }
+
+    #[test]
+    fn trip_that_was_rearmed_before_its_notice_came_leaves_no_cause() {
+        let clock = TestClock::new();
+        let (switch, jobs) = switch(clock.clone());
+        let cause = Denial { rule: Rule::OrderRate, why: Why::Breach, scope: ALPHA, observed: 11, limit: 10 };
+        let trip = Trip { scope: ALPHA, mode: Mode::Halted, cause, session: SessionId(0), seq: 3 };
+        switch.record_trip(&trip, clock.now());
+        assert!(switch.halts().is_empty());
+        let slot = switch.universe().slot(ALPHA).unwrap();
+        switch.page().raise(slot, Mode::Halted);
+        switch.record_trip(&trip, clock.now());
+        assert_eq!(switch.halts()[0].causes[0].actor, "engine");
+        assert_eq!(jobs.len(), 1);
+    }
+}
