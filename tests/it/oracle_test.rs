@@ -967,7 +967,9 @@ fn run(case: &Case, inputs: &[Input], coverage: Option<&Coverage>) -> Result<(),
                 let scope = case.universe.scope_at(slot).expect("a slot");
                 for gauge in Gauge::ALL {
                     let (o, e) = (shown[gauge as usize], view.gauges[gauge as usize]);
-                    if o != e && gauges.is_empty() {
+                    // A loss velocity is kept only where it is limited.
+                    let kept = gauge != Gauge::LossVelocity || oracle.velocity_kept(slot);
+                    if o != e && kept && gauges.is_empty() {
                         classes.push(format!("gauge {gauge:?}@{}", scope.kind().name()));
                         gauges = format!("{scope:?} {gauge:?}: oracle {o}, engine {e}");
                     }

@@ -157,7 +157,7 @@ struct Session {
 /// The things that an event belongs to, as far as known.
 #[derive(Clone, Copy, Debug)]
 struct Parties {
-    session: SessionId,
+    session: Option<SessionId>,
     strategy: Option<StrategyId>,
     account: Option<AccountId>,
     instrument: Option<InstrumentId>,
@@ -173,7 +173,7 @@ impl Parties {
             list.push(Scope::Pair(s, i));
         }
         list.extend(self.instrument.map(Scope::Instrument));
-        list.push(Scope::Session(self.session));
+        list.extend(self.session.map(Scope::Session));
         list
     }
 }
@@ -291,6 +291,11 @@ impl Oracle {
         self.modes[slot]
     }
 
+    /// Whether the loss velocity of a scope is limited, and so kept.
+    pub fn velocity_kept(&self, slot: usize) -> bool {
+        self.lim.at(slot).of(Gauge::LossVelocity) != UNLIMITED
+    }
+
     /// The next sequence of a session.
     pub fn expected(&self, session: SessionId) -> u64 {
         self.sessions[usize::from(session.0)].expected
@@ -303,7 +308,8 @@ impl Oracle {
         let scope = self.uni.scope_at(slot).expect("a slot");
         let mut shown = [0; Gauge::COUNT];
         for gauge in Gauge::ALL {
-            if applies(gauge.rule(), scope.kind()) {
+            let kept = gauge != Gauge::LossVelocity || self.velocity_kept(slot);
+            if applies(gauge.rule(), scope.kind()) && kept {
                 shown[gauge as usize] = clamp(self.gauge(&sums, scope, gauge));
             }
         }
@@ -521,7 +527,7 @@ impl Oracle {
         }
         let kind = self.uni.sessions[index].kind;
         let asks = kind == SessionKind::Ask && e.kind.is_request();
-        let nobody = Parties { session: e.session, strategy: None, account: None, instrument: None };
+        let nobody = Parties { session: Some(e.session), strategy: None, account: None, instrument: None };
         if e.kind != EventKind::Withdrawn {
             let expected = self.sessions[index].expected;
             if e.seq < expected {
@@ -587,7 +593,12 @@ impl Oracle {
                 | EventKind::Expired
                 | EventKind::Rejected
                 | EventKind::CancelRejected
-                | EventKind::Withdrawn => self.report(e, &mut out),
+                | EventKind::Withdrawn => {
+                    let before = self.all_gauges();
+                    self.report(e, &mut out);
+                    let parties = Parties { session: None, strategy: None, account: None, instrument: None };
+                    self.judge_grown(&before, &parties, &mut out);
+                }
                 EventKind::Fill | EventKind::Bust | EventKind::Correct => self.execution(e, &mut out),
                 EventKind::Mark => self.mark(e, &mut out),
                 EventKind::Fx => self.fx_rate(e, &mut out),
@@ -646,7 +657,7 @@ impl Oracle {
         let instrument = (!flagged && (e.instrument.0 as usize) < self.uni.instruments.len()).then_some(e.instrument);
         let account_known = usize::from(e.account.0) < self.uni.accounts.len();
         let parties =
-            Parties { session: e.session, strategy, account: strategy.map(|s| self.account_of(s)), instrument };
+            Parties { session: Some(e.session), strategy, account: strategy.map(|s| self.account_of(s)), instrument };
         if flagged
             || !(1..=MAX).contains(&i128::from(e.qty.0))
             || e.id.0 == 0
@@ -755,7 +766,7 @@ impl Oracle {
 
     fn replace(&mut self, e: &Event, asks: bool, silence: u64, skewed: Option<(i64, i64)>, out: &mut Outcome) {
         let session = Scope::Session(e.session);
-        let nobody = Parties { session: e.session, strategy: None, account: None, instrument: None };
+        let nobody = Parties { session: Some(e.session), strategy: None, account: None, instrument: None };
         let flagged = e.flags & Event::MALFORMED != 0;
         let known = self.ids.get(&(e.session, e.ref_id)).copied().filter(|_| !flagged);
         let target = known.filter(|o| {
@@ -844,7 +855,7 @@ impl Oracle {
         let known = self.ids.get(&(e.session, e.ref_id)).copied().filter(|_| e.flags & Event::MALFORMED == 0);
         let parties = match known {
             Some(order) => self.parties_of(&self.orders[order]),
-            None => Parties { session: e.session, strategy: None, account: None, instrument: None },
+            None => Parties { session: Some(e.session), strategy: None, account: None, instrument: None },
         };
         let mut found = Vec::new();
         self.judge_rates(&parties, &[RateOf::Messages, RateOf::Cancels], &mut found);
@@ -864,7 +875,7 @@ impl Oracle {
 
     fn parties_of(&self, order: &Order) -> Parties {
         Parties {
-            session: order.session,
+            session: Some(order.session),
             strategy: Some(order.strategy),
             account: Some(self.account_of(order.strategy)),
             instrument: Some(order.instrument),
@@ -922,7 +933,7 @@ impl Oracle {
             Target::Account => parties.account.map_or(own, Scope::Account),
             Target::Strategy => parties.strategy.map_or(own, Scope::Strategy),
             Target::Instrument => parties.instrument.map_or(own, Scope::Instrument),
-            Target::Session => Scope::Session(parties.session),
+            Target::Session => parties.session.map_or(own, Scope::Session),
         };
         let slot = self.uni.slot(scope).expect("a known scope");
         if self.modes[slot] < mode {
@@ -1407,7 +1418,7 @@ impl Oracle {
             return;
         }
         let before = self.all_gauges();
-        let mut parties = Parties { session: e.session, strategy: None, account: None, instrument: None };
+        let mut parties = Parties { session: Some(e.session), strategy: None, account: None, instrument: None };
         match e.kind {
             EventKind::Bust | EventKind::Correct => {
                 let Some(old) = self.execs.get_mut(&(e.session, e.id.0)).filter(|x| x.alive) else {
@@ -1507,7 +1518,7 @@ impl Oracle {
         }
         let before = self.all_gauges();
         self.marks[e.instrument.0 as usize] = Some((e.px.0, self.mono));
-        let parties = Parties { session: e.session, strategy: None, account: None, instrument: None };
+        let parties = Parties { session: None, strategy: None, account: None, instrument: None };
         self.judge_grown(&before, &parties, out);
     }
 
@@ -1519,7 +1530,7 @@ impl Oracle {
         }
         let before = self.all_gauges();
         self.fx[currency] = Some((e.px.0, self.mono));
-        let parties = Parties { session: e.session, strategy: None, account: None, instrument: None };
+        let parties = Parties { session: None, strategy: None, account: None, instrument: None };
         self.judge_grown(&before, &parties, out);
     }
 
@@ -1603,7 +1614,17 @@ impl Oracle {
                     }
                 }
             }
-            Command::SetLimits(limits) => self.lim = limits.clone(),
+            Command::SetLimits(limits) => {
+                let armed = |t: &LimitTable, slot| t.at(slot).of(Gauge::LossVelocity) != UNLIMITED;
+                for slot in 0..self.pnl.len() {
+                    // A velocity that is newly limited looks back on nothing before.
+                    if armed(limits, slot) && !armed(&self.lim, slot) {
+                        let last = *self.pnl[slot].points.last().expect("there is one");
+                        self.pnl[slot].points = vec![(self.mono, last.1)];
+                    }
+                }
+                self.lim = limits.clone();
+            }
             Command::NewDay => self.new_day(),
         }
         self.keep_values();
@@ -1660,7 +1681,7 @@ impl Oracle {
                 self.sessions[index].silent = true;
                 out.anomalies.push(AnomalyKind::HeartbeatLoss);
                 let breach = self.deny_at(Rule::HeartbeatLoss, scope, i128::from(silence), i128::from(bound));
-                let parties = Parties { session: id, strategy: None, account: None, instrument: None };
+                let parties = Parties { session: Some(id), strategy: None, account: None, instrument: None };
                 self.latch(&breach, &parties, &mut out);
             }
         }
