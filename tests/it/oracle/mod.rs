@@ -1217,9 +1217,18 @@ impl Oracle {
                     continue;
                 }
             }
-            // A position that cannot be represented is denied even where it is not limited.
-            let quantity = matches!(gauge, Gauge::PositionLong | Gauge::PositionShort);
-            for scope in if quantity { scopes } else { armed } {
+            // A sum that cannot be represented is denied even where it is not limited.
+            let valued = self.reference_input(i).is_none()
+                && self.fx_input(i).is_none()
+                && after.unvalued.is_none()
+                && sums[pair].unvalued.is_none();
+            let everywhere = match gauge {
+                Gauge::PositionLong | Gauge::PositionShort => true,
+                Gauge::Gross | Gauge::NetLong | Gauge::NetShort => valued,
+                Gauge::Working | Gauge::Orders | Gauge::DayQty => false,
+                Gauge::Executions | Gauge::Loss | Gauge::Drawdown | Gauge::LossVelocity => false,
+            };
+            for scope in if everywhere { scopes } else { armed } {
                 let limit = i128::from(self.limits(scope).of(gauge));
                 let was = self.gauge(sums, scope, gauge);
                 let mut is = self.gauge(&then, scope, gauge);
@@ -1430,7 +1439,7 @@ impl Oracle {
                 let signed = i128::from(old.side.sign()) * i128::from(old.qty);
                 let today = if old.day == self.day { -i128::from(old.qty) } else { 0 };
                 self.bookings.push(Booking { pair: old.pair, signed: -signed, px: i128::from(old.px), day_qty: today });
-                if let Some(&at) = self.ids.get(&(e.session, old.order_id))
+                if let Some(at) = self.order_of(e.session, old.order_id, old.pair, old.side)
                     && self.orders[at].live()
                 {
                     let order = &mut self.orders[at];
@@ -1468,8 +1477,15 @@ impl Oracle {
         self.judge_grown(&before, &parties, out);
     }
 
+    /// The order with this id, unless it is another one than the execution was of.
+    fn order_of(&self, session: SessionId, id: u64, pair: usize, side: Side) -> Option<usize> {
+        let at = *self.ids.get(&(session, id))?;
+        let order = &self.orders[at];
+        (self.pair_of(order.strategy, order.instrument) == pair && order.side == side).then_some(at)
+    }
+
     fn book_fill(&mut self, e: &Event, pair: usize, side: Side, order_id: u64, out: &mut Outcome) {
-        let order = self.ids.get(&(e.session, order_id)).copied();
+        let order = self.order_of(e.session, order_id, pair, side);
         let qty = i128::from(e.qty.0);
         self.bookings.push(Booking {
             pair,
