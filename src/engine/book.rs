@@ -366,7 +366,9 @@ impl Engine {
     pub(super) fn take_cancel(&mut self, now: Now, event: &Event, out: &mut Effects) {
         let mut scopes = unknown_scopes(event);
         let mut targets = Targets { session: Some(event.session), ..Targets::default() };
-        if let Some(slot) = self.current(event.session, event.orig_id()) {
+        let named =
+            if event.flags & Event::MALFORMED == 0 { self.current(event.session, event.orig_id()) } else { None };
+        if let Some(slot) = named {
             let order = self.orders.get(slot);
             targets = self.order_targets(slot);
             scopes = self.order_scopes(slot);
@@ -632,22 +634,35 @@ impl Engine {
 
     fn take_back(&mut self, slot: u32) {
         let exec = *self.execs.get(slot);
-        let today = self.execs.is_of_today(slot);
+        let traded = if self.execs.is_of_today(slot) { -exec.qty } else { 0 };
         self.execs.bust(slot);
+        let pair = self.pairs.get(exec.pair);
+        let scope = Scope::Pair(pair.strategy, pair.instrument);
+        self.fill = Some(Targets { session: Some(exec.session), ..self.targets_of(scope) });
+        let mut shift = Shift::default();
         if let Some(order) = self.current(exec.session, exec.order)
             && self.orders.get(order).is_live()
         {
-            self.change_order(order, true, |orders| {
-                let o = orders.get_mut(order);
-                o.cum_qty = (o.cum_qty - exec.qty).max(0);
-                let (link, cum_qty) = (o.link, o.cum_qty);
-                if link != NONE {
-                    orders.get_mut(link).cum_qty = cum_qty;
-                }
-            });
+            let before = self.contribution(order);
+            let o = self.orders.get_mut(order);
+            o.cum_qty = (o.cum_qty - exec.qty).max(0);
+            let (link, cum_qty, side) = (o.link, o.cum_qty, o.side);
+            if link != NONE {
+                self.orders.get_mut(link).cum_qty = cum_qty;
+            }
+            let after = self.contribution(order);
+            let pair = self.orders.get(order).pair;
+            let change = Shift { side: Some(side), before, after, ended: 0 };
+            if pair == exec.pair {
+                shift = change;
+            } else {
+                self.update_pair(pair, true, |p| change.apply(p));
+            }
         }
-        let traded = if today { -exec.qty } else { 0 };
-        self.update_pair(exec.pair, true, |p| trade(p, exec.side, -exec.qty, exec.px, traded));
+        self.update_pair(exec.pair, true, |p| {
+            shift.apply(p);
+            trade(p, exec.side, -exec.qty, exec.px, traded);
+        });
     }
 
     // --- orders ------------------------------------------------------------------------------------
@@ -700,7 +715,8 @@ impl Engine {
         self.end_order(slot, out);
         let shift = Shift { side: Some(order.side), before, after: (0, 0), ended: 1 };
         let instrument = self.pairs.get(order.pair).instrument.0 as usize;
-        let due = self.references[instrument].left > 0;
+        // Unless it lets the pair be valued again, and its profit jump.
+        let due = self.references[instrument].left > 0 || self.pairs.get(order.pair).unvalued;
         self.update_pair(order.pair, due, |p| shift.apply(p));
     }
 

@@ -355,15 +355,16 @@ impl Engine {
                 if let Some(skew) = self.skew_beyond(event, now) {
                     anomaly(out, AnomalyKind::ClockSkew, event, event.id.0, skew);
                 }
+                let malformed = event.flags & Event::MALFORMED != 0;
                 match event.kind {
-                    EventKind::Mark | EventKind::Fx if !reference => {
+                    EventKind::Mark | EventKind::Fx if !reference || malformed => {
                         anomaly(out, AnomalyKind::BadReference, event, 0, event.px.0);
                     }
                     EventKind::Mark => self.take_mark(now, event, out),
                     EventKind::Fx => self.take_fx(now, event, out),
                     EventKind::Heartbeat | EventKind::New | EventKind::Replace | EventKind::Cancel => {}
                     EventKind::Withdrawn => {}
-                    _ if reference => anomaly(out, AnomalyKind::MalformedReport, event, event.id.0, 0),
+                    _ if reference || malformed => anomaly(out, AnomalyKind::MalformedReport, event, event.id.0, 0),
                     EventKind::Ack => self.take_ack(event, out),
                     EventKind::Replaced => self.take_replaced(event, out),
                     EventKind::Canceled | EventKind::Expired | EventKind::Rejected => self.take_end(event, out),
@@ -608,6 +609,9 @@ impl Engine {
         for slot in 0..self.scopes.len() {
             let window = table.at(slot).loss_window_ns;
             let armed = |t: &LimitTable| t.hot()[t.slot_index(slot) as usize].armed & armed::LOSS_VELOCITY != 0;
+            if !armed(&table) {
+                self.scopes[slot].gauges[Gauge::LossVelocity as usize] = 0;
+            }
             // A velocity that is new looks back on nothing before.
             if armed(&table) && (window != self.table.at(slot).loss_window_ns || !armed(&self.table)) {
                 let pnl = -self.scopes[slot].gauges[Gauge::Loss as usize];
