@@ -1,0 +1,5 @@
+//! All integration tests, in one binary.
+
+mod oracle;
+mod oracle_test;
+mod scenarios;
