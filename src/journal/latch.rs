@@ -18,8 +18,9 @@
 //!
 //! Whatever cannot be understood is taken as "everything is halted".
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -198,7 +199,8 @@ impl LatchStore {
     /// # Errors
     /// See [`StateDirError`]; in particular [`StateDirError::NotEmpty`] if there is anything in `dir`.
     pub fn init(dir: &Path) -> Result<(), StateDirError> {
-        fs::create_dir_all(dir).map_err(io_error("make", dir))?;
+        // Who can write here can undo a halt: nobody else may.
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error("make", dir))?;
         if fs::read_dir(dir).map_err(io_error("read", dir))?.next().is_some() {
             return Err(StateDirError::NotEmpty(dir.to_owned()));
         }
@@ -283,7 +285,7 @@ impl LatchStore {
         self.attempts += 1;
         let new = self.dir.join(format!("latch.new-{}", self.attempts));
         let written = (|| {
-            let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
             file.write_all(text.as_bytes())?;
             file.sync_data()?;
             fs::rename(&new, &path)
@@ -352,7 +354,7 @@ fn leftovers(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn mark(dir: &Path, name: &str) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).open(dir.join(name))?;
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(dir.join(name))?;
     file.sync_all()?;
     sync_dir(dir)
 }
@@ -441,6 +443,8 @@ pub fn run_latch(
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::kill::board::SessionBoard;
     use crate::kill::rearm::RearmPolicy;
@@ -516,6 +520,8 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let dir = tmp.path().join("state");
         LatchStore::init(&dir).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&dir), mode(&dir.join("latch"))), (0o700, 0o600));
         assert!(matches!(LatchStore::init(&dir), Err(StateDirError::NotEmpty(_))));
         let store = LatchStore::open(&dir).unwrap();
         assert_eq!(*store.found(), Found::Intact { next_epoch: 1, entries: vec![] });
