@@ -667,6 +667,20 @@ impl VerdictMessage {
     /// Adds the denial. `instrument` is the order's: quantities and prices are shown in its units.
     #[must_use]
     pub fn denied(mut self, denial: &Denial, instrument: InstrumentId, universe: &Universe) -> VerdictMessage {
+        let (unit, observed, limit) = VerdictMessage::numbers(denial, instrument, universe);
+        self.verdict = "deny".to_owned();
+        self.rule = Some(denial.rule.name().to_owned());
+        self.why = Some(denial.why.name().to_owned());
+        self.scope = Some(ScopeName::of(denial.scope, universe));
+        self.observed = Some(observed);
+        self.limit = Some(limit);
+        self.unit = Some(unit.to_owned());
+        self
+    }
+
+    /// The unit of a denial's numbers, what was observed and what would have been allowed.
+    #[must_use]
+    pub fn numbers(denial: &Denial, instrument: InstrumentId, universe: &Universe) -> (&'static str, String, String) {
         let spec = universe.instruments.get(instrument.0 as usize);
         // Missing and stale inputs are told by their age, whatever the rule counts in.
         let (unit, scale) = match denial.why {
@@ -685,14 +699,7 @@ impl VerdictMessage {
                 ("nanos", 0)
             }
         };
-        self.verdict = "deny".to_owned();
-        self.rule = Some(denial.rule.name().to_owned());
-        self.why = Some(denial.why.name().to_owned());
-        self.scope = Some(ScopeName::of(denial.scope, universe));
-        self.observed = Some(format_decimal(denial.observed, scale));
-        self.limit = Some(format_decimal(denial.limit, scale));
-        self.unit = Some(unit.to_owned());
-        self
+        (unit, format_decimal(denial.observed, scale), format_decimal(denial.limit, scale))
     }
 }
 
