@@ -72,14 +72,21 @@ impl Engine {
         } else {
             Some(pair.pnl)
         };
-        match (value, pnl) {
-            (Some(value), Some(pnl)) => {
-                pair.unvalued = false;
-                pair.net_long = value.net_long;
-                pair.net_short = value.net_short;
-                pair.pnl = pnl;
+        pair.unvalued = value.is_none() || pnl.is_none();
+        // What has no value keeps its last one: of before the step, for the first half of an execution was never true.
+        let begin = if pair.unvalued { self.touched_pairs.iter().find(|t| t.place == slot) } else { None };
+        match (value, begin) {
+            (Some(value), _) => (pair.net_long, pair.net_short) = (value.net_long, value.net_short),
+            (None, Some(begin)) => {
+                pair.net_long = begin.before[Gauge::NetLong as usize];
+                pair.net_short = begin.before[Gauge::NetShort as usize];
             }
-            _ => pair.unvalued = true,
+            (None, None) => {}
+        }
+        match (pnl, begin) {
+            (Some(pnl), _) => pair.pnl = pnl,
+            (None, Some(begin)) => pair.pnl = -begin.before[Gauge::Loss as usize],
+            (None, None) => {}
         }
         let after = pair.gauges();
         for place in places {
@@ -610,7 +617,7 @@ impl Engine {
         if let Some(slot) = self.bustable(event, out) {
             let exec = *self.execs.get(slot);
             self.take_back(slot);
-            let order = self.current(event.session, exec.order);
+            let order = self.order_of(&exec);
             self.book_fill(event, order, exec.pair, exec.side, exec.order, out);
         }
     }
@@ -640,29 +647,31 @@ impl Engine {
         let scope = Scope::Pair(pair.strategy, pair.instrument);
         self.fill = Some(Targets { session: Some(exec.session), ..self.targets_of(scope) });
         let mut shift = Shift::default();
-        if let Some(order) = self.current(exec.session, exec.order)
+        if let Some(order) = self.order_of(&exec)
             && self.orders.get(order).is_live()
         {
             let before = self.contribution(order);
             let o = self.orders.get_mut(order);
             o.cum_qty = (o.cum_qty - exec.qty).max(0);
-            let (link, cum_qty, side) = (o.link, o.cum_qty, o.side);
+            let (link, cum_qty) = (o.link, o.cum_qty);
             if link != NONE {
                 self.orders.get_mut(link).cum_qty = cum_qty;
             }
-            let after = self.contribution(order);
-            let pair = self.orders.get(order).pair;
-            let change = Shift { side: Some(side), before, after, ended: 0 };
-            if pair == exec.pair {
-                shift = change;
-            } else {
-                self.update_pair(pair, true, |p| change.apply(p));
-            }
+            shift = Shift { side: Some(exec.side), before, after: self.contribution(order), ended: 0 };
         }
         self.update_pair(exec.pair, true, |p| {
             shift.apply(p);
             trade(p, exec.side, -exec.qty, exec.px, traded);
         });
+    }
+
+    /// The order that `exec` was of, if it is still known. Its id may be another order's by now: that of an order
+    /// that came after a fill nobody knew, or of one that was forgotten in the meantime.
+    fn order_of(&self, exec: &Exec) -> Option<u32> {
+        self.current(exec.session, exec.order).filter(|&slot| {
+            let order = self.orders.get(slot);
+            order.pair == exec.pair && order.side == exec.side
+        })
     }
 
     // --- orders ------------------------------------------------------------------------------------
