@@ -614,7 +614,7 @@ impl Maker {
             }
             EventKind::Heartbeat => {}
         }
-        if self.swarm.unknown && self.rng.one_in(80) {
+        if self.swarm.unknown && kind != EventKind::Withdrawn && self.rng.one_in(80) {
             e.flags = Event::MALFORMED;
         }
         if self.swarm.unknown && self.rng.one_in(300) {
