@@ -1066,7 +1066,7 @@ fn report(seed: u64, case: &Case, found: &Difference) -> String {
     for s in &case.universe.instruments {
         let _ = writeln!(text, "  {s:?}");
     }
-    for (n, input) in inputs.iter().enumerate().skip(inputs.len().saturating_sub(40)) {
+    for (n, input) in inputs.iter().enumerate().skip(inputs.len().saturating_sub(80)) {
         let _ = match input {
             Input::Event(now, e, delta) => writeln!(
                 text,

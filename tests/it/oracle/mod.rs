@@ -627,14 +627,20 @@ impl Oracle {
         for slot in 0..self.pnl.len() {
             let scope = self.uni.scope_at(slot).expect("a slot");
             let pnl = -self.gauge(&sums, scope, Gauge::Loss);
+            // Not even part of a sum may be beyond: the engine takes it one pair after the other.
+            let parts: [fn(&PairSums) -> i128; 7] = [
+                |s| s.values.gross,
+                |s| s.values.net_long,
+                |s| s.values.net_short,
+                |s| s.values.pnl,
+                |s| s.p + s.lb,
+                |s| s.ls - s.p,
+                |s| s.day_qty,
+            ];
             let quantities = matches!(scope, Scope::Instrument(_));
-            for gauge in Gauge::ALL {
-                let quantity = matches!(gauge, Gauge::PositionLong | Gauge::PositionShort | Gauge::DayQty);
-                let summed = matches!(gauge, Gauge::Gross | Gauge::NetLong | Gauge::NetShort | Gauge::Loss);
-                if !(summed || quantity && quantities) {
-                    continue;
-                }
-                self.lost |= self.gauge(&sums, scope, gauge).abs() > MAX;
+            for part in &parts[..if quantities { 7 } else { 4 }] {
+                let inside = sums.iter().enumerate().filter(|(pair, _)| self.pair_in(*pair, scope));
+                self.lost |= inside.map(|(_, s)| part(s).abs()).sum::<i128>() > MAX;
             }
             let past = &mut self.pnl[slot];
             past.high = past.high.max(pnl);
@@ -1080,7 +1086,8 @@ impl Oracle {
         for scope in [Scope::Strategy(s), Scope::Pair(s, i), Scope::Instrument(i)] {
             match (self.limits(scope).sides, side) {
                 (SideRule::LongOnly, Side::Sell) if sells > p => {
-                    found.push(self.deny_at(Rule::SidePermission, scope, sells, p));
+                    let observed = i64::try_from(sells).unwrap_or(i64::MAX);
+                    found.push(self.deny_why(Rule::SidePermission, Why::Breach, scope, observed, clamp(p)));
                 }
                 (SideRule::BuyOnly, Side::Sell) | (SideRule::SellOnly, Side::Buy) => {
                     found.push(self.deny_at(Rule::SidePermission, scope, qty, 0));
