@@ -69,7 +69,7 @@ fn limits(universe: &Universe, armed: usize) -> LimitTable {
                 action: halt,
             };
             let sliding =
-                |of| RateLimit { of, kind: RateKind::Sliding, count: 4_000, window_ns: 1_000_000, action: halt };
+                |of| RateLimit { of, kind: RateKind::Sliding, count: 100, window_ns: 1_000_000, action: halt };
             let rate = |of| if kind == ScopeKind::Strategy { sliding(of) } else { gcra(of) };
             match rule {
                 Rule::OrderQty => scope.order_qty = 1 << 40,
@@ -104,10 +104,10 @@ fn world(strategies: usize, instruments: usize, working: usize, armed: usize, st
     let universe = universe(strategies, instruments);
     let sizing = Sizing {
         working_orders: working + working / 8 + 4096,
-        remembered_orders: 1 << 16,
+        remembered_orders: (working / 4).clamp(1_000, 1 << 20),
         execs: 1 << 20,
         pairs: strategies * instruments,
-        recent_orders: 1 << 18,
+        recent_orders: (working / 4).clamp(4_096, 1 << 20),
     };
     let table = Arc::new(limits(&universe, armed));
     let mut engine = Engine::new(universe, table, sizing, now(1_000_000_000));
@@ -194,6 +194,13 @@ fn plain(world: &mut World) -> f64 {
     spent
 }
 
+/// Takes the first part of the stream, so that memory that is used for the first time is not what is measured.
+fn warm_up(world: &mut World) {
+    let rest = world.events.split_off(world.events.len() / 4);
+    plain(world);
+    world.events = rest;
+}
+
 /// ns per event in batches, each event's memory asked for ahead of its turn.
 fn batched(world: &mut World) -> f64 {
     let mut effects = Effects::new();
@@ -267,14 +274,17 @@ fn main() {
         let (dependent, independent) = load_floors(touched.max(1 << 16), stream.min(1_000_000));
         report.value(format!("dependent load, {label}"), "ns", dependent);
         report.value(format!("independent load, {label}"), "ns", independent);
+        warm_up(&mut w);
         let cost = plain(&mut w);
         report.against(format!("step, one after the other, {label}"), "ns/event", cost, ("dependent load", dependent));
         drop(w);
         let mut w = world(strategies, instruments, working, Rule::COUNT, stream);
+        warm_up(&mut w);
         let cost = batched(&mut w);
         report.against(format!("step, batched, {label}"), "ns/event", cost, ("dependent load", dependent));
         drop(w);
         let mut w = world(strategies, instruments, working, Rule::COUNT, stream);
+        warm_up(&mut w);
         let times = timed(&mut w);
         let mut all: Vec<u64> = times.iter().map(|t| t.1).collect();
         all.sort_unstable();
@@ -303,6 +313,7 @@ fn main() {
     let working = if args.quick { 10_000 } else { 100_000 };
     for armed in [0, 2, 5, Rule::COUNT] {
         let mut w = world(1_000, 5_000, working, armed, stream / 2);
+        warm_up(&mut w);
         let cost = batched(&mut w);
         report.value(format!("step, batched, {working} working orders, {armed} rules per scope"), "ns/event", cost);
     }

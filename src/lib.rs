@@ -7,6 +7,8 @@ pub mod api;
 #[cfg(feature = "service")]
 pub mod app;
 #[cfg(feature = "service")]
+pub mod demo;
+#[cfg(feature = "service")]
 pub mod duty;
 #[cfg(feature = "service")]
 pub mod engine;

@@ -112,10 +112,9 @@ impl World {
                 notices,
                 page_raised: Box::new(NoWake),
                 clock: clock.clone(),
-                bell,
             });
             let stop = stop.clone();
-            threads.push(std::thread::spawn(move || agent.run(Idle::default(), &stop)));
+            threads.push(std::thread::spawn(move || agent.run(Idle::default(), &bell, &stop)));
         }
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();

@@ -1,23 +1,9 @@
-//! Everything put together: configuration, clocks, threads, the async runtime.
-
-use std::path::Path;
-use std::process::ExitCode;
+//! Everything put together: configuration, clocks, threads, the async runtimes.
 
 pub mod config;
+mod logs;
+mod reload;
+pub mod service;
+mod signals;
 
-/// Runs the service until it is told to end.
-///
-/// # Errors
-/// If the configuration is invalid, or the service cannot be started.
-pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
-    config::read(path)?;
-    anyhow::bail!("the service is not wired on this branch")
-}
-
-/// Makes a new state directory.
-///
-/// # Errors
-/// If it exists already, or cannot be written.
-pub fn init_state_dir(dir: &Path) -> anyhow::Result<()> {
-    anyhow::bail!("cannot make {}: the latch store is not wired on this branch", dir.display())
-}
+pub use service::{Running, StartOptions, init_state_dir, serve, start};

@@ -36,7 +36,7 @@ enum Command {
     CheckConfig(check::CheckArgs),
     /// Print a configuration with every default written out
     PrintConfig(check::PrintArgs),
-    /// Make a token: the token once, and the line for the configuration with its hash
+    /// Make a token: prints it once, and (on the standard error) the line for the configuration with its hash
     Token(token::TokenArgs),
     /// Halt a scope of a running service and print the receipt
     Kill(client::KillArgs),
@@ -63,7 +63,11 @@ struct InitArgs {
 
 /// Parses the arguments and runs the command.
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    run(Cli::parse())
+}
+
+fn run(cli: Cli) -> ExitCode {
+    let result = match cli.command {
         Command::Serve(args) => app::serve(&args.config),
         Command::Init(args) => init(args.dir.as_deref(), args.config.as_deref()),
         Command::CheckConfig(args) => check::check(&args),
@@ -111,5 +115,36 @@ fn fail(error: &anyhow::Error) -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_invalid_configuration_has_its_own_exit_code() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, "x = 1\n").unwrap();
+        let of = |args: &[&str]| run(Cli::try_parse_from([&["haltline"], args].concat()).unwrap());
+        let path = file.to_str().unwrap();
+        for args in [&["check-config", path][..], &["check-config", path, "--json"], &["print-config", path]] {
+            assert_eq!(of(args), ExitCode::from(EXIT_CONFIG), "{args:?}");
+        }
+        let none = dir.path().join("none.toml");
+        assert_eq!(of(&["init", "--config", none.to_str().unwrap()]), ExitCode::from(EXIT_CONFIG));
+        // A token file that is not there is a failure like any other.
+        assert_eq!(of(&["state", "--token-file", none.to_str().unwrap()]), ExitCode::FAILURE);
+        let good = concat!(env!("CARGO_MANIFEST_DIR"), "/config/haltline.toml");
+        assert_eq!(of(&["check-config", good]), ExitCode::SUCCESS);
+        assert_eq!(of(&["print-config", good]), ExitCode::SUCCESS);
     }
 }

@@ -53,16 +53,17 @@ pub fn token(args: &TokenArgs) -> Result<ExitCode> {
         TokenRole::Risk => Some("risk"),
         TokenRole::Session => None,
     };
+    // Only the token goes to the standard output, so that `> alice.token` makes a file for --token-file.
     eprintln!("# the token of {}: shown this once, kept nowhere", args.name);
     say(&format!("{token}\n"))?;
     match role {
         Some(role) => {
             eprintln!("# for tokens in [auth]");
-            say(&format!("{{ name = \"{}\", role = \"{role}\", hash = \"{hash}\" }},\n", args.name))?;
+            eprintln!("{{ name = \"{}\", role = \"{role}\", hash = \"{hash}\" }},", args.name);
         }
         None => {
             eprintln!("# for [sessions.{}]", args.name);
-            say(&format!("token_hash = \"{hash}\"\n"))?;
+            eprintln!("token_hash = \"{hash}\"");
         }
     }
     Ok(ExitCode::SUCCESS)

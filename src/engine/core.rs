@@ -59,6 +59,8 @@ pub(super) struct ScopeState {
     pub gauges: Gauges,
     /// Number of the last step that touched it.
     pub touched: u64,
+    /// Until when the loss velocity stays what it is while the profit does.
+    pub velocity_until: MonoNanos,
     pub mode: Mode,
     /// A sum went beyond what can be represented.
     pub overflowed: bool,
@@ -169,7 +171,13 @@ impl Engine {
         for (i, spec) in universe.instruments.iter().enumerate() {
             fx[usize::from(spec.currency.0)].instruments.push(i as u32);
         }
-        let state = ScopeState { gauges: [0; Gauge::COUNT], touched: 0, mode: Mode::Normal, overflowed: false };
+        let state = ScopeState {
+            gauges: [0; Gauge::COUNT],
+            touched: 0,
+            velocity_until: MonoNanos(0),
+            mode: Mode::Normal,
+            overflowed: false,
+        };
         let tracks = (0..scopes).map(|slot| LossTrack::begin(now.mono, limits.at(slot).loss_window_ns, 0)).collect();
         let mut engine = Engine {
             orders: OrderTable::new(sizing.working_orders, sizing.remembered_orders),
@@ -580,10 +588,15 @@ impl Engine {
         if self.hot(self.table.slot_index(slot)).armed & armed::LOSS_VELOCITY == 0 {
             return;
         }
+        if now < self.scopes[slot].velocity_until {
+            return;
+        }
         let window = self.table.at(slot).loss_window_ns;
-        let pnl = -self.scopes[slot].gauges[Gauge::Loss as usize];
+        let state = &mut self.scopes[slot];
+        let pnl = -state.gauges[Gauge::Loss as usize];
         self.tracks[slot].advance(now, window, pnl);
-        self.scopes[slot].gauges[Gauge::LossVelocity as usize] = self.tracks[slot].velocity(pnl);
+        state.velocity_until = self.tracks[slot].slice_end(window);
+        state.gauges[Gauge::LossVelocity as usize] = self.tracks[slot].velocity(pnl);
     }
 
     fn start_anew(&mut self, slot: usize, now: Now) {
@@ -594,6 +607,7 @@ impl Engine {
             gauges[gauge as usize] = 0;
         }
         self.tracks[slot] = LossTrack::begin(now.mono, window, pnl);
+        self.scopes[slot].velocity_until = MonoNanos(0);
         for meter in self.rates.range(slot) {
             if self.rates.counts(meter, RateOf::Denials) {
                 self.rates.restart(meter);
@@ -618,6 +632,7 @@ impl Engine {
                 let mut track = LossTrack::begin(now.mono, window, pnl);
                 track.high = self.tracks[slot].high;
                 self.tracks[slot] = track;
+                self.scopes[slot].velocity_until = MonoNanos(0);
             }
         }
         self.table = table;

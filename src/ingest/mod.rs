@@ -1,1 +1,10 @@
-//! ingest
+//! Transports: what comes in from gateways and goes back to them.
+
+pub mod client;
+pub mod intern;
+mod report;
+pub mod tokens;
+pub mod ws;
+
+#[cfg(test)]
+mod tests;

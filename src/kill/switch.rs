@@ -742,6 +742,8 @@ impl Records {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
     use crate::kill::testing::{TestClock, switch, universe};
     use crate::model::effect::Denial;
@@ -880,33 +882,34 @@ mod tests {
         let clock: Arc<dyn Clock> = TestClock::new();
         let (switch, jobs) = switch(clock.clone());
         let rounds = 100_000;
-        let start = std::sync::Barrier::new(2);
-        let finish = std::sync::Barrier::new(2);
-        let epoch = std::sync::atomic::AtomicU64::new(0);
+        let slot = switch.universe().slot(ALPHA).unwrap();
+        // The epoch that may be lowered; 0: the end. A press's own epoch is not shown before it was checked.
+        let shown = AtomicU64::new(switch.page().raise(slot, Mode::Halted).epoch);
         let lowered = std::thread::scope(|scope| {
             let rearm = scope.spawn(|| {
                 let mut lowered = 0;
-                for _ in 0..rounds {
-                    start.wait();
-                    let epoch = epoch.load(std::sync::atomic::Ordering::SeqCst);
-                    lowered += u64::from(switch.ask_rearm(ALPHA, epoch, "rita", "ok", clock.now()).is_ok());
-                    finish.wait();
+                loop {
+                    match shown.load(Ordering::SeqCst) {
+                        0 => return lowered,
+                        epoch => {
+                            lowered += u64::from(switch.ask_rearm(ALPHA, epoch, "rita", "ok", clock.now()).is_ok())
+                        }
+                    }
                 }
-                lowered
             });
-            let slot = switch.universe().slot(ALPHA).unwrap();
             for round in 0..rounds {
-                let halted = switch.page().raise(slot, Mode::Halted);
-                epoch.store(halted.epoch, std::sync::atomic::Ordering::SeqCst);
-                start.wait();
+                if round % 16 == 0 {
+                    std::thread::yield_now();
+                }
                 let receipt = switch.press(ALPHA, Stop::Halted, "olga", "x", clock.now()).unwrap();
-                finish.wait();
                 let word = switch.page().get(slot);
                 assert_eq!(word.mode, Mode::Halted, "round {round}: the kill was lost");
                 assert_eq!(word.epoch, receipt.word.epoch, "round {round}");
                 let causes = &switch.halts()[0].causes;
                 assert!(causes.iter().any(|c| c.epoch == word.epoch), "round {round}: the cause was lost");
+                shown.store(word.epoch, Ordering::SeqCst);
             }
+            shown.store(0, Ordering::SeqCst);
             rearm.join().unwrap()
         });
         assert!(lowered > 0 && lowered < rounds, "the two never met: {lowered} of {rounds} were lowered");

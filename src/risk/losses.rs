@@ -36,6 +36,12 @@ impl LossTrack {
         self.slice = self.slice.max(present);
     }
 
+    /// When the present slice ends.
+    #[must_use]
+    pub fn slice_end(&self, window_ns: u64) -> MonoNanos {
+        MonoNanos((self.slice + 1).saturating_mul((window_ns / SLICES).max(1)))
+    }
+
     /// The profit is `pnl` from now on. Call [`LossTrack::advance`] with the old one first.
     pub fn set(&mut self, pnl: i64) {
         self.high = self.high.max(pnl);

@@ -19,7 +19,7 @@ use crate::limits::{
     WarnLevels,
 };
 use crate::model::rule::{Unit, applies};
-use crate::model::{Action, Rule, Scope, ScopeKind, Target, Universe};
+use crate::model::{Action, Rule, Scope, ScopeKind, SessionKind, Target, Universe};
 use crate::units::{DecimalError, InstrumentId, StrategyId};
 
 /// The largest `count` of a sliding rate: it costs 8 bytes each.
@@ -268,7 +268,7 @@ impl LimitText {
             let hides = |i: &&&str| trades(i) && !pairs.contains_key(&format!("{strategy}/{i}"));
             let hidden: Vec<String> = of_instruments.iter().filter(hides).map(|i| format!("*/{i}")).collect();
             if !hidden.is_empty() {
-                let text = format!("goes before {}, which say nothing about {strategy}", hidden.join(", "));
+                let text = format!("goes before {}, which say nothing about its strategy then", hidden.join(", "));
                 push(table.spot.path.clone(), text);
             }
         }
@@ -285,8 +285,8 @@ impl LimitText {
         if !armed(Rule::Collar) {
             let text = "unlimited everywhere: market orders are valued at the reference price itself";
             push("limits.*.collar".into(), text.into());
-        } else if !file.sessions.iter().any(|s| s.kind == crate::model::SessionKind::Reference) {
-            let text = "a collar is set and no session has kind \"reference\": initial prices go stale, then orders are denied";
+        } else if !file.sessions.iter().any(|s| s.kind == SessionKind::Reference) {
+            let text = "a collar is set and no session has kind \"reference\": prices go stale, then orders are denied";
             push("sessions".into(), text.into());
         }
         if armed(Rule::OrderParticipation) || armed(Rule::DayParticipation) {

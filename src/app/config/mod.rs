@@ -19,6 +19,7 @@ mod tests;
 use core::fmt;
 use core::net::{Ipv4Addr, SocketAddr};
 use core::time::Duration;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -307,6 +308,7 @@ fn finish(errors: &Errors<'_>, file: &FileText, limits: &LimitText, text: &str) 
     let mut notes = Vec::new();
     limits.notes(file, &mut notes);
     auth_notes(file, &mut notes);
+    let notes = compact(notes);
     Some(Loaded {
         universe,
         limits: table,
@@ -363,6 +365,26 @@ fn make_universe(file: &FileText) -> Universe {
         strategies,
         file.instruments.iter().map(instrument).collect(),
     )
+}
+
+/// One note for all places that the same is said of.
+fn compact(notes: Vec<Note>) -> Vec<Note> {
+    let mut kept: Vec<(Note, usize)> = Vec::new();
+    let mut place: HashMap<String, usize> = HashMap::new();
+    for note in notes {
+        let at = *place.entry(note.text.clone()).or_insert(kept.len());
+        match kept.get_mut(at) {
+            Some((_, more)) => *more += 1,
+            None => kept.push((note, 0)),
+        }
+    }
+    let shown = |(mut note, more): (Note, usize)| {
+        if more > 0 {
+            note.field.push_str(&format!(" and {more} more"));
+        }
+        note
+    };
+    kept.into_iter().map(shown).collect()
 }
 
 fn auth_notes(file: &FileText, notes: &mut Vec<Note>) {

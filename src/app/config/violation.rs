@@ -94,12 +94,21 @@ pub(super) struct Spot {
     pub path: String,
 }
 
-/// Collects violations. Shared by all readers of one file; each (place, rule) is kept once.
+/// Collects violations. Shared by all readers of one file.
 #[derive(Debug)]
 pub(super) struct Errors<'a> {
     file: &'a str,
     text: &'a str,
-    found: RefCell<(Vec<Violation>, HashSet<(usize, String, String)>)>,
+    /// Where each line begins.
+    lines: Vec<usize>,
+    found: RefCell<Found>,
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    list: Vec<Violation>,
+    /// Each (place, field, rule) is kept once: a table that others start from is looked at again with each.
+    seen: HashSet<(usize, String, String)>,
 }
 
 /// The longest value that a message repeats, in characters.
@@ -107,7 +116,8 @@ const SHOWN: usize = 60;
 
 impl<'a> Errors<'a> {
     pub fn new(file: &'a str, text: &'a str) -> Errors<'a> {
-        Errors { file, text, found: RefCell::default() }
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Errors { file, text, lines, found: RefCell::default() }
     }
 
     /// What is written at `spot` breaks `rule`.
@@ -136,18 +146,17 @@ impl<'a> Errors<'a> {
         };
         let span = clip(spot.span.start)..clip(spot.span.end.max(spot.span.start));
         let mut found = self.found.borrow_mut();
-        if !found.1.insert((span.start, spot.path.clone(), rule.clone())) {
+        if !found.seen.insert((span.start, spot.path.clone(), rule.clone())) {
             return;
         }
-        let before = &self.text[..span.start];
-        let line = before.matches('\n').count() + 1;
-        let column = before[before.rfind('\n').map_or(0, |at| at + 1)..].chars().count() + 1;
-        found.0.push(Violation { line, column, field: spot.path.clone(), value, rule, span });
+        let line = self.lines.partition_point(|start| *start <= span.start);
+        let column = self.text[self.lines[line - 1]..span.start].chars().count() + 1;
+        found.list.push(Violation { line, column, field: spot.path.clone(), value, rule, span });
     }
 
     /// All that was found, if anything.
     pub fn finish(self) -> Result<(), Violations> {
-        let (mut list, _) = self.found.into_inner();
+        let mut list = self.found.into_inner().list;
         if list.is_empty() {
             return Ok(());
         }

@@ -1,0 +1,450 @@
+//! The running service: what is made in which order, which thread does what, and the orderly end.
+//!
+//! ```text
+//! ingest   WebSocket sessions          ──ring──▶ engine ──ring──▶ ingest
+//! api      HTTP, its own runtime       ──switch─▶ halt page ──▶ everybody
+//! control  trips, warnings, anomalies  ◀─channel── engine
+//! latch    the durable halt            ◀─page──── switch
+//! main     signals
+//! ```
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use crate::api::{self, ApiOptions, ApiParts, Authenticator, Principal, Role};
+use crate::app::config::{self, Loaded};
+use crate::app::logs;
+use crate::app::reload::Reloader;
+use crate::app::signals::{self, Asked};
+use crate::duty::{Bell, Clock, SystemClock};
+use crate::engine::agent::{AgentParts, EngineAgent, Wake, port};
+use crate::engine::core::Engine;
+use crate::engine::published::Published;
+use crate::ingest::tokens::SessionTokens;
+use crate::ingest::ws::{self, IngestOptions, IngestParts, IngestStats, IngestWake};
+use crate::journal::control::{ControlParts, run_control};
+use crate::journal::latch::{LatchStore, run_latch};
+use crate::kill::alerts::Alerts;
+use crate::kill::board::SessionBoard;
+use crate::kill::rearm::RearmPolicy;
+use crate::kill::switch::{Cause, Stop, Switch, SwitchParts, Waker};
+use crate::limits::{Gauge, LimitTable};
+use crate::metrics::{Metrics, MetricsParts, ReloadState};
+use crate::model::{Mode, Scope, ScopeKind, Universe};
+
+/// What a start needs besides the configuration.
+#[derive(Default)]
+pub struct StartOptions {
+    /// The file to read again on reload.
+    pub path: Option<PathBuf>,
+    /// The time; by default the host's.
+    pub clock: Option<Arc<dyn Clock>>,
+    /// Hashes of session tokens that were made for this run, by session name.
+    pub session_hashes: HashMap<String, [u8; 32]>,
+    /// Persons with tokens that were made for this run.
+    pub principals: Vec<Principal>,
+    /// If the configured addresses are taken, listen anywhere on loopback.
+    pub any_port: bool,
+}
+
+/// A service that runs. Dropping it leaves it running; [`Running::stop`] ends it.
+pub struct Running {
+    /// Where sessions connect.
+    pub ws_addr: SocketAddr,
+    /// Where people and Prometheus ask.
+    pub http_addr: SocketAddr,
+    /// All names.
+    pub universe: Arc<Universe>,
+    /// The limits in force.
+    pub limits: Arc<RwLock<Arc<LimitTable>>>,
+    /// What the engine shows.
+    pub published: Arc<Published>,
+    /// The switch.
+    pub switch: Arc<Switch>,
+    /// The time that the service goes by.
+    pub clock: Arc<dyn Clock>,
+    reloader: Arc<Reloader>,
+    threads: Threads,
+}
+
+struct Threads {
+    stop_ingest: tokio::sync::watch::Sender<bool>,
+    stop_engine: Arc<AtomicBool>,
+    stop_control: Arc<AtomicBool>,
+    stop_api: tokio::sync::watch::Sender<bool>,
+    stop_latch: Arc<AtomicBool>,
+    bell: Arc<Bell>,
+    ingest: JoinHandle<()>,
+    engine: JoinHandle<()>,
+    control: JoinHandle<std::io::Result<()>>,
+    api: JoinHandle<()>,
+    latch: JoinHandle<LatchStore>,
+}
+
+/// Events that may wait in front of the engine. At a million events a second that is 16 ms.
+const EVENT_RING: usize = 16_384;
+/// Trips, warnings and anomalies that may wait for the control thread.
+const NOTICES: usize = 65_536;
+
+/// Makes a new state directory with an empty latch. The only way to have one.
+///
+/// # Errors
+/// If there is anything in `dir`, or it cannot be written.
+pub fn init_state_dir(dir: &Path) -> anyhow::Result<()> {
+    LatchStore::init(dir).with_context(|| format!("cannot make the state directory {}", dir.display()))
+}
+
+/// Runs the service of the configuration at `path` until it is told to end.
+///
+/// # Errors
+/// If the configuration is invalid, or the service cannot be started.
+pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
+    let loaded = config::read(path)?;
+    let _guard = logs::init();
+    for note in &loaded.notes {
+        tracing::warn!(event = "config", field = note.field, "{}", note.text);
+    }
+    let running = start(loaded, StartOptions { path: Some(path.to_owned()), ..StartOptions::default() })?;
+    abort_on_panic(&running);
+    tracing::info!(event = "started", ws = %running.ws_addr, http = %running.http_addr, "serving");
+    eprintln!("serving: events at ws://{}, people at http://{}", running.ws_addr, running.http_addr);
+    signals::listen(|asked| match asked {
+        Asked::End => false,
+        Asked::Reload => {
+            let _ = running.reload("signal", "SIGHUP");
+            true
+        }
+        Asked::Kill => {
+            let now = running.clock.now();
+            // The firm is a scope of every universe.
+            let _ = running.switch.press(Scope::Firm, Stop::Halted, "signal", "SIGUSR1", now);
+            true
+        }
+    })?;
+    tracing::info!(event = "stopping", "ending");
+    running.stop()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Starts everything.
+///
+/// # Errors
+/// If an address is taken, the state directory is missing, in use or unusable, or a thread cannot be made.
+pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
+    let clock = options.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
+    let universe = loaded.universe.clone();
+
+    // 1. What can fail for a reason outside: addresses, state directory.
+    let ws = listen(loaded.ingest.listen, options.any_port).context("the event listener")?;
+    let http = listen(loaded.http.listen, options.any_port).context("the HTTP listener")?;
+    let (ws_addr, http_addr) = (ws.local_addr()?, http.local_addr()?);
+    let store = LatchStore::open(&loaded.service.state_dir)?;
+    let events_taken = store.events_taken();
+    let restored = store.restore(&universe, clock.now());
+    for fault in &restored.faults {
+        tracing::error!(event = "latch", "{fault}: the firm starts halted");
+    }
+    let mut causes = restored.causes;
+    if store.previous_run().positions_unknown() {
+        hold_after_restart(&restored.page, &mut causes, &universe, clock.as_ref());
+    }
+
+    // 2. What everybody shares.
+    let page = Arc::new(restored.page);
+    let board = Arc::new(SessionBoard::new(universe.sessions.len()));
+    let published = Arc::new(Published::new(&universe));
+    let table = Arc::new(loaded.limits.clone());
+    let limits = Arc::new(RwLock::new(table.clone()));
+    let alerts = Arc::new(Alerts::default());
+    let bell = Bell::new();
+    let ingest_wake = IngestWake::default();
+    let (commands, take_commands) = crossbeam_channel::bounded(64);
+    let (notices, take_notices) = crossbeam_channel::bounded(NOTICES);
+    let reload_state = Arc::new(ReloadState::loaded(clock.now().unix.0));
+
+    // 3. The switch, with everybody who watches the page.
+    let wakers: Vec<Waker> = {
+        let (bell, ingest) = (bell.clone(), ingest_wake.clone());
+        vec![Box::new(move || ingest.wake()), Box::new(move || bell.ring())]
+    };
+    let working = {
+        let published = published.clone();
+        move |slot| published.scope(slot).map(|view| view.gauges[Gauge::Working as usize])
+    };
+    let (switch, latch_jobs) = Switch::new(SwitchParts {
+        page: page.clone(),
+        board: board.clone(),
+        universe: universe.clone(),
+        clock: clock.clone(),
+        wakers,
+        working: Box::new(working),
+        policy: rearm_policy(&loaded.auth),
+        causes,
+        orphans: restored.orphans,
+    });
+    let switch = Arc::new(switch);
+
+    // 4. The engine and its port.
+    let (edge, engine_port) = port(EVENT_RING, bell.clone(), Box::new(ingest_wake.clone()));
+    let engine = Engine::new(universe.clone(), table, loaded.engine.sizing, clock.now());
+    let agent = EngineAgent::new(AgentParts {
+        engine,
+        universe: universe.clone(),
+        page: page.clone(),
+        published: published.clone(),
+        ports: vec![engine_port],
+        commands: take_commands,
+        notices,
+        page_raised: Box::new(PageRaised { switch: switch.clone() }),
+        clock: clock.clone(),
+    });
+
+    // 5. Who may come in.
+    let mut session_hashes = loaded.session_tokens.clone();
+    for (name, hash) in options.session_hashes {
+        if let Some(session) = universe.session(&name) {
+            session_hashes[usize::from(session.0)] = Some(hash);
+        }
+    }
+    let tokens = Arc::new(SessionTokens::new(session_hashes));
+    let mut principals = options.principals;
+    principals.extend(loaded.auth.operators.iter().map(|operator| Principal {
+        name: operator.name.clone(),
+        role: match operator.role {
+            config::Role::Viewer => Role::Viewer,
+            config::Role::Operator => Role::Operator,
+            config::Role::Risk => Role::Risk,
+        },
+        token_hash: operator.hash,
+    }));
+    let auth = Arc::new(Authenticator::new(principals));
+
+    let reloader = Arc::new(Reloader {
+        path: options.path,
+        limits: limits.clone(),
+        commands,
+        bell: bell.clone(),
+        state: reload_state.clone(),
+        clock: clock.clone(),
+        loaded: Mutex::new(loaded.clone()),
+    });
+    let stats = Arc::new(IngestStats::default());
+    let metrics = Metrics::new(MetricsParts {
+        published: published.clone(),
+        switch: switch.clone(),
+        limits: limits.clone(),
+        clock: clock.clone(),
+        reload: reload_state,
+        sources: vec![auth.clone(), stats.clone()],
+    })?;
+
+    // 6. Threads, the latch first and the doors last.
+    let flag = || Arc::new(AtomicBool::new(false));
+    let (stop_engine, stop_control, stop_latch) = (flag(), flag(), flag());
+    let (stop_ingest, hear_ingest_stop) = tokio::sync::watch::channel(false);
+    let (stop_api, hear_stop) = tokio::sync::watch::channel(false);
+    let latch = {
+        let (switch, clock, stop) = (switch.clone(), clock.clone(), stop_latch.clone());
+        spawn("latch", move || run_latch(store, &switch, &latch_jobs, &clock, &stop))?
+    };
+    let control = {
+        let (switch, alerts, published, stop) =
+            (switch.clone(), alerts.clone(), published.clone(), stop_control.clone());
+        spawn("control", move || {
+            let parts = ControlParts {
+                notices: take_notices,
+                switch: &switch,
+                alerts: &alerts,
+                published: &published,
+                events_taken: &events_taken,
+            };
+            run_control(&parts, &stop)
+        })?
+    };
+    let engine = {
+        let (idle, bell, stop) = (loaded.engine.idle, bell.clone(), stop_engine.clone());
+        spawn("engine", move || agent.run(idle, &bell, &stop))?
+    };
+    let api = {
+        let reload = reloader.clone();
+        let parts = ApiParts {
+            switch: switch.clone(),
+            published: published.clone(),
+            limits: limits.clone(),
+            auth,
+            clock: clock.clone(),
+            alerts,
+            render_metrics: Box::new(move || metrics.render()),
+            reload: Box::new(move |actor, reason| reload.reload(actor, reason)),
+            options: ApiOptions { metrics_need_token: !http_addr.ip().is_loopback(), ..ApiOptions::default() },
+        };
+        spawn("api", move || {
+            if let Err(error) = api::run(http, parts, hear_stop) {
+                tracing::error!(%error, "the HTTP server ended");
+            }
+        })?
+    };
+    let ingest = {
+        let parts = IngestParts {
+            universe: universe.clone(),
+            page,
+            board,
+            port: edge,
+            clock: clock.clone(),
+            auth: tokens,
+            listener: ws,
+            options: IngestOptions {
+                connections_max: loaded.ingest.max_connections,
+                origins: loaded.ingest.allowed_origins.clone(),
+                ..IngestOptions::default()
+            },
+            wake: ingest_wake.clone(),
+            stats,
+            stop: hear_ingest_stop,
+            next_seq: Vec::new(),
+        };
+        spawn("ingest", move || {
+            if let Err(error) = ws::run(parts) {
+                tracing::error!(%error, "the event server ended");
+            }
+        })?
+    };
+    let threads = Threads {
+        stop_ingest,
+        stop_engine,
+        stop_control,
+        stop_api,
+        stop_latch,
+        bell,
+        ingest,
+        engine,
+        control,
+        api,
+        latch,
+    };
+    Ok(Running { ws_addr, http_addr, universe, limits, published, switch, clock, reloader, threads })
+}
+
+impl Running {
+    /// Loads the limits anew from the file that the service was started from.
+    ///
+    /// # Errors
+    /// Every violation; the old limits stay.
+    pub fn reload(&self, actor: &str, reason: &str) -> Result<u32, Vec<String>> {
+        self.reloader.reload(actor, reason)
+    }
+
+    /// Ends the service: first no more events, then what was taken is decided, latched and written.
+    ///
+    /// # Errors
+    /// If something could not be written, or a thread had panicked: then the next start finds the run unclean.
+    pub fn stop(self) -> anyhow::Result<()> {
+        let t = self.threads;
+        let joined = |name: &str| anyhow::anyhow!("the {name} thread panicked");
+        let _ = t.stop_ingest.send(true);
+        t.ingest.join().map_err(|_| joined("ingest"))?;
+        t.stop_engine.store(true, Ordering::Release);
+        t.bell.ring();
+        t.engine.join().map_err(|_| joined("engine"))?;
+        t.stop_control.store(true, Ordering::Release);
+        let noted = t.control.join().map_err(|_| joined("control"))?;
+        let _ = t.stop_api.send(true);
+        t.api.join().map_err(|_| joined("api"))?;
+        t.stop_latch.store(true, Ordering::Release);
+        let store = t.latch.join().map_err(|_| joined("latch"))?;
+        noted.context("could not write down that events were taken")?;
+        if let Some(error) = self.switch.latch().error {
+            anyhow::bail!("the latch could not be written: {error}");
+        }
+        store.close().context("ending the run")
+    }
+}
+
+/// Told by the engine that a trip raised the page.
+struct PageRaised {
+    switch: Arc<Switch>,
+}
+
+impl Wake for PageRaised {
+    fn wake(&self) {
+        self.switch.page_changed();
+    }
+}
+
+/// There is no journal to recover positions from: after a run that took events, a person has to say that they are known.
+fn hold_after_restart(
+    page: &crate::kill::page::HaltPage,
+    causes: &mut Vec<(usize, Vec<Cause>)>,
+    universe: &Universe,
+    clock: &dyn Clock,
+) {
+    let Some(firm) = universe.slot(Scope::Firm) else { return };
+    let word = page.raise(firm, Mode::Halted);
+    let cause = Cause {
+        mode: Mode::Halted,
+        epoch: word.epoch,
+        at: clock.now().unix.0,
+        actor: "haltline".to_owned(),
+        reason: "positions and working orders are unknown after a restart".to_owned(),
+        trip: None,
+    };
+    tracing::error!(event = "restart", "{}: the firm starts halted", cause.reason);
+    match causes.iter_mut().find(|(slot, _)| *slot == firm) {
+        Some((_, list)) => list.push(cause),
+        None => causes.push((firm, vec![cause])),
+    }
+}
+
+/// A panic anywhere halts the firm, gives the latch a moment to get to disk, and ends the process: a part of the
+/// service missing is not something to go on with.
+fn abort_on_panic(running: &Running) {
+    let switch = running.switch.clone();
+    let firm = running.universe.slot(Scope::Firm);
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        default(info);
+        if let Some(firm) = firm {
+            switch.page().raise(firm, Mode::Halted);
+        }
+        let begin = Instant::now();
+        while !switch.is_durable() && begin.elapsed() < Duration::from_millis(250) {
+            std::thread::yield_now();
+        }
+        std::process::abort();
+    }));
+}
+
+fn rearm_policy(auth: &config::Auth) -> RearmPolicy {
+    let mut two_people = [false; ScopeKind::ALL.len()];
+    for kind in &auth.two_person_rearm {
+        two_people[*kind as usize] = true;
+    }
+    RearmPolicy { two_people, expiry_ns: u64::try_from(auth.rearm_expiry.as_nanos()).unwrap_or(u64::MAX) }
+}
+
+fn listen(addr: SocketAddr, any_port: bool) -> anyhow::Result<TcpListener> {
+    let listener = match TcpListener::bind(addr) {
+        Err(error) if any_port && error.kind() == std::io::ErrorKind::AddrInUse => {
+            TcpListener::bind(SocketAddr::new(addr.ip(), 0))
+        }
+        other => other,
+    };
+    let listener = listener.with_context(|| format!("cannot listen on {addr}"))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<JoinHandle<T>> {
+    std::thread::Builder::new()
+        .name(format!("haltline-{name}"))
+        .spawn(run)
+        .with_context(|| format!("cannot start the {name} thread"))
+}

@@ -1,0 +1,99 @@
+//! Starts the service for the demo: `config/demo.toml`, a state directory of its own, tokens made for this run.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use super::{Controls, DemoArgs, ServiceHandle};
+use crate::api::auth::{hash_token, new_token};
+use crate::api::{Principal, Role};
+use crate::app::config::{self, ConfigError};
+use crate::app::service::{StartOptions, init_state_dir, start};
+use crate::duty::{Clock, SystemClock};
+use crate::limits::LimitTable;
+
+/// The file is part of the program, so that the demo runs from anywhere.
+const CONFIG: &str = include_str!("../../config/demo.toml");
+
+/// A directory that is removed with everything in it when this is dropped.
+struct TempDir(PathBuf);
+
+impl TempDir {
+    /// A directory of this process, not made yet: the service's own way of making one does that.
+    fn unused() -> anyhow::Result<TempDir> {
+        let (name, _) = token()?;
+        Ok(TempDir(std::env::temp_dir().join(format!("haltline-demo-{}", &name[..16]))))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        // What is left behind is a few kilobytes in the system's place for such things.
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+fn token() -> anyhow::Result<(String, [u8; 32])> {
+    let (token, _) = new_token().map_err(|error| anyhow::anyhow!("the system gave no randomness: {error}"))?;
+    let hash = hash_token(&token);
+    Ok((token, hash))
+}
+
+/// Starts the service in this process.
+///
+/// # Errors
+/// If the state directory or an address cannot be had, or a thread not be made.
+pub(super) fn service(args: &DemoArgs) -> anyhow::Result<ServiceHandle> {
+    let mut loaded = config::load("config/demo.toml", CONFIG).map_err(ConfigError::Invalid)?;
+    match args.controls {
+        Controls::Config => {}
+        Controls::None => loaded.limits = LimitTable::unlimited(&loaded.universe),
+    }
+    let limits = Arc::new(loaded.limits.clone());
+    let dir = TempDir::unused()?;
+    init_state_dir(dir.path())?;
+    loaded.service.state_dir = dir.path().to_owned();
+
+    let mut tokens = HashMap::new();
+    let mut session_hashes = HashMap::new();
+    for session in &loaded.universe.sessions {
+        let (token, hash) = token()?;
+        tokens.insert(session.name.clone(), token);
+        session_hashes.insert(session.name.clone(), hash);
+    }
+    let (operator_token, token_hash) = token()?;
+    let operator = Principal { name: "demo".to_owned(), role: Role::Operator, token_hash };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::faster(args.speed));
+    let running = start(
+        loaded,
+        StartOptions {
+            path: None,
+            clock: Some(clock.clone()),
+            session_hashes,
+            principals: vec![operator],
+            any_port: true,
+        },
+    )?;
+    Ok(ServiceHandle {
+        ws_url: format!("ws://{}", running.ws_addr),
+        http_url: format!("http://{}", running.http_addr),
+        session_token: Box::new(move |session| {
+            tokens.get(session).cloned().with_context(|| format!("session {session:?} has no token"))
+        }),
+        operator_token,
+        universe: running.universe.clone(),
+        limits,
+        clock,
+        shutdown: Box::new(move || {
+            let ended = running.stop();
+            drop(dir);
+            ended
+        }),
+    })
+}
