@@ -639,14 +639,6 @@ impl Engine {
         known
     }
 
-    /// The order that an execution belongs to. An id can have come to mean another order since.
-    fn order_of(&self, exec: &Exec) -> Option<u32> {
-        self.current(exec.session, exec.order).filter(|&slot| {
-            let order = self.orders.get(slot);
-            order.pair == exec.pair && order.side == exec.side
-        })
-    }
-
     fn take_back(&mut self, slot: u32) {
         let exec = *self.execs.get(slot);
         let traded = if self.execs.is_of_today(slot) { -exec.qty } else { 0 };

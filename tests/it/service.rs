@@ -165,7 +165,7 @@ fn rearming_the_firm_takes_two_people_and_the_right_epoch() {
     let (status, pending) = daemon.ask("rita", "POST", "/v1/rearm", Some(&ask(epoch)));
     assert_eq!(status, 202, "{pending}");
     assert_eq!(daemon.mode("firm", ""), "halted");
-    let path = format!("/v1/rearm/{}/approve", pending["id"]);
+    let path = format!("/v1/rearm/{}/approve", pending["id"].as_str().unwrap());
     let reason = json!({ "reason": "seen" });
     assert!(daemon.ask("rita", "POST", &path, Some(&reason)).0 >= 400, "the same person twice");
     assert_eq!(daemon.mode("firm", ""), "halted");
@@ -181,7 +181,7 @@ fn rearming_the_firm_takes_two_people_and_the_right_epoch() {
 fn sighup_takes_new_limits_and_keeps_the_old_ones_if_they_are_wrong() {
     let daemon = Daemon::start(LIMITS);
     let file = daemon.dir.path().join("haltline.toml");
-    let generation = |d: &Daemon| d.get("vera", "/v1/state")["engine"]["limits_generation"].clone();
+    let generation = |d: &Daemon| d.get("vera", "/v1/state")["limits_generation"].clone();
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace("order_qty = 1_000", "order_qty = 5")).unwrap();
     let before = generation(&daemon);

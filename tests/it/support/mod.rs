@@ -320,7 +320,13 @@ impl Gateway {
             "ord_type": "limit", "qty": qty, "px": "10.00",
         }))
         .await;
-        self.verdict().await
+        // A new connection hears the answers of the one before again.
+        loop {
+            let verdict = self.verdict().await;
+            if verdict["seq"] == self.seq {
+                return verdict;
+            }
+        }
     }
 
     /// The next message of any type; a mode is confirmed and remembered.
