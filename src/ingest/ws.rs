@@ -845,6 +845,7 @@ impl Edge {
         if let Some(cell) = self.board.cell(usize::from(session.0)) {
             cell.set_connected(true);
         }
+        self.push_withdrawn(hub);
     }
 
     /// The connection is gone.
