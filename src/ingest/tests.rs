@@ -495,7 +495,7 @@ async fn random_cuts_lose_and_repeat_nothing() {
                 for _ in 0..rng.next_u32() % 40 {
                     let seq = memory.next_seq();
                     if seq <= total {
-                        let event = if seq % 2 == 0 { order(seq, 10) } else { about(EventKind::Ack, seq) };
+                        let event = if seq.is_multiple_of(2) { order(seq, 10) } else { about(EventKind::Ack, seq) };
                         assert_eq!(tx.queue(event).unwrap(), seq);
                     }
                 }
