@@ -665,6 +665,15 @@ impl Engine {
         });
     }
 
+    /// The order that `exec` was of, if it is still known. Its id may be another order's by now: that of an order
+    /// that came after a fill nobody knew, or of one that was forgotten in the meantime.
+    fn order_of(&self, exec: &Exec) -> Option<u32> {
+        self.current(exec.session, exec.order).filter(|&slot| {
+            let order = self.orders.get(slot);
+            order.pair == exec.pair && order.side == exec.side
+        })
+    }
+
     // --- orders ------------------------------------------------------------------------------------
 
     /// The order that `id` stands for now: the successor of a replaced one, the order of a pending replacement.
