@@ -25,6 +25,7 @@ mod link;
 pub mod live;
 mod pacer;
 mod show;
+mod start;
 
 /// Options of `haltline demo`.
 #[derive(Args, Clone, Debug)]
@@ -75,17 +76,14 @@ pub struct ServiceHandle {
     pub shutdown: Box<dyn FnOnce() -> anyhow::Result<()>>,
 }
 
-/// Runs the demo against the service that `start` starts.
+/// Runs the demo.
 ///
 /// # Errors
 /// If the service cannot be started or reached, or the configuration lacks a name of the scenario.
-pub fn run_with(
-    args: &DemoArgs,
-    start: impl FnOnce(&DemoArgs) -> anyhow::Result<ServiceHandle>,
-) -> anyhow::Result<ExitCode> {
+pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let screen = Screen::new(args.json);
     screen.line(&headline(args));
-    let service = start(args).context("starting the service")?;
+    let service = start::service(args).context("starting the service")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
     let summary = local.block_on(&runtime, morning(args, &screen, &service));
@@ -149,15 +147,30 @@ async fn morning(args: &DemoArgs, screen: &Screen, service: &ServiceHandle) -> a
     let trial = Trial { universe: service.universe.clone(), limits: service.limits.clone(), cast, seed: args.seed };
     screen.start_bar(0, "each control alone");
     let bar = screen.bar();
-    let alone = tokio::task::spawn_blocking(move || {
-        trial.run_all(|known, of| {
-            bar.set_length(of);
-            bar.set_position(known);
+    let (tell, told) = tokio::sync::oneshot::channel();
+    // A thread that nobody joins: an interrupt ends the process without waiting for it.
+    std::thread::Builder::new()
+        .name("demo-alone".to_owned())
+        .spawn(move || {
+            let alone = trial.run_all(|known, of| {
+                bar.set_length(of);
+                bar.set_position(known);
+            });
+            // Nobody listens any more if the demo was interrupted.
+            drop(tell.send(alone));
         })
-    });
-    let alone = if args.exit { alone.await } else { live.show_until(alone).await };
-    let alone = alone.context("running each control alone")??;
+        .context("starting a thread")?;
+    if args.exit {
+        live.end();
+    }
+    let told = tokio::select! {
+        told = live.show_until(told) => Some(told.context("running each control alone")??),
+        _ = &mut interrupt => None,
+    };
     screen.end_bar();
+    let Some(alone) = told else {
+        return Ok(Summary { live: result, alone: Vec::new() });
+    };
     let summary = Summary { live: result, alone };
     summary.show(screen, service);
     if !args.exit {
@@ -212,7 +225,7 @@ impl Summary {
                     "45 minutes".to_owned(),
                     count(knight::CHILDREN),
                     usd(knight::REAL_GROSS_USD * 100),
-                    "people, by hand".to_owned(),
+                    "no control".to_owned(),
                 ],
                 ["this run".to_owned(), stopped_after, count(live.executions_out), usd(live.gross_cents), by],
             ],
