@@ -72,14 +72,21 @@ impl Engine {
         } else {
             Some(pair.pnl)
         };
-        match (value, pnl) {
-            (Some(value), Some(pnl)) => {
-                pair.unvalued = false;
-                pair.net_long = value.net_long;
-                pair.net_short = value.net_short;
-                pair.pnl = pnl;
+        pair.unvalued = value.is_none() || pnl.is_none();
+        // What has no value keeps its last one: of before the step, for the first half of an execution was never true.
+        let begin = if pair.unvalued { self.touched_pairs.iter().find(|t| t.place == slot) } else { None };
+        match (value, begin) {
+            (Some(value), _) => (pair.net_long, pair.net_short) = (value.net_long, value.net_short),
+            (None, Some(begin)) => {
+                pair.net_long = begin.before[Gauge::NetLong as usize];
+                pair.net_short = begin.before[Gauge::NetShort as usize];
             }
-            _ => pair.unvalued = true,
+            (None, None) => {}
+        }
+        match (pnl, begin) {
+            (Some(pnl), _) => pair.pnl = pnl,
+            (None, Some(begin)) => pair.pnl = -begin.before[Gauge::Loss as usize],
+            (None, None) => {}
         }
         let after = pair.gauges();
         for place in places {
@@ -632,14 +639,6 @@ impl Engine {
         known
     }
 
-    /// The order that an execution belongs to. An id can have come to mean another order since.
-    fn order_of(&self, exec: &Exec) -> Option<u32> {
-        self.current(exec.session, exec.order).filter(|&slot| {
-            let order = self.orders.get(slot);
-            order.pair == exec.pair && order.side == exec.side
-        })
-    }
-
     fn take_back(&mut self, slot: u32) {
         let exec = *self.execs.get(slot);
         let traded = if self.execs.is_of_today(slot) { -exec.qty } else { 0 };
@@ -664,6 +663,15 @@ impl Engine {
             shift.apply(p);
             trade(p, exec.side, -exec.qty, exec.px, traded);
         });
+    }
+
+    /// The order that `exec` was of, if it is still known. Its id may be another order's by now: that of an order
+    /// that came after a fill nobody knew, or of one that was forgotten in the meantime.
+    fn order_of(&self, exec: &Exec) -> Option<u32> {
+        self.current(exec.session, exec.order).filter(|&slot| {
+            let order = self.orders.get(slot);
+            order.pair == exec.pair && order.side == exec.side
+        })
     }
 
     // --- orders ------------------------------------------------------------------------------------

@@ -129,7 +129,7 @@ pub struct Engine {
     queue_head: usize,
     queue_len: usize,
     touched: Vec<Touched>,
-    touched_pairs: Vec<Touched>,
+    pub(super) touched_pairs: Vec<Touched>,
     pub(super) step_number: u64,
     latest: Now,
     pub(super) strategy_base: usize,

@@ -269,15 +269,6 @@ impl Sender {
     pub async fn flush(&mut self) -> Result<(), ClientError> {
         self.writer.lock().await.write_held().await
     }
-
-    /// Sends text as it is, past the memory: for tests of what the server makes of it.
-    ///
-    /// # Errors
-    /// If the connection fails.
-    #[cfg(test)]
-    pub(crate) async fn raw(&mut self, message: Message) -> Result<(), ClientError> {
-        Ok(self.writer.lock().await.sink.send(message).await?)
-    }
 }
 
 type Writing = Pin<Box<dyn Future<Output = Result<(), ClientError>> + Send>>;
@@ -293,8 +284,10 @@ pub struct Receiver {
     /// What else it has to write: a confirmation, or everything from a sequence on.
     to_confirm: Option<u64>,
     to_resend: Option<u64>,
-    /// Replies of a binary frame that were not handed out yet.
-    ready: VecDeque<Reply>,
+    /// The events that were held when the connection began are still to be written.
+    to_begin: bool,
+    /// Replies that were not handed out yet, verdicts with their numbers.
+    ready: VecDeque<(u64, Reply)>,
 }
 
 /// Connects, says what `memory` knows, and sends again what the server has not taken.
@@ -349,7 +342,8 @@ pub async fn connect(endpoint: &Endpoint, memory: &Memory) -> Result<(Sender, Re
         writing: None,
         to_confirm: None,
         // What the server has not taken is sent while answers are being read.
-        to_resend: Some(welcome.next_seq),
+        to_begin: true,
+        to_resend: None,
         ready: VecDeque::new(),
     };
     Ok((Sender { writer, memory: memory.clone() }, receiver, welcome))
@@ -381,8 +375,11 @@ impl Receiver {
     /// When the connection ends; connect again with the same memory.
     pub async fn next(&mut self) -> Result<Reply, ClientError> {
         loop {
-            if let Some(reply) = self.ready.pop_front() {
-                return Ok(reply);
+            if let Some((out, reply)) = self.ready.pop_front() {
+                if self.is_news(out, &reply) {
+                    return Ok(reply);
+                }
+                continue;
             }
             self.start_writing();
             let message = match &mut self.writing {
@@ -418,7 +415,7 @@ impl Receiver {
             return;
         }
         let (confirm, resend) = (self.to_confirm.take(), self.to_resend.take());
-        if confirm.is_none() && resend.is_none() {
+        if confirm.is_none() && resend.is_none() && !std::mem::take(&mut self.to_begin) {
             return;
         }
         let writer = self.writer.clone();
@@ -444,10 +441,10 @@ impl Receiver {
             Server::Resend { from } => self.take_answer(&bin::Answer::Resend { from }),
             Server::Mode { page, scopes } => {
                 self.to_confirm = Some(page);
-                self.ready.push_back(Reply::Modes { page, scopes });
+                self.ready.push_back((0, Reply::Modes { page, scopes }));
             }
             Server::Error { seq, field, value, rule } => {
-                self.ready.push_back(Reply::Error { seq, what: format!("{field} \"{value}\" {rule}") });
+                self.ready.push_back((0, Reply::Error { seq, what: format!("{field} \"{value}\" {rule}") }));
             }
         }
         Ok(())
@@ -456,8 +453,7 @@ impl Receiver {
     fn take_answer(&mut self, answer: &bin::Answer) {
         match answer {
             bin::Answer::Applied { seq } => {
-                self.memory.state().acknowledge(*seq);
-                self.ready.push_back(Reply::Applied(*seq));
+                self.ready.push_back((0, Reply::Applied(*seq)));
             }
             bin::Answer::Resend { from } => self.to_resend = Some((*from).max(1)),
             bin::Answer::Verdict { out, seq, id, kind, denial, .. } => {
@@ -469,7 +465,7 @@ impl Receiver {
                     let (_, observed, limit) = VerdictMessage::numbers(d, instrument, &self.universe);
                     Denied { rule: d.rule, scope: ScopeName::of(d.scope, &self.universe), observed, limit }
                 });
-                self.give_out(*out, Answered { seq: *seq, id: *id, kind: *kind, denied });
+                self.ready.push_back((*out, Reply::Verdict(Answered { seq: *seq, id: *id, kind: *kind, denied })));
             }
         }
     }
@@ -488,19 +484,28 @@ impl Receiver {
             _ => return Err(bad("admit or deny")),
         };
         // This client's ids are numbers; one that the server could not read is empty.
-        self.give_out(v.out, Answered { seq: v.seq, id: v.id.parse().unwrap_or(0), kind, denied });
+        let answered = Answered { seq: v.seq, id: v.id.parse().unwrap_or(0), kind, denied };
+        self.ready.push_back((v.out, Reply::Verdict(answered)));
         Ok(())
     }
 
-    fn give_out(&mut self, out: u64, answered: Answered) {
+    /// Remembers a reply at the moment at which it is handed out: one that is lost with this receiver comes
+    /// again on the next connection. `false` if it was handed out before.
+    fn is_news(&self, out: u64, reply: &Reply) -> bool {
         let mut state = self.memory.state();
-        if answered.denied.as_ref().is_none_or(|d| d.rule != Rule::StreamGap) {
-            state.acknowledge(answered.seq);
+        match reply {
+            Reply::Applied(seq) => state.acknowledge(*seq),
+            Reply::Modes { .. } | Reply::Error { .. } => {}
+            Reply::Verdict(answered) => {
+                if answered.denied.as_ref().is_none_or(|d| d.rule != Rule::StreamGap) {
+                    state.acknowledge(answered.seq);
+                }
+                if out <= state.out {
+                    return false;
+                }
+                state.out = out;
+            }
         }
-        if out > state.out {
-            state.out = out;
-            drop(state);
-            self.ready.push_back(Reply::Verdict(answered));
-        }
+        true
     }
 }

@@ -445,7 +445,8 @@ async fn unknown_names_reach_the_engine_in_requests_and_fills() {
     say(&mut ws, r#"{"type":"fill","seq":2,"id":1,"exec_id":"e","strategy":"x","instrument":"y","side":"sell","qty":5,"px":"1"}"#).await;
     assert!(matches!(hear(&mut ws).await, Server::Verdict(_)));
     while hear(&mut ws).await != (Server::Applied { seq: 2 }) {}
-    for event in rig.taken() {
+    // What follows may be a withdrawal: an admission that cannot be placed is not given.
+    for event in rig.taken().iter().filter(|e| e.kind != EventKind::Withdrawn) {
         assert_eq!((event.strategy, event.instrument), (StrategyId::UNKNOWN, InstrumentId::UNKNOWN));
         assert_eq!((event.flags, event.account), (0, AccountId::UNKNOWN));
     }
@@ -494,7 +495,7 @@ async fn random_cuts_lose_and_repeat_nothing() {
                 for _ in 0..rng.next_u32() % 40 {
                     let seq = memory.next_seq();
                     if seq <= total {
-                        let event = if seq % 2 == 0 { order(seq, 10) } else { about(EventKind::Ack, seq) };
+                        let event = if seq.is_multiple_of(2) { order(seq, 10) } else { about(EventKind::Ack, seq) };
                         assert_eq!(tx.queue(event).unwrap(), seq);
                     }
                 }
@@ -644,7 +645,7 @@ async fn halt_is_pushed_to_whom_it_concerns_and_confirmed() {
     // The confirmation is sent by whoever goes on receiving.
     let confirmed = |s: usize| rig.board.cell(s).unwrap().view().confirmed;
     let both = async {
-        tokio::join!(rx1.next(), rx2.next());
+        let _ = tokio::join!(rx1.next(), rx2.next());
     };
     tokio::select! {
         () = both => panic!("nothing more was to come"),

@@ -244,6 +244,11 @@ const fn gauge_rules() -> [Gauge; Gauge::COUNT] {
     ]
 }
 
+/// How severe a breach is; a mode that was found counts as what it is.
+fn severity(breach: &Breach) -> Mode {
+    if breach.deny.rule == Rule::Mode { Mode::from_u8(breach.deny.observed as u8) } else { breach.action.mode() }
+}
+
 fn clamp(value: i128) -> i64 {
     value.clamp(-MAX, MAX) as i64
 }
@@ -310,7 +315,8 @@ impl Oracle {
         for gauge in Gauge::ALL {
             let kept = gauge != Gauge::LossVelocity || self.velocity_kept(slot);
             if applies(gauge.rule(), scope.kind()) && kept {
-                shown[gauge as usize] = clamp(self.gauge(&sums, scope, gauge));
+                let sum = self.gauge(&sums, scope, gauge);
+                shown[gauge as usize] = i64::try_from(sum).unwrap_or(i64::MAX);
             }
         }
         shown
@@ -386,39 +392,34 @@ impl Oracle {
         sums
     }
 
-    /// Values a pair; what cannot be valued keeps its last values.
+    /// Values a pair: its exposures and its profit, each as it was last where it cannot be said.
     fn revalue(&self, pair: usize, sum: &mut PairSums) {
-        match self.values(pair, sum) {
-            Ok(values) => {
-                sum.values = values;
-                sum.unvalued = None;
+        sum.values = self.last_values[pair];
+        sum.unvalued = None;
+        let (_, i) = self.pair_parts(pair);
+        let Some(factors) = self.factors(i) else {
+            sum.unvalued = Some(Why::FxMissing);
+            return;
+        };
+        let reference = self.marks[i.0 as usize].map(|(px, _)| i128::from(px));
+        let held = sum.p.checked_mul(reference.unwrap_or(0));
+        let worth = |raw: Option<i128>, round| raw.and_then(|r| value(r, &factors, round)).map(i128::from);
+        let long = worth(held.and_then(|h| sum.raw_lb.checked_add(h)), Round::Up);
+        let short = worth(held.and_then(|h| sum.raw_ls.checked_sub(h)), Round::Up);
+        match long.zip(short) {
+            Some((net_long, net_short)) => {
+                let gross = net_long.max(0) + net_short.max(0);
+                sum.values = Values { net_long, net_short, gross, pnl: sum.values.pnl };
             }
-            Err(why) => {
-                sum.values = self.last_values[pair];
-                sum.unvalued = Some(why);
+            None => sum.unvalued = Some(Why::Unrepresentable),
+        }
+        // Without a reference nobody knows the profit: it stays what it was.
+        if reference.is_some() {
+            match worth(held.and_then(|h| sum.cash.checked_add(h)), Round::Down) {
+                Some(pnl) => sum.values.pnl = pnl,
+                None => sum.unvalued = Some(Why::Unrepresentable),
             }
         }
-    }
-
-    fn values(&self, pair: usize, sum: &PairSums) -> Result<Values, Why> {
-        let (_, i) = self.pair_parts(pair);
-        let factors = self.factors(i).ok_or(Why::FxMissing)?;
-        let m = self.marks[i.0 as usize].map_or(0, |(px, _)| i128::from(px));
-        let beyond = Why::Unrepresentable;
-        let held = sum.p.checked_mul(m).ok_or(beyond)?;
-        let up = |raw: Option<i128>| raw.and_then(|r| value(r, &factors, Round::Up)).map(i128::from).ok_or(beyond);
-        let net_long = up(held.checked_add(sum.raw_lb))?;
-        let net_short = up(sum.raw_ls.checked_sub(held))?;
-        // Without a reference nobody knows the profit: it stays what it was.
-        let pnl = match self.marks[i.0 as usize] {
-            None => self.last_values[pair].pnl,
-            Some(_) => {
-                let raw = sum.cash.checked_add(held);
-                i128::from(raw.and_then(|r| value(r, &factors, Round::Down)).ok_or(beyond)?)
-            }
-        };
-        let gross = net_long.max(0) + net_short.max(0);
-        Ok(Values { net_long, net_short, gross, pnl })
     }
 
     fn factors(&self, i: InstrumentId) -> Option<Factors> {
@@ -631,6 +632,21 @@ impl Oracle {
         for slot in 0..self.pnl.len() {
             let scope = self.uni.scope_at(slot).expect("a slot");
             let pnl = -self.gauge(&sums, scope, Gauge::Loss);
+            // Not even part of a sum may be beyond: the engine takes it one pair after the other.
+            let parts: [fn(&PairSums) -> i128; 7] = [
+                |s| s.values.gross,
+                |s| s.values.net_long,
+                |s| s.values.net_short,
+                |s| s.values.pnl,
+                |s| s.p + s.lb,
+                |s| s.ls - s.p,
+                |s| s.day_qty,
+            ];
+            let quantities = matches!(scope, Scope::Instrument(_));
+            for part in &parts[..if quantities { 7 } else { 4 }] {
+                let inside = sums.iter().enumerate().filter(|(pair, _)| self.pair_in(*pair, scope));
+                self.lost |= inside.map(|(_, s)| part(s).abs()).sum::<i128>() > MAX;
+            }
             let past = &mut self.pnl[slot];
             past.high = past.high.max(pnl);
             if past.points.last().is_none_or(|(_, last)| *last != pnl) {
@@ -671,8 +687,9 @@ impl Oracle {
             return self.refuse(asks, vec![breach], &parties, out);
         };
         let mut found = Vec::new();
-        let no_room = self.no_room();
-        if no_room {
+        // An observed order is out: it is booked if there is a place for it.
+        let no_place = self.order_table_full();
+        if self.no_room() {
             found.push(self.deny_at(Rule::Capacity, session, 0, 0));
         }
         let duplicate_id = self.ids.contains_key(&(e.session, e.id.0));
@@ -729,7 +746,7 @@ impl Oracle {
         if asks && !found.is_empty() {
             return self.refuse(asks, found, &parties, out);
         }
-        if no_room || duplicate_id {
+        if no_place || duplicate_id {
             return self.refuse(asks, found, &parties, out);
         }
         if !asks {
@@ -790,8 +807,9 @@ impl Oracle {
         let order = self.orders[target].clone();
         let (s, i) = (order.strategy, order.instrument);
         let mut found = Vec::new();
-        let no_room = self.no_room();
-        if no_room {
+        // An observed order is out: it is booked if there is a place for it.
+        let no_place = self.order_table_full();
+        if self.no_room() {
             found.push(self.deny_at(Rule::Capacity, session, 0, 0));
         }
         let duplicate_id = self.ids.contains_key(&(e.session, e.id.0));
@@ -835,7 +853,7 @@ impl Oracle {
         self.judge_gauges(&parties, pair, &sums, after, may_reduce, false, &mut found);
         self.judge_rates(&parties, &[RateOf::Messages], &mut found);
         found.sort_by_key(|b| (b.deny.rule, b.deny.scope.kind()));
-        if (asks && !found.is_empty()) || duplicate_id || no_room {
+        if (asks && !found.is_empty()) || duplicate_id || no_place {
             return self.refuse(asks, found, &parties, out);
         }
         if asks {
@@ -889,7 +907,7 @@ impl Oracle {
         }
         let mut worst = found[0];
         for breach in &found[1..] {
-            if breach.action.mode() > worst.action.mode() {
+            if severity(breach) > severity(&worst) {
                 worst = *breach;
             }
         }
@@ -943,9 +961,13 @@ impl Oracle {
     }
 
     fn no_room(&self) -> bool {
+        self.order_table_full() || !self.exec_room()
+    }
+
+    fn order_table_full(&self) -> bool {
         let live = self.orders.iter().filter(|o| o.live());
         let used: usize = live.map(|o| 1 + usize::from(o.next.is_some())).sum();
-        used >= self.sizing.working_orders || !self.exec_room()
+        used >= self.sizing.working_orders
     }
 
     /// Whether one more execution would be remembered: those of earlier days give way.
@@ -989,6 +1011,7 @@ impl Oracle {
                 let m = i128::from(self.marks[i.0 as usize]?.0);
                 let collar = parties.scopes().iter().map(|s| self.limits(*s).collar).min().unwrap_or(UNLIMITED);
                 let market = if collar == UNLIMITED { m } else { m + ceil_div(m.abs() * i128::from(collar), 10_000) };
+                let market = market.min(MAX);
                 Some(if kind == OrdType::Stop { market.max(px) } else { market })
             }
         }
@@ -1068,7 +1091,8 @@ impl Oracle {
         for scope in [Scope::Strategy(s), Scope::Pair(s, i), Scope::Instrument(i)] {
             match (self.limits(scope).sides, side) {
                 (SideRule::LongOnly, Side::Sell) if sells > p => {
-                    found.push(self.deny_at(Rule::SidePermission, scope, sells, p));
+                    let observed = i64::try_from(sells).unwrap_or(i64::MAX);
+                    found.push(self.deny_why(Rule::SidePermission, Why::Breach, scope, observed, clamp(p)));
                 }
                 (SideRule::BuyOnly, Side::Sell) | (SideRule::SellOnly, Side::Buy) => {
                     found.push(self.deny_at(Rule::SidePermission, scope, qty, 0));
@@ -1252,7 +1276,10 @@ impl Oracle {
                     }
                 };
                 if denied {
-                    let observed = i64::try_from(is).unwrap_or(i64::MAX);
+                    let observed = match gauge {
+                        Gauge::DayQty => clamp(is),
+                        _ => i64::try_from(is).unwrap_or(i64::MAX),
+                    };
                     found.push(self.deny_why(rule, Why::Breach, scope, observed, clamp(limit)));
                 }
             }
