@@ -37,8 +37,10 @@ const WAIT_MS_MAX: u64 = 5_000;
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Idempotency keys that are remembered.
 const KEYS_MAX: usize = 1_000;
-/// Big answers (state, limits, metrics) made at once.
-const BIG_ANSWERS: usize = 2;
+/// Large answers of one lane made at once.
+const AT_ONCE: usize = 1;
+/// How long one waits for its turn.
+const TURN_MAX: Duration = Duration::from_secs(5);
 
 /// When the request's head was read; a press counts from here.
 #[derive(Clone, Copy)]
@@ -47,7 +49,18 @@ pub(super) struct Received(pub(super) Now);
 pub(super) struct Api {
     pub(super) parts: ApiParts,
     keys: Mutex<VecDeque<PressKey>>,
-    big: Arc<Semaphore>,
+    lanes: [Arc<Semaphore>; 3],
+}
+
+/// What takes long is made beside the thread that takes kills, in lanes that do not wait for each other.
+#[derive(Clone, Copy)]
+enum Lane {
+    /// State, limits, lists.
+    Views,
+    /// Metrics.
+    Scrapes,
+    /// Reloads.
+    Reloads,
 }
 
 struct PressKey {
@@ -62,7 +75,11 @@ struct PressKey {
 type Shared = State<Arc<Api>>;
 
 pub(super) fn router(parts: ApiParts) -> Router {
-    let api = Arc::new(Api { parts, keys: Mutex::default(), big: Arc::new(Semaphore::new(BIG_ANSWERS)) });
+    let api = Arc::new(Api {
+        parts,
+        keys: Mutex::default(),
+        lanes: std::array::from_fn(|_| Arc::new(Semaphore::new(AT_ONCE))),
+    });
     Router::new()
         .route("/v1/kill", post(kill))
         .route("/v1/kills", get(kills))
@@ -343,7 +360,7 @@ async fn kills(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Re
     let mut fields = query_fields(query)?;
     let count = fields.query_number("count", "must be a whole number up to 1000", 1_000)?.unwrap_or(50);
     fields.finish()?;
-    let big = api.big_answer(move |parts| {
+    let big = api.beside(Lane::Views, move |parts| {
         let latch = parts.switch.latch();
         let list = parts.switch.receipts(count);
         json!({ "kills": list.iter().map(|r| view::receipt(&parts.switch, &latch, r)).collect::<Vec<_>>() })
@@ -490,15 +507,17 @@ async fn rearm_by_id(State(api): Shared, caller: Caller, Path(id): Path<String>)
 }
 
 impl Api {
-    /// Makes a big answer beside the thread that takes kills. Few at once: the rest is told to come back.
-    async fn big_answer<T: Send + 'static>(
+    /// Makes a large answer beside the thread that takes kills. Few at once; who waits too long is told to come back.
+    async fn beside<T: Send + 'static>(
         self: &Arc<Self>,
+        lane: Lane,
         make: impl FnOnce(&ApiParts) -> T + Send + 'static,
     ) -> Result<T, Problem> {
         let busy = |detail| {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy", detail).header(header::RETRY_AFTER, "1")
         };
-        let Ok(permit) = self.big.clone().try_acquire_owned() else {
+        let turn = tokio::time::timeout(TURN_MAX, self.lanes[lane as usize].clone().acquire_owned());
+        let Ok(Ok(permit)) = turn.await else {
             return Err(busy("too many large answers are being made"));
         };
         let api = self.clone();
@@ -514,7 +533,7 @@ impl Api {
 async fn state(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     query_fields(query)?.finish()?;
-    Ok(answer(StatusCode::OK, &api.big_answer(view::state).await?))
+    Ok(answer(StatusCode::OK, &api.beside(Lane::Views, view::state).await?))
 }
 
 async fn limits(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
@@ -546,7 +565,7 @@ async fn limits(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<R
         Some(other) => return Err(fields.wrong("all", &other.into(), "must be true or false")),
     };
     let query = view::LimitsQuery { kind, scope, all, rows, from };
-    let big = api.big_answer(move |parts| {
+    let big = api.beside(Lane::Views, move |parts| {
         let table = parts.limits.read().unwrap_or_else(PoisonError::into_inner).clone();
         view::limits(parts, &table, &query)
     });
@@ -562,7 +581,7 @@ async fn reload(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bo
         return Err(fields.wrong("reason", &reason.into(), "a change of limits needs a reason"));
     }
     let actor = caller.0.name.clone();
-    let result = api.big_answer(move |parts| (parts.reload)(&actor, &reason)).await?;
+    let result = api.beside(Lane::Reloads, move |parts| (parts.reload)(&actor, &reason)).await?;
     match result {
         Ok(generation) => Ok(answer(StatusCode::OK, &json!({ "generation": generation }))),
         Err(violations) => Err(Problem::new(
@@ -605,7 +624,7 @@ async fn metrics(State(api): Shared, MaybeCaller(caller): MaybeCaller) -> Result
     if api.parts.options.metrics_need_token {
         caller?.0.needs(Role::Viewer)?;
     }
-    let text = api.big_answer(|parts| (parts.render_metrics)()).await?;
+    let text = api.beside(Lane::Scrapes, |parts| (parts.render_metrics)()).await?;
     let mut response = text.into_response();
     let plain = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);

@@ -30,11 +30,17 @@ struct Setup {
     engine: bool,
     latch: bool,
     options: ApiOptions,
+    render: Box<dyn Fn() -> String + Send + Sync>,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { engine: true, latch: true, options: ApiOptions::default() }
+        Setup {
+            engine: true,
+            latch: true,
+            options: ApiOptions::default(),
+            render: Box::new(|| "# nothing\n".to_owned()),
+        }
     }
 }
 
@@ -133,7 +139,7 @@ impl World {
             auth: auth.clone(),
             clock: clock.clone(),
             alerts: Arc::new(Alerts::default()),
-            render_metrics: Box::new(|| "# nothing\n".to_owned()),
+            render_metrics: setup.render,
             reload: Box::new(|_, reason| match reason {
                 "good" => Ok(7),
                 _ => Err(vec!["line 3: order_rate.count = -1: must be at least 0".to_owned()]),
@@ -586,4 +592,19 @@ fn ready_says_what_it_looked_at_and_a_halt_is_no_reason_not_to_be() {
         answer.status == 200
     });
     assert!(answer.text.contains("[+]engine") && answer.text.contains("[+]firm halted"), "{}", answer.text);
+}
+
+#[test]
+fn kill_does_not_wait_for_a_scrape_that_hangs() {
+    let (go_on, wait) = crossbeam_channel::bounded::<()>(0);
+    let render = Box::new(move || format!("{:?}\n", wait.recv()));
+    let world = World::new(Setup { render, ..Setup::default() });
+    let mut scrape = world.connect();
+    scrape.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    assert_eq!(world.post("token-of-olga", "/v1/kill", json!({ "scope": alpha() })).status, 200);
+    assert_eq!(world.mode(ALPHA), Mode::Halted);
+    assert_eq!(world.get("token-of-vera", "/v1/state").status, 200, "nor does the state");
+    // The scrape was there all the time: it takes what lets it go on.
+    go_on.send(()).unwrap();
+    assert_eq!(Answer::read(&mut scrape).status, 200);
 }

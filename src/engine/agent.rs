@@ -71,6 +71,26 @@ pub fn port(capacity: usize, engine: Arc<Bell>, wake: Box<dyn Wake>) -> (EdgePor
     )
 }
 
+/// What a test's stand-in for the engine needs of a port.
+#[cfg(test)]
+impl EnginePort {
+    pub(crate) fn next_event(&mut self) -> Option<Inbound> {
+        self.events.pop().ok()
+    }
+    pub(crate) fn waiting(&self) -> usize {
+        self.events.slots()
+    }
+    pub(crate) fn answer(&mut self, effect: Effect) -> bool {
+        self.effects.push(effect).is_ok()
+    }
+    pub(crate) fn has_room(&self) -> bool {
+        self.effects.slots() >= Effects::CAPACITY
+    }
+    pub(crate) fn wake(&self) {
+        self.wake.wake();
+    }
+}
+
 /// What an [`EngineAgent`] is made of.
 pub struct AgentParts {
     /// The core.

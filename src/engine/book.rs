@@ -639,14 +639,6 @@ impl Engine {
         known
     }
 
-    /// The order that an execution belongs to. An id can have come to mean another order since.
-    fn order_of(&self, exec: &Exec) -> Option<u32> {
-        self.current(exec.session, exec.order).filter(|&slot| {
-            let order = self.orders.get(slot);
-            order.pair == exec.pair && order.side == exec.side
-        })
-    }
-
     fn take_back(&mut self, slot: u32) {
         let exec = *self.execs.get(slot);
         let traded = if self.execs.is_of_today(slot) { -exec.qty } else { 0 };
@@ -671,6 +663,15 @@ impl Engine {
             shift.apply(p);
             trade(p, exec.side, -exec.qty, exec.px, traded);
         });
+    }
+
+    /// The order that `exec` was of, if it is still known. Its id may be another order's by now: that of an order
+    /// that came after a fill nobody knew, or of one that was forgotten in the meantime.
+    fn order_of(&self, exec: &Exec) -> Option<u32> {
+        self.current(exec.session, exec.order).filter(|&slot| {
+            let order = self.orders.get(slot);
+            order.pair == exec.pair && order.side == exec.side
+        })
     }
 
     // --- orders ------------------------------------------------------------------------------------

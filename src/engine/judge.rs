@@ -60,12 +60,16 @@ impl Judgement {
     /// Notes a breach.
     pub fn breach(&mut self, cause: Denial, action: Action) {
         let rank = |mode: Mode, d: &Denial| (mode, core::cmp::Reverse(d.rule), core::cmp::Reverse(d.scope.kind()));
-        let severity = action.mode();
+        // A scope that is halted already is as severe as anything that could halt it.
+        let severity = match (cause.rule, cause.observed) {
+            (Rule::Mode, found) => Mode::from_u8(found as u8),
+            _ => action.mode(),
+        };
         if self.worst.is_none_or(|(mode, d)| rank(severity, &cause) > rank(mode, &d)) {
             self.worst = Some((severity, cause));
         }
-        let (mode, scope) = if severity > Mode::Normal {
-            (severity, resolve(target_of(action), cause.scope, &self.targets))
+        let (mode, scope) = if action.mode() > Mode::Normal {
+            (action.mode(), resolve(target_of(action), cause.scope, &self.targets))
         } else if self.observed {
             // What is denied before limits are looked at is the session's doing.
             let session = self.targets.session.filter(|_| cause.rule <= Rule::DuplicateOrder);

@@ -845,6 +845,7 @@ impl Edge {
         if let Some(cell) = self.board.cell(usize::from(session.0)) {
             cell.set_connected(true);
         }
+        self.push_withdrawn(hub);
     }
 
     /// The connection is gone.
@@ -1210,7 +1211,6 @@ async fn converse(edge: &Edge, ws: &mut WebSocketStream<TcpStream>, conn: &Conn,
             () = conn.ready.notified() => {}
             message = ws.next() => {
                 let Some(Ok(message)) = message else { return };
-                heard = Instant::now();
                 // While we look for answers ourselves the engine need not wake us.
                 edge.wake.disarm();
                 let mut goes_on = edge.take_message(conn, session, message).await;
@@ -1231,6 +1231,8 @@ async fn converse(edge: &Edge, ws: &mut WebSocketStream<TcpStream>, conn: &Conn,
                     // There may be more than one batch: the pump goes on.
                     edge.wake.0.notify.notify_one();
                 }
+                // Only now: a client that we kept waiting for room in the ring was not silent.
+                heard = Instant::now();
                 if !goes_on {
                     // What was decided is still said, if the client listens.
                     if conn.end.get().is_none() {

@@ -18,8 +18,9 @@
 //!
 //! Whatever cannot be understood is taken as "everything is halted".
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -99,6 +100,58 @@ pub enum Found {
     Unreadable(String),
 }
 
+impl Found {
+    /// The page and causes to start with. Whatever is wrong with the latch halts the firm.
+    #[must_use]
+    pub fn restore(&self, universe: &Universe, now: Now) -> Restored {
+        let (next_epoch, entries, mut faults) = match self {
+            Found::Intact { next_epoch, entries } => (next_epoch.saturating_add(EPOCH_STEP), entries.clone(), vec![]),
+            // How far the epochs were counted is not known: one per microsecond since 1970 were not used up.
+            Found::Missing => (now.unix.0 / 1_000, vec![], vec!["the latch file is missing".to_owned()]),
+            Found::WrongVersion(version) => {
+                (now.unix.0 / 1_000, vec![], vec![format!("the latch file has the unknown version {version}")])
+            }
+            Found::Damaged(why) => (now.unix.0 / 1_000, vec![], vec![format!("the latch file is damaged: {why}")]),
+            Found::Unreadable(why) => {
+                (now.unix.0 / 1_000, vec![], vec![format!("the latch file cannot be read: {why}")])
+            }
+        };
+        let mut page = HaltPage::new(universe.scope_count(), (next_epoch / EPOCH_STEP).max(1) * EPOCH_STEP);
+        let mut causes: Vec<(usize, Vec<Cause>)> = Vec::new();
+        let mut orphans = Vec::new();
+        for entry in entries {
+            match entry.scope.find(universe).and_then(|scope| universe.slot(scope)) {
+                Some(slot) => {
+                    page.restore(slot, ModeWord { mode: entry.mode, epoch: entry.epoch });
+                    causes.push((slot, entry.causes));
+                }
+                None => {
+                    faults.push(format!("the latch halts {}, which the configuration does not have", entry.scope));
+                    orphans.push(entry);
+                }
+            }
+        }
+        if !faults.is_empty()
+            && let Some(firm) = universe.slot(Scope::Firm)
+        {
+            let word = page.raise(firm, Mode::Halted);
+            let why = faults.iter().map(|fault| Cause {
+                mode: Mode::Halted,
+                epoch: word.epoch,
+                at: now.unix.0,
+                actor: "haltline".to_owned(),
+                reason: fault.clone(),
+                trip: None,
+            });
+            match causes.iter_mut().find(|(slot, _)| *slot == firm) {
+                Some((_, list)) => list.extend(why.take(1)),
+                None => causes.push((firm, why.take(4).collect())),
+            }
+        }
+        Restored { page, causes, orphans, faults }
+    }
+}
+
 /// How the previous run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PreviousRun {
@@ -146,7 +199,8 @@ impl LatchStore {
     /// # Errors
     /// See [`StateDirError`]; in particular [`StateDirError::NotEmpty`] if there is anything in `dir`.
     pub fn init(dir: &Path) -> Result<(), StateDirError> {
-        fs::create_dir_all(dir).map_err(io_error("make", dir))?;
+        // Who can write here can undo a halt: nobody else may.
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error("make", dir))?;
         if fs::read_dir(dir).map_err(io_error("read", dir))?.next().is_some() {
             return Err(StateDirError::NotEmpty(dir.to_owned()));
         }
@@ -205,54 +259,10 @@ impl LatchStore {
         EventsTaken { dir: self.dir.clone(), set: AtomicBool::new(self.previous.took_events) }
     }
 
-    /// The page and causes to start with.
+    /// The page and causes to start with, see [`Found::restore`].
     #[must_use]
     pub fn restore(&self, universe: &Universe, now: Now) -> Restored {
-        let (next_epoch, entries, mut faults) = match &self.found {
-            Found::Intact { next_epoch, entries } => (next_epoch.saturating_add(EPOCH_STEP), entries.clone(), vec![]),
-            // How far the epochs were counted is not known: one per microsecond since 1970 were not used up.
-            Found::Missing => (now.unix.0 / 1_000, vec![], vec!["the latch file is missing".to_owned()]),
-            Found::WrongVersion(version) => {
-                (now.unix.0 / 1_000, vec![], vec![format!("the latch file has the unknown version {version}")])
-            }
-            Found::Damaged(why) => (now.unix.0 / 1_000, vec![], vec![format!("the latch file is damaged: {why}")]),
-            Found::Unreadable(why) => {
-                (now.unix.0 / 1_000, vec![], vec![format!("the latch file cannot be read: {why}")])
-            }
-        };
-        let mut page = HaltPage::new(universe.scope_count(), (next_epoch / EPOCH_STEP).max(1) * EPOCH_STEP);
-        let mut causes: Vec<(usize, Vec<Cause>)> = Vec::new();
-        let mut orphans = Vec::new();
-        for entry in entries {
-            match entry.scope.find(universe).and_then(|scope| universe.slot(scope)) {
-                Some(slot) => {
-                    page.restore(slot, ModeWord { mode: entry.mode, epoch: entry.epoch });
-                    causes.push((slot, entry.causes));
-                }
-                None => {
-                    faults.push(format!("the latch halts {}, which the configuration does not have", entry.scope));
-                    orphans.push(entry);
-                }
-            }
-        }
-        if !faults.is_empty()
-            && let Some(firm) = universe.slot(Scope::Firm)
-        {
-            let word = page.raise(firm, Mode::Halted);
-            let why = faults.iter().map(|fault| Cause {
-                mode: Mode::Halted,
-                epoch: word.epoch,
-                at: now.unix.0,
-                actor: "haltline".to_owned(),
-                reason: fault.clone(),
-                trip: None,
-            });
-            match causes.iter_mut().find(|(slot, _)| *slot == firm) {
-                Some((_, list)) => list.extend(why.take(1)),
-                None => causes.push((firm, why.take(4).collect())),
-            }
-        }
-        Restored { page, causes, orphans, faults }
+        self.found.restore(universe, now)
     }
 
     /// Puts `snapshot` on disk. When this returns `Ok`, it survives a power loss.
@@ -275,7 +285,7 @@ impl LatchStore {
         self.attempts += 1;
         let new = self.dir.join(format!("latch.new-{}", self.attempts));
         let written = (|| {
-            let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
             file.write_all(text.as_bytes())?;
             file.sync_data()?;
             fs::rename(&new, &path)
@@ -288,7 +298,8 @@ impl LatchStore {
         sync_dir(&self.dir)
     }
 
-    /// Ends the run in an orderly way: the next start does not find it unclean. Call when all else is on disk.
+    /// Ends the run in an orderly way: the next start does not find it unclean. Call only when all else is on disk:
+    /// [`Switch::is_durable`], and [`run_control`](crate::journal::control::run_control) ended without an error.
     ///
     /// # Errors
     /// What the file system said: the next start finds the run unclean.
@@ -343,7 +354,7 @@ fn leftovers(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn mark(dir: &Path, name: &str) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).open(dir.join(name))?;
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(dir.join(name))?;
     file.sync_all()?;
     sync_dir(dir)
 }
@@ -432,6 +443,8 @@ pub fn run_latch(
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::kill::board::SessionBoard;
     use crate::kill::rearm::RearmPolicy;
@@ -507,6 +520,8 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let dir = tmp.path().join("state");
         LatchStore::init(&dir).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&dir), mode(&dir.join("latch"))), (0o700, 0o600));
         assert!(matches!(LatchStore::init(&dir), Err(StateDirError::NotEmpty(_))));
         let store = LatchStore::open(&dir).unwrap();
         assert_eq!(*store.found(), Found::Intact { next_epoch: 1, entries: vec![] });
@@ -543,13 +558,14 @@ mod tests {
 
     #[test]
     fn latch_cut_at_any_byte_starts_halted() {
-        let (_tmp, dir, bytes) = written();
+        let (tmp, _dir, bytes) = written();
         let universe = universe();
+        let cut_off = tmp.path().join("latch");
         for cut in 0..bytes.len() {
-            fs::write(dir.join("latch"), &bytes[..cut]).unwrap();
-            let store = LatchStore::open(&dir).unwrap();
-            assert!(!matches!(store.found(), Found::Intact { .. }), "cut at {cut}");
-            let restored = store.restore(&universe, now());
+            fs::write(&cut_off, &bytes[..cut]).unwrap();
+            let found = read(&cut_off);
+            assert!(matches!(found, Found::Damaged(_)), "cut at {cut}: {found:?}");
+            let restored = found.restore(&universe, now());
             assert_eq!(mode_of(&restored, &universe, "firm", ""), Mode::Halted, "cut at {cut}");
         }
     }
@@ -675,6 +691,31 @@ mod tests {
         let later = switch.press(Scope::Firm, Stop::Halted, "olga", "again", clock.now()).unwrap();
         assert!(later.word.epoch > firm.word.epoch + EPOCH_STEP / 2 && later.id > firm.id);
         assert!(switch.ask_rearm(Scope::Firm, firm.word.epoch, "rita", "old epoch", clock.now()).is_err());
+    }
+
+    #[test]
+    fn trip_whose_notice_was_lost_is_latched_all_the_same() {
+        let (_tmp, dir, _) = written();
+        let clock = TestClock::new();
+        let (switch, jobs, store) = start(&dir, &clock);
+        let dynamic: Arc<dyn Clock> = clock.clone();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| run_latch(store, &switch, &jobs, &dynamic, &stop));
+            // The engine raises the page and nobody is told.
+            switch.page().raise(0, Mode::Halted);
+            let begun = std::time::Instant::now();
+            while !switch.is_durable() && begun.elapsed() < Duration::from_secs(20) {
+                std::thread::yield_now();
+            }
+            let durable = switch.is_durable();
+            stop.store(true, Ordering::Release);
+            drop(writer.join().unwrap());
+            assert!(durable, "the writer never looked at the page by itself");
+        });
+        let (switch, ..) = start(&dir, &clock);
+        assert_eq!(switch.page().get(0).mode, Mode::Halted);
+        assert!(switch.halts()[0].causes.is_empty());
     }
 
     #[test]

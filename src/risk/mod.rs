@@ -60,7 +60,7 @@
 //!
 //! All rules are judged, in the order of [`Rule`](crate::model::Rule), and within a rule firm, account,
 //! strategy, pair, instrument, session. Of several breaches the verdict names the one with the most
-//! severe action (halt, reduce-only, deny), then the first. Every latching action of every breach is
+//! severe action (halt, reduce-only, deny; `mode` counts as the mode that it found), then the first. Every latching action of every breach is
 //! carried out. *Nothing is consumed by a denied order* but the `denials` rate (and, in `Observe`, see below).
 //!
 //! 1. `malformed`: flag set; `qty` not in 1..=MAX; `id` 0; `limit`/`stop_limit`/`stop` price beyond ±MAX, or not

@@ -317,3 +317,132 @@ pub fn decode_answer(r: &Record) -> Result<Answer, Problem> {
     };
     Ok(Answer::Verdict { out: u64_at(r, 16), seq, id: u64_at(r, 32), kind, denial, checks: u64_at(r, 56) })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::json::tests::{any_event, universe};
+
+    fn any_denial() -> impl Strategy<Value = Option<Denial>> {
+        let scope = prop_oneof![
+            Just(Scope::Firm),
+            any::<u16>().prop_map(|a| Scope::Account(AccountId(a))),
+            any::<u16>().prop_map(|s| Scope::Strategy(StrategyId(s))),
+            any::<(u16, u32)>().prop_map(|(s, i)| Scope::Pair(StrategyId(s), InstrumentId(i))),
+            any::<u32>().prop_map(|i| Scope::Instrument(InstrumentId(i))),
+            any::<u16>().prop_map(|s| Scope::Session(SessionId(s))),
+        ];
+        let why = prop::sample::select(vec![Why::Breach, Why::FxStale, Why::Unrepresentable]);
+        let denial =
+            (0..Rule::COUNT, why, scope, any::<i64>(), any::<i64>()).prop_map(|(rule, why, scope, observed, limit)| {
+                Denial { rule: Rule::ALL[rule], why, scope, observed, limit }
+            });
+        prop::option::of(denial)
+    }
+
+    proptest! {
+        #[test]
+        fn every_event_survives_the_way_there(mut event in any_event()) {
+            // A record always has an index; what the kind leaves out is 0.
+            if event.strategy == StrategyId::UNKNOWN {
+                event.strategy = StrategyId(0);
+                event.account = AccountId(0);
+            }
+            if event.instrument == InstrumentId::UNKNOWN {
+                event.instrument = InstrumentId(0);
+            }
+            prop_assert_eq!(decode_event(&encode_event(&event), &universe(), SessionId(0)), Ok(event));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let universe = universe();
+            match records(&bytes) {
+                Ok(list) => {
+                    prop_assert_eq!(list.len() * RECORD, bytes.len());
+                    for record in list {
+                        let _ = decode_event(record, &universe, SessionId(0));
+                        let _ = decode_answer(record);
+                    }
+                }
+                Err(_) => prop_assert!(bytes.is_empty() || bytes.len() % RECORD != 0),
+            }
+        }
+
+        #[test]
+        fn damaged_record_is_a_fault_or_an_event_within_bounds(event in any_event(), at in 0..RECORD, with: u8) {
+            let mut record = encode_event(&event);
+            record[at] = with;
+            if let Ok(event) = decode_event(&record, &universe(), SessionId(7)) {
+                prop_assert_eq!((event.session, event.flags, event.reserved), (SessionId(7), 0, 0));
+                prop_assert!(event.id.0 < OrdId::TEXT && event.ref_id < OrdId::TEXT && event.seq > 0);
+                prop_assert!(event.kind != EventKind::Withdrawn);
+                prop_assert!(event.qty.0.unsigned_abs() <= REPRESENTABLE_MAX as u64);
+            }
+        }
+
+        #[test]
+        fn every_answer_survives_the_way_back(
+            numbers: (u64, u64, u64, u64), kind in 1..=3u8, denial in any_denial(),
+        ) {
+            let (out, seq, id, checks) = numbers;
+            let kind = EventKind::from_u8(kind).unwrap();
+            let verdict = Answer::Verdict { out, seq, id, kind, denial, checks };
+            for answer in [verdict, Answer::Applied { seq }, Answer::Resend { from: seq }] {
+                prop_assert_eq!(decode_answer(&encode_answer(&answer)), Ok(answer));
+            }
+        }
+    }
+
+    #[test]
+    fn record_lies_in_memory_as_documented() {
+        let mut event = Event::new(EventKind::Fill, SessionId(0), 0x0102_0304_0506_0708);
+        event.side = Side::Sell;
+        event.strategy = StrategyId(1);
+        event.instrument = InstrumentId(2);
+        event.id = OrdId(9);
+        event.px = Px(-1);
+        let r = encode_event(&event);
+        assert_eq!(&r[..3], &[10, 2, 1]);
+        assert_eq!(&r[8..10], &[1, 0]);
+        assert_eq!(&r[12..16], &[2, 0, 0, 0]);
+        assert_eq!(&r[16..24], &[8, 7, 6, 5, 4, 3, 2, 1]);
+        assert_eq!((r[32], &r[56..]), (9, &[0xff; 8][..]));
+    }
+
+    #[test]
+    fn tags_flags_and_reserved_bytes_are_checked() {
+        let mut event = Event::new(EventKind::New, SessionId(0), 1);
+        event.id = OrdId(1);
+        event.qty = Qty(1);
+        let good = encode_event(&event);
+        let check = |at: usize, with: u8| {
+            let mut record = good;
+            record[at] = with;
+            decode_event(&record, &universe(), SessionId(0)).map_err(|f| (f.problem.field, f.draft.is_some()))
+        };
+        assert_eq!(check(0, 1), Ok(event));
+        for (at, with, field, readable) in [
+            (0, 0, "kind", false),
+            (0, 16, "kind", false),
+            (0, 17, "kind", false),
+            (16, 0, "seq", false),
+            (1, 0, "side", true),
+            (1, 3, "side", true),
+            (2, 5, "ord_type", true),
+            (3, 1, "flags", true),
+            (4, 1, "session", true),
+            (10, 1, "reserved", true),
+            (39, 0x80, "id", true),
+            (47, 0x80, "ref_id", true),
+            (55, 0x80, "qty", true),
+            (63, 0x80, "px", true),
+        ] {
+            assert_eq!(check(at, with), Err((field, readable)), "byte {at} = {with}");
+        }
+        assert_eq!(check(8, 9).unwrap().strategy, StrategyId::UNKNOWN);
+        assert_eq!(check(12, 9).unwrap().instrument, InstrumentId::UNKNOWN);
+    }
+}

@@ -3,3 +3,5 @@
 mod oracle;
 mod oracle_test;
 mod scenarios;
+mod service;
+mod support;

@@ -969,7 +969,7 @@ scenarios! {
         }
         assert_eq!(w.fill(1, 1, 1_000).trips, [(STRATEGY, Mode::Halted, Rule::RepeatedExecutions)]);
         w.wait(1_000 * SECOND);
-        w.denied(buy(2, 1), Rule::RepeatedExecutions);
+        w.denied(buy(2, 1), Rule::Mode);
         w.set_mode(STRATEGY, Mode::Normal);
         assert_eq!(w.gauge(STRATEGY, Gauge::Executions), 0);
         w.admitted(buy(3, 1));
@@ -982,7 +982,7 @@ scenarios! {
         let out = w.send(buy(3, 1));
         assert_eq!(out.trips, [(STRATEGY, Mode::Halted, Rule::RepeatedOrders)]);
         w.command(Command::NewDay);
-        w.denied(buy(4, 1), Rule::RepeatedOrders);
+        w.denied(buy(4, 1), Rule::Mode);
         w.set_mode(STRATEGY, Mode::Normal);
         w.admitted(buy(5, 1));
     }

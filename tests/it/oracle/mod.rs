@@ -249,6 +249,11 @@ const fn gauge_rules() -> [Gauge; Gauge::COUNT] {
     ]
 }
 
+/// How severe a breach is; a mode that was found counts as what it is.
+fn severity(breach: &Breach) -> Mode {
+    if breach.deny.rule == Rule::Mode { Mode::from_u8(breach.deny.observed as u8) } else { breach.action.mode() }
+}
+
 fn clamp(value: i128) -> i64 {
     value.clamp(-MAX, MAX) as i64
 }
@@ -924,7 +929,7 @@ impl Oracle {
         }
         let mut worst = found[0];
         for breach in &found[1..] {
-            if breach.action.mode() > worst.action.mode() {
+            if severity(breach) > severity(&worst) {
                 worst = *breach;
             }
         }

@@ -1,0 +1,224 @@
+//! The whole program from outside: what a gateway, an operator and an SRE see of it.
+
+use serde_json::json;
+
+use crate::support::{Daemon, Gateway, LIMITS, block_on, haltline};
+
+#[test]
+fn a_halt_survives_sigkill() {
+    let daemon = Daemon::start(LIMITS);
+    let receipt = daemon.kill("strategy", "beta", "it sells what we do not have");
+    assert_eq!(receipt["latch"]["durable"], true, "{receipt}");
+    let daemon = Daemon::run(daemon.sigkill());
+    assert_eq!(daemon.mode("strategy", "beta"), "halted");
+    let state = daemon.get("vera", "/v1/state").to_string();
+    assert!(state.contains("it sells what we do not have"), "the cause is kept: {state}");
+}
+
+#[test]
+fn sigkill_at_any_moment_after_the_receipt_loses_no_halt() {
+    // Round after round on the same directory: kill, and SIGKILL at once.
+    let mut daemon = Daemon::start(LIMITS);
+    for (kind, name) in
+        [("strategy", "alpha"), ("session", "gw-1"), ("instrument", "ACME"), ("account", "main"), ("firm", "")]
+    {
+        let receipt = daemon.kill(kind, name, "again");
+        assert_eq!(receipt["latch"]["durable"], true, "{receipt}");
+        daemon = Daemon::run(daemon.sigkill());
+        assert_eq!(daemon.mode(kind, name), "halted", "{kind} {name}");
+    }
+    assert_eq!(daemon.mode("strategy", "alpha"), "halted");
+}
+
+#[test]
+fn an_unclean_end_starts_halted_and_a_clean_one_without_events_does_not() {
+    let daemon = Daemon::start(LIMITS);
+    let (status, dir) = daemon.terminate();
+    assert!(status.success());
+    let daemon = Daemon::run(dir);
+    assert_eq!(daemon.mode("firm", ""), "normal");
+    let daemon = Daemon::run(daemon.sigkill());
+    assert_eq!(daemon.mode("firm", ""), "halted");
+}
+
+#[test]
+fn positions_that_are_lost_with_a_restart_halt_the_firm() {
+    let daemon = Daemon::start(LIMITS);
+    block_on(async {
+        let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
+        assert_eq!(gateway.buy("1", 10).await["verdict"], "admit");
+    });
+    let (status, dir) = daemon.terminate();
+    assert!(status.success());
+    let daemon = Daemon::run(dir);
+    assert_eq!(daemon.mode("firm", ""), "halted");
+    assert!(daemon.get("vera", "/v1/state").to_string().contains("unknown after a restart"));
+}
+
+#[test]
+fn a_latch_that_is_missing_or_damaged_starts_halted() {
+    let daemon = Daemon::start(LIMITS);
+    let (_, dir) = daemon.terminate();
+    let latch = dir.path().join("state/latch");
+    let good = std::fs::read(&latch).unwrap();
+    std::fs::remove_file(&latch).unwrap();
+    let daemon = Daemon::run(dir);
+    assert_eq!(daemon.mode("firm", ""), "halted");
+    let (_, dir) = daemon.terminate();
+    std::fs::write(&latch, &good[..good.len() - 1]).unwrap();
+    let daemon = Daemon::run(dir);
+    assert_eq!(daemon.mode("firm", ""), "halted");
+}
+
+#[test]
+fn a_state_directory_is_only_made_on_purpose() {
+    let daemon = Daemon::start(LIMITS);
+    let (_, dir) = daemon.terminate();
+    let again = haltline(&["init", "--config", "haltline.toml"]).current_dir(dir.path()).output().unwrap();
+    assert!(!again.status.success());
+    std::fs::remove_dir_all(dir.path().join("state")).unwrap();
+    let out = haltline(&["serve", "--config", "haltline.toml"]).current_dir(dir.path()).output().unwrap();
+    assert!(!out.status.success());
+    assert!(String::from_utf8_lossy(&out.stderr).contains("haltline init"), "{out:?}");
+}
+
+#[test]
+fn two_services_cannot_share_a_state_directory() {
+    let daemon = Daemon::start(LIMITS);
+    let out = haltline(&["serve", "--config", "haltline.toml"]).current_dir(daemon.dir.path()).output().unwrap();
+    assert!(!out.status.success());
+    assert!(String::from_utf8_lossy(&out.stderr).contains("in use"), "{out:?}");
+}
+
+#[test]
+fn a_breach_is_denied_and_a_rate_breach_halts_what_is_pushed_and_confirmed() {
+    let daemon = Daemon::start(LIMITS);
+    block_on(async {
+        let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
+        let verdict = gateway.buy("big", 1_001).await;
+        assert_eq!(verdict["verdict"], "deny");
+        assert_eq!(verdict["rule"], "order_qty");
+        assert_eq!(verdict["observed"], "1001");
+        assert_eq!(verdict["limit"], "1000");
+        assert_eq!(verdict["scope"], json!({ "kind": "strategy", "name": "alpha" }));
+        for n in 0..50 {
+            assert_eq!(gateway.buy(&format!("o{n}"), 1).await["verdict"], "admit", "{n}");
+        }
+        let verdict = gateway.buy("one too many", 1).await;
+        assert_eq!(verdict["rule"], "order_rate", "{verdict}");
+        let halted = json!({ "kind": "strategy", "name": "alpha" });
+        while !gateway
+            .modes
+            .iter()
+            .any(|m| m["kind"] == halted["kind"] && m["name"] == "alpha" && m["mode"] == "halted")
+        {
+            gateway.next_of("mode").await;
+        }
+        let verdict = gateway.buy("after the halt", 1).await;
+        assert_eq!(verdict["rule"], "mode", "{verdict}");
+    });
+    daemon.until("the halt is latched", |d| d.mode("strategy", "alpha") == "halted");
+}
+
+#[test]
+fn a_kill_is_told_to_the_gateway_and_the_receipt_says_so() {
+    let daemon = Daemon::start(LIMITS);
+    block_on(async {
+        let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
+        assert_eq!(gateway.buy("1", 1).await["verdict"], "admit");
+        let http = daemon.http.clone();
+        let pressed = tokio::task::spawn_blocking(move || crate::support::kill(&http, "firm", "", "rehearsal"));
+        gateway.next_of("mode").await;
+        // The receipt waits for the confirmation, which is on its way: keep the connection served.
+        let receipt = pressed.await.unwrap();
+        assert_eq!(receipt["status"], "confirmed", "{receipt}");
+        let text = receipt.to_string();
+        assert!(text.contains("gw-1"), "{text}");
+        assert_eq!(gateway.buy("2", 1).await["rule"], "mode");
+    });
+}
+
+#[test]
+fn a_gateway_that_comes_back_goes_on_where_it_was() {
+    let daemon = Daemon::start(LIMITS);
+    block_on(async {
+        let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
+        gateway.buy("1", 1).await;
+        gateway.buy("2", 1).await;
+        drop(gateway);
+        let (mut gateway, welcome) = Gateway::connect(&daemon, "gw-1").await;
+        assert_eq!(welcome["next_seq"], 3);
+        assert_eq!(gateway.buy("2", 1).await["rule"], "duplicate_id");
+        assert_eq!(gateway.buy("3", 1).await["verdict"], "admit");
+    });
+}
+
+#[test]
+fn rearming_the_firm_takes_two_people_and_the_right_epoch() {
+    let daemon = Daemon::start(LIMITS);
+    let receipt = daemon.kill("firm", "", "drill");
+    let epoch = receipt["epoch"].as_u64().unwrap();
+    let firm = json!({ "kind": "firm", "name": "" });
+    let ask = |epoch| json!({ "scope": firm, "epoch": epoch, "reason": "the drill is over" });
+    assert_eq!(daemon.ask("olaf", "POST", "/v1/rearm", Some(&ask(epoch))).0, 403);
+    assert_eq!(daemon.ask("rita", "POST", "/v1/rearm", Some(&ask(epoch + 1))).0, 409);
+    let (status, pending) = daemon.ask("rita", "POST", "/v1/rearm", Some(&ask(epoch)));
+    assert_eq!(status, 202, "{pending}");
+    assert_eq!(daemon.mode("firm", ""), "halted");
+    let path = format!("/v1/rearm/{}/approve", pending["id"].as_str().unwrap());
+    let reason = json!({ "reason": "seen" });
+    assert!(daemon.ask("rita", "POST", &path, Some(&reason)).0 >= 400, "the same person twice");
+    assert_eq!(daemon.mode("firm", ""), "halted");
+    let (status, done) = daemon.ask("ruth", "POST", &path, Some(&reason));
+    assert_eq!(status, 200, "{done}");
+    assert_eq!(daemon.mode("firm", ""), "normal");
+    let (status, dir) = daemon.terminate();
+    assert!(status.success());
+    assert_eq!(Daemon::run(dir).mode("firm", ""), "normal");
+}
+
+#[test]
+fn sighup_takes_new_limits_and_keeps_the_old_ones_if_they_are_wrong() {
+    let daemon = Daemon::start(LIMITS);
+    let file = daemon.dir.path().join("haltline.toml");
+    let generation = |d: &Daemon| d.get("vera", "/v1/state")["limits_generation"].clone();
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("order_qty = 1_000", "order_qty = 5")).unwrap();
+    let before = generation(&daemon);
+    daemon.signal("HUP");
+    daemon.until("the new limits are in force", |d| generation(d) != before);
+    block_on(async {
+        let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
+        assert_eq!(gateway.buy("1", 6).await["limit"], "5");
+    });
+    std::fs::write(&file, text.replace("order_qty = 1_000", "order_qty = -5")).unwrap();
+    let (status, problem) = daemon.ask("rita", "POST", "/v1/limits/reload", Some(&json!({ "reason": "a wrong file" })));
+    assert!(status >= 400, "{problem}");
+    assert!(problem.to_string().contains("order_qty"), "{problem}");
+    block_on(async {
+        let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
+        assert_eq!(gateway.buy("2", 6).await["limit"], "5");
+    });
+}
+
+#[test]
+fn sigusr1_halts_the_firm() {
+    let daemon = Daemon::start(LIMITS);
+    daemon.signal("USR1");
+    daemon.until("the firm is halted", |d| d.mode("firm", "") == "halted");
+}
+
+#[test]
+fn the_command_line_kills_and_tells_the_state() {
+    let daemon = Daemon::start(LIMITS);
+    let token = daemon.dir.path().join("token");
+    std::fs::write(&token, crate::support::token("olaf")).unwrap();
+    let url = format!("http://{}", daemon.http);
+    let run = |args: &[&str]| haltline(args).args(["--url", &url, "--token-file"]).arg(&token).output().unwrap();
+    let state = run(&["state"]);
+    assert_eq!(state.status.code(), Some(0), "{state:?}");
+    let kill = run(&["kill", "--scope", "strategy:alpha", "--reason", "from a shell"]);
+    assert_eq!(kill.status.code(), Some(0), "{kill:?}");
+    assert_eq!(daemon.mode("strategy", "alpha"), "halted");
+    assert_eq!(run(&["state"]).status.code(), Some(3));
+}

@@ -1,0 +1,368 @@
+//! The real program as a child process, and plain clients for its two doors.
+
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+/// How long anything may take before a test fails. Nothing waits for this long when all is well.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Tokens of the test configuration, and the names they stand for.
+pub const TOKENS: [(&str, &str); 6] = [
+    ("vera", "viewer"),
+    ("olaf", "operator"),
+    ("rita", "risk"),
+    ("ruth", "risk"),
+    ("gw-1", "session"),
+    ("feed", "session"),
+];
+
+/// The token of somebody in [`TOKENS`].
+pub fn token(name: &str) -> String {
+    blake3::hash(format!("token of {name}").as_bytes()).to_hex().to_string()
+}
+
+fn hash(name: &str) -> String {
+    blake3::hash(token(name).as_bytes()).to_hex().to_string()
+}
+
+/// A configuration with two strategies, one stock and one gateway, on ports of the system's choice.
+pub fn config(state_dir: &Path, limits: &str) -> String {
+    let mut text = format!(
+        r#"
+[service]
+state_dir = "{}"
+base_currency = "USD"
+[engine]
+working_orders = 4_096
+remembered_orders = 1_024
+execs = 4_096
+pairs = 64
+recent_orders = 1_024
+[ingest]
+listen = "127.0.0.1:0"
+[http]
+listen = "127.0.0.1:0"
+[accounts.main]
+[strategies.alpha]
+account = "main"
+[strategies.beta]
+account = "main"
+[instruments.ACME]
+px_scale = 2
+qty_scale = 0
+reference = "10.00"
+reference_max_age = "unlimited"
+[sessions.gw-1]
+kind = "ask"
+token_hash = "{}"
+[sessions.feed]
+kind = "reference"
+token_hash = "{}"
+[auth]
+two_person_rearm = ["firm"]
+tokens = [
+"#,
+        state_dir.display(),
+        hash("gw-1"),
+        hash("feed"),
+    );
+    for (name, role) in TOKENS.iter().filter(|(_, role)| *role != "session") {
+        writeln!(text, "  {{ name = \"{name}\", role = \"{role}\", hash = \"{}\" }},", hash(name)).unwrap();
+    }
+    text += "]\n";
+    text += limits;
+    text
+}
+
+/// Limits that stop nothing but a quantity over 1,000 and more than 50 orders a second of one strategy.
+pub const LIMITS: &str = r#"
+[limits.firm]
+others = "unlimited"
+[limits.account."*"]
+others = "unlimited"
+[limits.strategy."*"]
+order_qty = 1_000
+order_rate = { count = 50, per = "1s", action = "halt" }
+others = "unlimited"
+[limits.pair."*"]
+others = "unlimited"
+[limits.instrument."*"]
+others = "unlimited"
+[limits.session."*"]
+others = "unlimited"
+"#;
+
+/// A service with its files in a directory of its own.
+pub struct Daemon {
+    pub dir: tempfile::TempDir,
+    child: Child,
+    pub ws: String,
+    pub http: String,
+}
+
+impl Daemon {
+    /// Makes the files and the state directory, and starts.
+    pub fn start(limits: &str) -> Daemon {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("haltline.toml"), config(&dir.path().join("state"), limits)).unwrap();
+        let made = haltline(&["init", "--config", "haltline.toml"]).current_dir(dir.path()).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Daemon::run(dir)
+    }
+
+    /// Starts with the files that are there.
+    pub fn run(dir: tempfile::TempDir) -> Daemon {
+        let mut child = haltline(&["serve", "--config", "haltline.toml"])
+            .current_dir(dir.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let mut log = String::new();
+        let (ws, http) = loop {
+            let mut line = String::new();
+            assert!(lines.read_line(&mut line).unwrap() > 0, "it ended before it served:\n{log}");
+            log += &line;
+            if let Some(rest) = line.strip_prefix("serving: events at ws://") {
+                let (ws, http) = rest.trim().split_once(", people at http://").unwrap();
+                break (ws.to_owned(), http.to_owned());
+            }
+        };
+        // The pipe has to be emptied, or the service would wait for us to read its log.
+        let path = dir.path().join("log");
+        std::thread::spawn(move || {
+            let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+            let _ = std::io::copy(&mut lines, &mut file);
+        });
+        Daemon { dir, child, ws, http }
+    }
+
+    pub fn signal(&self, name: &str) {
+        let done = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status().unwrap();
+        assert!(done.success());
+    }
+
+    /// Kills it without a warning and gives its files back.
+    pub fn sigkill(mut self) -> tempfile::TempDir {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.into_dir()
+    }
+
+    /// Ends it in an orderly way.
+    pub fn terminate(mut self) -> (ExitStatus, tempfile::TempDir) {
+        self.signal("TERM");
+        let status = self.wait();
+        (status, self.into_dir())
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begin.elapsed() < PATIENCE, "it did not end");
+            std::thread::yield_now();
+        }
+    }
+
+    fn into_dir(mut self) -> tempfile::TempDir {
+        std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap())
+    }
+
+    /// One request as `who`; the status and the body as JSON (or as a string, if it is none).
+    pub fn ask(&self, who: &str, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        ask(&self.http, who, method, path, body)
+    }
+
+    pub fn get(&self, who: &str, path: &str) -> Value {
+        let (status, body) = self.ask(who, "GET", path, None);
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+
+    /// The mode of a scope by `GET /v1/state`.
+    pub fn mode(&self, kind: &str, name: &str) -> String {
+        let state = self.get("vera", "/v1/state");
+        let halts = state["halts"].as_array().unwrap();
+        let halt = halts.iter().find(|h| h["scope"]["kind"] == kind && h["scope"]["name"] == name);
+        halt.map_or("normal", |h| h["mode"].as_str().unwrap()).to_owned()
+    }
+
+    /// Asks again until `holds`.
+    pub fn until(&self, what: &str, holds: impl Fn(&Daemon) -> bool) {
+        let begin = Instant::now();
+        while !holds(self) {
+            assert!(begin.elapsed() < PATIENCE, "waited in vain until {what}; {}", self.get("vera", "/v1/state"));
+            std::thread::yield_now();
+        }
+    }
+
+    pub fn kill(&self, kind: &str, name: &str, reason: &str) -> Value {
+        kill(&self.http, kind, name, reason)
+    }
+}
+
+/// Presses kill as the operator and returns the receipt.
+pub fn kill(http: &str, kind: &str, name: &str, reason: &str) -> Value {
+    let scope = json!({ "kind": kind, "name": name });
+    let press = json!({ "scope": scope, "reason": reason, "wait_ms": 5000 });
+    let (status, receipt) = ask(http, "olaf", "POST", "/v1/kill", Some(&press));
+    assert_eq!(status, 200, "{receipt}");
+    receipt
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            eprintln!("the service's log:\n{log}");
+        }
+    }
+}
+
+/// See [`Daemon::ask`].
+pub fn ask(http: &str, who: &str, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+    let body = body.map(Value::to_string).unwrap_or_default();
+    let mut stream = TcpStream::connect(http).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        http,
+        token(who),
+        body.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    let body =
+        if head.to_ascii_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_owned() };
+    (status, serde_json::from_str(&body).unwrap_or(Value::String(body)))
+}
+
+fn unchunk(body: &str) -> String {
+    let (mut rest, mut whole) = (body, String::new());
+    while let Some((size, after)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size.trim(), 16).unwrap();
+        if size == 0 {
+            break;
+        }
+        whole += &after[..size];
+        rest = &after[size + 2..];
+    }
+    whole
+}
+
+/// The program, not started yet.
+pub fn haltline(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_haltline"));
+    command.args(args);
+    command
+}
+
+/// A gateway that speaks JSON, written from the published messages alone.
+pub struct Gateway {
+    socket: WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>,
+    pub seq: u64,
+    /// Modes of scopes as pushed.
+    pub modes: Vec<Value>,
+}
+
+impl Gateway {
+    /// Connects and says hello. Returns the welcome too.
+    pub async fn connect(daemon: &Daemon, session: &str) -> (Gateway, Value) {
+        let mut request = format!("ws://{}/", daemon.ws).into_client_request().unwrap();
+        let headers = request.headers_mut();
+        headers.insert("authorization", format!("Bearer {}", token(session)).parse().unwrap());
+        headers.insert("sec-websocket-protocol", "haltline.v1.json".parse().unwrap());
+        let (socket, _) = connect_async(request).await.unwrap();
+        let mut gateway = Gateway { socket, seq: 0, modes: Vec::new() };
+        gateway.send(json!({ "type": "hello" })).await;
+        let welcome = gateway.next().await;
+        assert_eq!(welcome["type"], "welcome", "{welcome}");
+        gateway.seq = welcome["next_seq"].as_u64().unwrap() - 1;
+        (gateway, welcome)
+    }
+
+    pub async fn send(&mut self, message: Value) {
+        self.socket.send(Message::text(message.to_string())).await.unwrap();
+    }
+
+    /// Sends an event with the next sequence.
+    pub async fn event(&mut self, mut message: Value) {
+        self.seq += 1;
+        message["seq"] = json!(self.seq);
+        self.send(message).await;
+    }
+
+    /// A limit order of strategy `alpha`.
+    pub async fn buy(&mut self, id: &str, qty: u64) -> Value {
+        self.event(json!({
+            "type": "new", "strategy": "alpha", "instrument": "ACME", "id": id, "side": "buy",
+            "ord_type": "limit", "qty": qty, "px": "10.00",
+        }))
+        .await;
+        // A new connection hears the answers of the one before again.
+        loop {
+            let verdict = self.verdict().await;
+            if verdict["seq"] == self.seq {
+                return verdict;
+            }
+        }
+    }
+
+    /// The next message of any type; a mode is confirmed and remembered.
+    pub async fn next(&mut self) -> Value {
+        loop {
+            let message = tokio::time::timeout(PATIENCE, self.socket.next())
+                .await
+                .expect("a message in time")
+                .expect("an open connection")
+                .unwrap();
+            let Message::Text(text) = message else { continue };
+            let message: Value = serde_json::from_str(&text).unwrap();
+            if message["type"] == "mode" {
+                self.modes.extend(message["scopes"].as_array().unwrap().iter().cloned());
+                self.send(json!({ "type": "mode_ack", "page": message["page"] })).await;
+            }
+            return message;
+        }
+    }
+
+    /// The next message of this type.
+    pub async fn next_of(&mut self, kind: &str) -> Value {
+        loop {
+            let message = self.next().await;
+            if message["type"] == kind {
+                return message;
+            }
+        }
+    }
+
+    pub async fn verdict(&mut self) -> Value {
+        self.next_of("verdict").await
+    }
+}
+
+/// Runs a test that needs the async runtime.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
