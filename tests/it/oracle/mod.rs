@@ -73,6 +73,8 @@ struct Order {
     cum: i128,
     state: State,
     cancel_pending: bool,
+    /// Its end has been noted.
+    ended: bool,
 }
 
 impl Order {
@@ -204,7 +206,10 @@ pub struct Oracle {
     modes: Vec<Mode>,
     orders: Vec<Order>,
     ids: HashMap<(SessionId, u64), usize>,
+    /// Ids that are over, oldest first: only so many are remembered.
+    over: Vec<(SessionId, u64)>,
     execs: HashMap<(SessionId, u64), Exec>,
+
     /// Their ids, oldest first.
     exec_order: Vec<(SessionId, u64)>,
     bookings: Vec<Booking>,
@@ -268,7 +273,9 @@ impl Oracle {
             modes: vec![Mode::Normal; slots],
             orders: Vec::new(),
             ids: HashMap::new(),
+            over: Vec::new(),
             execs: HashMap::new(),
+
             exec_order: Vec::new(),
             bookings: Vec::new(),
             day_start: 0,
@@ -609,6 +616,7 @@ impl Oracle {
         if !asks && e.kind != EventKind::Withdrawn {
             out.applied = Some(e.seq);
         }
+        self.forget_orders();
         self.keep_values();
         out
     }
@@ -621,6 +629,19 @@ impl Oracle {
         }
         let skew = i128::from(e.sent_at.0) - i128::from(self.unix);
         (bound == 0 || e.sent_at.0 == 0 || skew.abs() > i128::from(bound)).then(|| (clamp(skew), bound))
+    }
+
+    /// Orders that ended are remembered, and the oldest of them forgotten when there are too many.
+    fn forget_orders(&mut self) {
+        for order in self.orders.iter_mut().filter(|o| !o.live() && !o.ended) {
+            order.ended = true;
+            self.over.extend(order.next.map(|next| (order.session, next.id)));
+            self.over.push((order.session, order.now.id));
+        }
+        while self.over.len() > self.sizing.remembered_orders {
+            let oldest = self.over.remove(0);
+            self.ids.remove(&oldest);
+        }
     }
 
     /// What holds at the end of an event becomes past: last values, high-water marks, profit over time.
@@ -769,6 +790,7 @@ impl Oracle {
             cum: 0,
             state: State::Pending,
             cancel_pending: false,
+            ended: false,
         });
         if self.limits(Scope::Strategy(s)).duplicate.is_some() {
             self.recent.push((self.mono, key));
@@ -1370,8 +1392,9 @@ impl Oracle {
     fn undo_replace(&mut self, at: usize) {
         let order = &mut self.orders[at];
         let Some(terms) = order.next.take() else { return };
-        let ghost = Order { now: terms, next: None, state: State::Done, ..order.clone() };
+        let ghost = Order { now: terms, next: None, state: State::Done, ended: true, ..order.clone() };
         order.settle();
+        self.over.push((ghost.session, terms.id));
         self.ids.insert((ghost.session, terms.id), self.orders.len());
         self.orders.push(ghost);
     }
@@ -1424,6 +1447,7 @@ impl Oracle {
         if let Some(at) = self.pending(e.session, e.id.0) {
             let order = &mut self.orders[at];
             let terms = order.next.take().expect("it is pending");
+            self.over.push((order.session, order.now.id));
             order.now = Terms { qty, worst: worst(&terms), ..terms };
             order.state = State::Working;
             order.settle();
@@ -1667,12 +1691,69 @@ impl Oracle {
                         self.pnl[slot].points = vec![(self.mono, last.1)];
                     }
                 }
+                self.carry_rates_over(limits);
                 self.lim = limits.clone();
             }
             Command::NewDay => self.new_day(),
         }
         self.keep_values();
         Outcome::default()
+    }
+
+    /// A rate limit goes on with what the one in its place has counted, if it counts the same in the same way.
+    fn carry_rates_over(&mut self, limits: &LimitTable) {
+        for slot in 0..self.modes.len() {
+            let (old, new) = (&self.lim.at(slot).rates, &limits.at(slot).rates);
+            for index in 0..old.len().max(new.len()) {
+                let kept = match (old.get(index), new.get(index)) {
+                    (Some(a), Some(b)) if a.of == b.of => match (a.kind, b.kind) {
+                        (RateKind::Sliding, RateKind::Sliding) => Some(a.count.min(b.count) as usize),
+                        (RateKind::Gcra { .. }, RateKind::Gcra { .. }) => Some(usize::MAX),
+                        _ => None,
+                    },
+                    _ => None,
+                };
+                match kept {
+                    None => drop(self.rates.remove(&(slot, index))),
+                    Some(kept) => {
+                        if let Some(past) = self.rates.get_mut(&(slot, index)) {
+                            let first = past.stamps.len().saturating_sub(kept);
+                            past.stamps.drain(..first);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// How much of each rate limit of a scope is used.
+    pub fn rates_used(&self, slot: usize) -> Vec<i64> {
+        let used = |(index, limit): (usize, &RateLimit)| -> i64 {
+            let Some(past) = self.rates.get(&(slot, index)) else { return 0 };
+            match limit.kind {
+                RateKind::Sliding => {
+                    let within = past.stamps.iter().filter(|t| self.mono - **t < limit.window_ns).count();
+                    within.min(limit.count as usize) as i64
+                }
+                RateKind::Gcra { .. } => {
+                    let interval = ceil_div(i128::from(limit.window_ns), i128::from(limit.count.max(1)));
+                    ceil_div((past.tat - i128::from(self.mono)).max(0), interval) as i64
+                }
+            }
+        };
+        self.lim.at(slot).rates.iter().enumerate().map(used).collect()
+    }
+
+    /// The gauges of a pair, in [`Gauge`]'s order: those that are summed up from it.
+    pub fn pair_gauges(&mut self, s: StrategyId, i: InstrumentId) -> [i64; Gauge::COUNT] {
+        let sums = self.sums();
+        let mut shown = [0; Gauge::COUNT];
+        for gauge in Gauge::ALL {
+            if applies(gauge.rule(), ScopeKind::Pair) || gauge == Gauge::Loss {
+                shown[gauge as usize] = clamp(self.gauge(&sums, Scope::Pair(s, i), gauge));
+            }
+        }
+        shown
     }
 
     fn start_anew(&mut self, slot: usize, scope: Scope) {
