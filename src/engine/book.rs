@@ -3,7 +3,7 @@
 //! Booking: requests that were let through or observed, and what the venue reports.
 
 use crate::engine::core::{Engine, anomaly, verdict};
-use crate::engine::judge::{Added, ENTITY_CHECKS, Judgement, Request, Targets, likeness, malformed};
+use crate::engine::judge::{Added, ENTITY_CHECKS, Judgement, Request, Targets, checks_of, likeness, malformed};
 use crate::limits::{Gauge, RateOf};
 use crate::model::effect::Denial;
 use crate::model::{Action, AnomalyKind, Effect, Effects, Event, EventKind, OrdType, Rule, Scope, Side, Target, Why};
@@ -30,15 +30,26 @@ const ADDED_AT_INSTRUMENT: [Gauge; 8] = [
 ];
 const ADDED_AT_SESSION: [Gauge; 2] = [Gauge::Working, Gauge::Orders];
 
+/// Whether a gauge that was added to is beyond its first threshold.
+#[inline]
+fn reached(after: &Gauges, added: &Gauges, soft: &Gauges) -> bool {
+    let mut any = false;
+    for g in 0..Gauge::DayQty as usize {
+        any |= (after[g] > soft[g]) & (added[g] > 0);
+    }
+    any
+}
+
 impl Engine {
     /// Warns of what a request that is let through has reached.
-    fn warn_added(&self, scope: Scope, profile: u32, before: &Gauges, after: &Gauges, out: &mut Effects) {
-        let hot = self.hot(profile);
+    #[cold]
+    fn warn_added(&self, scope: Scope, profile: u32, after: &Gauges, added: &Gauges, out: &mut Effects) {
+        let limits = self.table.profile(profile);
         for gauge in ADDED_AT_INSTRUMENT {
             let g = gauge as usize;
-            if after[g] > hot.soft[g] && after[g] > before[g] && gauge != Gauge::DayQty {
-                let limits = self.table.profile(profile);
-                self.warn(gauge.rule(), scope, (before[g], after[g]), limits.max[g], limits, out);
+            if after[g] > self.hot(profile).soft[g] && added[g] > 0 && gauge != Gauge::DayQty {
+                let before = after[g].saturating_sub(added[g]);
+                self.warn(gauge.rule(), scope, (before, after[g]), limits.max[g], limits, out);
             }
         }
     }
@@ -106,6 +117,13 @@ impl Engine {
     // --- requests ---------------------------------------------------------------------------------
 
     pub(super) fn take_new(&mut self, now: Now, event: &Event, silence: u64, asks: bool, out: &mut Effects) -> bool {
+        if let Some((r, added)) = self.admits_quickly(now, event, silence) {
+            self.book_new(now, event, &r, &added, out);
+            if asks {
+                out.push(Effect::Verdict(verdict(event, None, checks_of(&r))));
+            }
+            return asks;
+        }
         let known = usize::from(event.strategy.0) < self.universe.strategies.len()
             && (event.instrument.0 as usize) < self.universe.instruments.len()
             && usize::from(event.account.0) < self.universe.accounts.len();
@@ -155,7 +173,7 @@ impl Engine {
         let scopes = r.scopes();
         let targets = r.targets();
         self.conclude(now, event, asks, &j, &scopes, &targets, out);
-        if !denied {
+        if !denied && self.orders.find(r.session, event.id).is_none() {
             self.book_new(now, event, &r, &added, out);
         }
         if asks {
@@ -187,9 +205,6 @@ impl Engine {
 
     /// Books a new order that is let through, or is out already.
     fn book_new(&mut self, now: Now, event: &Event, r: &Request, added: &Added, out: &mut Effects) {
-        if self.orders.find(r.session, event.id).is_some() {
-            return;
-        }
         let Some(pair) = self.pairs.find_or_make(r.strategy, r.instrument) else {
             return anomaly(out, AnomalyKind::OrderTableFull, event, event.id.0, r.qty);
         };
@@ -224,7 +239,6 @@ impl Engine {
         let side = side_index(r.side);
         let add = &added.gauges;
         let p = self.pairs.get_mut(pair);
-        let pair_before = p.gauges();
         p.leaves[side] = Pair::add_bounded(p.leaves[side], r.added_qty, &mut p.overflowed);
         match p.raw[side].checked_add(r.added_raw) {
             Some(raw) => p.raw[side] = raw,
@@ -234,22 +248,26 @@ impl Engine {
         p.net_short += add[Gauge::NetShort as usize];
         p.working += u32::from(!r.replace);
         p.unvalued |= !added.valued;
-        let (pair_after, pair_profile) = (p.gauges(), p.profile);
-        self.warn_added(scopes[3], pair_profile, &pair_before, &pair_after, out);
+        let (after, profile) = (p.gauges(), p.profile);
+        if reached(&after, add, &self.hot[profile as usize].soft) {
+            self.warn_added(scopes[3], profile, &after, add, out);
+        }
         for i in [0, 1, 2, 4, 5] {
             let moved: &[Gauge] = match i {
                 4 => &ADDED_AT_INSTRUMENT,
                 5 => &ADDED_AT_SESSION,
                 _ => &ADDED_AT_INSTRUMENT[..5],
             };
+            let profile = self.table.slot_index(slots[i]);
             let state = &mut self.scopes[slots[i]];
-            let before = state.gauges;
             for &gauge in moved {
                 let g = gauge as usize;
                 state.gauges[g] = Pair::add_bounded(state.gauges[g], add[g], &mut state.overflowed);
             }
-            let after = state.gauges;
-            self.warn_added(scopes[i], self.table.slot_index(slots[i]), &before, &after, out);
+            if reached(&state.gauges, add, &self.hot[profile as usize].soft) {
+                let after = state.gauges;
+                self.warn_added(scopes[i], profile, &after, add, out);
+            }
         }
         for i in [0, 1, 2, 4, 5] {
             for meter in self.rates.range(slots[i]) {

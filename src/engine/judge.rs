@@ -263,13 +263,7 @@ impl Engine {
         let added = self.judge_gauges(now.mono, r, pair, arms, &slots, &profiles, j);
         self.judge_rates(now.mono, r, &slots, j);
 
-        j.checks |= ENTITY_CHECKS | SESSION_CHECKS | ORDER_CHECKS | ALWAYS_CHECKS;
-        if !r.replace {
-            j.checks |= NEW_CHECKS;
-        }
-        if !r.reduces {
-            j.checks |= RISK_CHECKS;
-        }
+        j.checks |= checks_of(r);
         added
     }
 
@@ -758,6 +752,18 @@ impl Engine {
     }
 }
 
+/// The rules that are looked at for `r`, a bit each.
+pub(super) const fn checks_of(r: &Request) -> u64 {
+    let mut checks = ENTITY_CHECKS | SESSION_CHECKS | ORDER_CHECKS | ALWAYS_CHECKS;
+    if !r.replace {
+        checks |= NEW_CHECKS;
+    }
+    if !r.reduces {
+        checks |= RISK_CHECKS;
+    }
+    checks
+}
+
 /// What a full rate limit is a breach of.
 fn rate_cause(limit: &crate::limits::RateLimit, scope: Scope) -> Denial {
     let most = match limit.kind {
@@ -794,7 +800,7 @@ pub(super) fn likeness_of(event: &Event) -> Likeness {
 
 /// Whether `qty` is more than `limit` basis points of `volume`.
 #[inline]
-fn participates_more(qty: i64, volume: i64, limit: i64) -> bool {
+pub(super) fn participates_more(qty: i64, volume: i64, limit: i64) -> bool {
     i128::from(qty) * 10_000 > i128::from(limit) * i128::from(volume)
 }
 
