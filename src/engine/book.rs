@@ -280,7 +280,10 @@ impl Engine {
     ) -> bool {
         let base = self.orders.find(event.session, event.orig_id()).filter(|&slot| {
             let order = self.orders.get(slot);
-            order.is_live() && order.link == NONE && !order.pending_cancel
+            let pair = self.pairs.get(order.pair);
+            // A transport stops an admission by the names in the request: they have to be the order's.
+            let named = pair.strategy == event.strategy && pair.instrument == event.instrument;
+            named && order.is_live() && order.link == NONE && !order.pending_cancel
         });
         let targets = match base {
             Some(slot) if event.flags & Event::MALFORMED == 0 => self.order_targets(slot),
@@ -600,7 +603,12 @@ impl Engine {
                     out.push(Effect::ExecForgotten { session, id });
                 }
             }
-            Inserted::NotRemembered => anomaly(out, AnomalyKind::ExecTableFull, event, event.ref_id, event.qty.0),
+            Inserted::NotRemembered => {
+                anomaly(out, AnomalyKind::ExecTableFull, event, event.ref_id, event.qty.0);
+                if event.ref_id & OrdId::TEXT != 0 {
+                    out.push(Effect::ExecForgotten { session: event.session, id: event.exec_id() });
+                }
+            }
         }
     }
 

@@ -110,7 +110,7 @@
 //! # Judging `replace`
 //!
 //! `ref_id` is a live order of the session without a replace or a cancel pending, else `unknown_order`; `id` is new, else
-//! `duplicate_id`. Strategy, instrument, side, account are the order's. `qty` is the new total quantity; it must be
+//! `duplicate_id`. The strategy and instrument that it names are the order's, else `unknown_order`; side and account are the order's. `qty` is the new total quantity; it must be
 //! larger than `cum_qty`, else `malformed`. The new leaves are `qty − cum_qty`. Judged by the same rules with
 //! quantity = `qty`, except: not `duplicate_order`, `order_rate`, `repeated_orders`, `working_orders`. Gauges take the worse of old and new:
 //! leaves `max(old, new)`, raw `max(old raw, new raw)`; a replace *reduces* if it increases neither, or if

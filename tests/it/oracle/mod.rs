@@ -811,7 +811,8 @@ impl Oracle {
         let known = self.ids.get(&(e.session, e.ref_id)).copied().filter(|_| !flagged);
         let target = known.filter(|o| {
             let order = &self.orders[*o];
-            order.now.id == e.ref_id && order.live() && order.next.is_none() && !order.cancel_pending
+            let named = order.strategy == e.strategy && order.instrument == e.instrument;
+            named && order.now.id == e.ref_id && order.live() && order.next.is_none() && !order.cancel_pending
         });
         let parties = target.map_or(nobody, |o| self.parties_of(&self.orders[o]));
         let malformed = flagged
