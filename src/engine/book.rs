@@ -194,12 +194,14 @@ impl Engine {
         targets: &Targets,
         out: &mut Effects,
     ) {
-        let Some(denial) = j.denial() else { return };
+        if j.denial().is_none() {
+            return;
+        }
         self.carry_out(j, Some(event), out);
         if asks {
             self.count_denial(now.mono, event, scopes, targets, out);
-        } else if denial.rule == Rule::Mode {
-            anomaly(out, AnomalyKind::OrderWhileHalted, event, event.id.0, denial.observed);
+        } else if let Some(mode) = j.mode {
+            anomaly(out, AnomalyKind::OrderWhileHalted, event, event.id.0, mode);
         }
     }
 

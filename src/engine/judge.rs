@@ -41,6 +41,8 @@ pub(super) struct Judgement {
     observed: bool,
     targets: Targets,
     worst: Option<(Mode, Denial)>,
+    /// The mode that let nothing, or only reductions, pass.
+    pub mode: Option<i64>,
     /// The most severe latch per scope kind, with its cause.
     latches: [Option<(Scope, Mode, Denial)>; ScopeKind::ALL.len()],
     /// Bits of the rules that were looked at.
@@ -49,7 +51,7 @@ pub(super) struct Judgement {
 
 impl Judgement {
     pub fn new(observed: bool, targets: Targets) -> Judgement {
-        Judgement { observed, targets, worst: None, latches: [None; ScopeKind::ALL.len()], checks: 0 }
+        Judgement { observed, targets, worst: None, mode: None, latches: [None; ScopeKind::ALL.len()], checks: 0 }
     }
 
     /// For what is only reported: nothing is denied, and a plain denial does nothing.
@@ -59,6 +61,9 @@ impl Judgement {
 
     /// Notes a breach.
     pub fn breach(&mut self, cause: Denial, action: Action) {
+        if cause.rule == Rule::Mode {
+            self.mode = Some(cause.observed);
+        }
         let rank = |mode: Mode, d: &Denial| (mode, core::cmp::Reverse(d.rule), core::cmp::Reverse(d.scope.kind()));
         // A scope that is halted already is as severe as anything that could halt it.
         let severity = match (cause.rule, cause.observed) {

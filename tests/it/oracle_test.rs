@@ -624,7 +624,7 @@ impl Maker {
             }
             EventKind::Heartbeat => {}
         }
-        if self.swarm.unknown && kind != EventKind::Withdrawn && self.rng.one_in(80) {
+        if self.swarm.unknown && !matches!(kind, EventKind::Withdrawn | EventKind::Heartbeat) && self.rng.one_in(80) {
             e.flags = Event::MALFORMED;
         }
         if self.swarm.unknown && self.rng.one_in(300) {
@@ -975,6 +975,14 @@ fn run(case: &Case, inputs: &[Input], coverage: Option<&Coverage>) -> Result<(),
         }
         if expected.applied != got.applied || expected.resend != got.resend {
             classes.push("stream effects".to_owned());
+        }
+        let sorted = |out: &Outcome| {
+            let mut kinds: Vec<u8> = out.anomalies.iter().map(|k| *k as u8).collect();
+            kinds.sort_unstable();
+            kinds
+        };
+        if sorted(&expected) != sorted(&got) {
+            classes.push(format!("anomalies: oracle {:?}, engine {:?}", expected.anomalies, got.anomalies));
         }
         let mut gauges = String::new();
         if classes.is_empty() && (step % 16 == 0 || step + 1 == inputs.len()) {

@@ -576,15 +576,16 @@ impl Oracle {
             self.sessions[index].silent = false;
         }
         let skewed = self.skew(e);
-        if skewed.is_some() {
+        if skewed.is_some() && !e.kind.is_request() && e.kind != EventKind::Withdrawn {
             out.anomalies.push(AnomalyKind::ClockSkew);
         }
 
         let reference_kind = matches!(e.kind, EventKind::Mark | EventKind::Fx);
-        let may = match kind {
-            SessionKind::Reference => reference_kind || e.kind == EventKind::Heartbeat,
-            SessionKind::Ask | SessionKind::Observe => !reference_kind,
-        };
+        let may = e.kind == EventKind::Withdrawn
+            || match kind {
+                SessionKind::Reference => reference_kind || e.kind == EventKind::Heartbeat,
+                SessionKind::Ask | SessionKind::Observe => !reference_kind,
+            };
         if !may {
             let what = if reference_kind { AnomalyKind::BadReference } else { AnomalyKind::MalformedReport };
             out.anomalies.push(what);
@@ -768,12 +769,12 @@ impl Oracle {
             return self.refuse(asks, found, &parties, out);
         }
         if no_place || duplicate_id {
+            if !duplicate_id {
+                out.anomalies.push(AnomalyKind::OrderTableFull);
+            }
             return self.refuse(asks, found, &parties, out);
         }
         if !asks {
-            if self.own_mode(&parties) == Mode::Halted {
-                out.anomalies.push(AnomalyKind::OrderWhileHalted);
-            }
             self.observed_trips(&found, &parties, out);
         } else {
             out.verdict = Some(None);
@@ -877,14 +878,14 @@ impl Oracle {
         self.judge_rates(&parties, &[RateOf::Messages], &mut found);
         found.sort_by_key(|b| (b.deny.rule, b.deny.scope.kind()));
         if (asks && !found.is_empty()) || duplicate_id || no_place {
+            if !asks && !duplicate_id {
+                out.anomalies.push(AnomalyKind::OrderTableFull);
+            }
             return self.refuse(asks, found, &parties, out);
         }
         if asks {
             out.verdict = Some(None);
         } else {
-            if self.own_mode(&parties) == Mode::Halted {
-                out.anomalies.push(AnomalyKind::OrderWhileHalted);
-            }
             self.observed_trips(&found, &parties, out);
         }
         self.ids.insert((e.session, e.id.0), target);
@@ -947,6 +948,9 @@ impl Oracle {
     }
 
     fn observed_trips(&mut self, found: &[Breach], parties: &Parties, out: &mut Outcome) {
+        if found.iter().any(|b| b.deny.rule == Rule::Mode) {
+            out.anomalies.push(AnomalyKind::OrderWhileHalted);
+        }
         for breach in found {
             let mut breach = *breach;
             if breach.action == Action::Deny {
@@ -998,8 +1002,9 @@ impl Oracle {
         self.exec_order.len() < self.sizing.execs || self.execs[&self.exec_order[0]].day != self.day
     }
 
-    fn remember_exec(&mut self, key: (SessionId, u64), exec: Exec) {
+    fn remember_exec(&mut self, key: (SessionId, u64), exec: Exec, out: &mut Outcome) {
         if !self.exec_room() {
+            out.anomalies.push(AnomalyKind::ExecTableFull);
             return;
         }
         if self.exec_order.len() == self.sizing.execs {
@@ -1504,7 +1509,7 @@ impl Oracle {
                 if e.kind == EventKind::Correct {
                     self.book_fill(e, old.pair, old.side, old.order_id, out);
                 } else {
-                    self.remember_exec((e.session, e.ref_id), Exec { alive: false, day: self.day, ..old });
+                    self.remember_exec((e.session, e.ref_id), Exec { alive: false, day: self.day, ..old }, out);
                 }
             }
             _ => {
@@ -1548,14 +1553,16 @@ impl Oracle {
         self.remember_exec(
             (e.session, e.ref_id),
             Exec { pair, side, qty: e.qty.0, px: e.px.0, order_id, day: self.day, alive: true },
+            out,
         );
         match order {
-            None => out.anomalies.push(AnomalyKind::UnknownFill),
+            None if e.kind == EventKind::Fill => out.anomalies.push(AnomalyKind::UnknownFill),
+            None => {}
             Some(at) => {
                 let order = &mut self.orders[at];
                 if !order.live() {
                     out.anomalies.push(AnomalyKind::LateFill);
-                } else if qty > order.leaves_of(&order.now) {
+                } else if qty > order.counted().0 {
                     out.anomalies.push(AnomalyKind::Overfill);
                 }
                 order.cum += qty;
