@@ -343,9 +343,9 @@ impl Shell {
                         None => self.published.admitted.add(1),
                         Some(denial) => self.published.denied[denial.rule as usize].add(1),
                     }
-                    // A verdict acknowledges what came before it in its session.
+                    // A verdict acknowledges what came before it in its session, unless that is missing.
                     match self.applied {
-                        Some((last, _)) if last == verdict.session => self.applied = None,
+                        Some((last, _)) if last == verdict.session && verdict.is_taken() => self.applied = None,
                         _ => sent += self.flush_applied(port.unwrap_or(0)),
                     }
                     sent += self.send(port, effect);
@@ -374,5 +374,48 @@ impl Shell {
         if self.notices.try_send(Notice { effect, at: now }).is_err() {
             self.published.notices_dropped.add(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::core::Sizing;
+    use crate::kill::testing::{TestClock, universe};
+    use crate::limits::LimitTable;
+    use crate::model::EventKind;
+
+    struct NoWake;
+    impl Wake for NoWake {
+        fn wake(&self) {}
+    }
+
+    #[test]
+    fn what_was_taken_before_a_gap_is_acknowledged() {
+        let universe = Arc::new(universe());
+        let clock = TestClock::new();
+        let sizing = Sizing { working_orders: 16, remembered_orders: 16, execs: 16, pairs: 16, recent_orders: 16 };
+        let (mut edge, end) = port(16, Bell::new(), Box::new(NoWake));
+        let (_commands, commands) = crossbeam_channel::bounded(1);
+        let (notices, _notices) = crossbeam_channel::bounded(16);
+        let mut agent = EngineAgent::new(AgentParts {
+            engine: Engine::new(universe.clone(), Arc::new(LimitTable::closed(&universe)), sizing, clock.now()),
+            page: Arc::new(HaltPage::new(universe.scope_count(), 1)),
+            published: Arc::new(Published::new(&universe)),
+            universe,
+            ports: vec![end],
+            commands,
+            notices,
+            page_raised: Box::new(NoWake),
+            clock: clock.clone(),
+        });
+        for (kind, seq) in [(EventKind::Heartbeat, 1), (EventKind::Cancel, 5)] {
+            let event = Event::new(kind, SessionId(0), seq);
+            edge.events.push(Inbound { event, received: clock.now().mono }).unwrap();
+        }
+        agent.do_work();
+        let said: Vec<Effect> = core::iter::from_fn(|| edge.effects.pop().ok()).collect();
+        let applied = Effect::Applied { session: SessionId(0), seq: 1 };
+        assert!(said.contains(&applied), "{said:?}");
     }
 }

@@ -77,6 +77,8 @@ struct FakeEngine {
     paused: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     refused: Arc<AtomicU64>,
+    /// Events that are lost on their way.
+    skip: Arc<AtomicU64>,
 }
 
 impl FakeEngine {
@@ -86,7 +88,9 @@ impl FakeEngine {
             while !self.paused.load(Ordering::SeqCst) && self.port.has_room() {
                 let Some(inbound) = self.port.next_event() else { break };
                 worked = true;
-                self.step(inbound.event);
+                if self.skip.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_err() {
+                    self.step(inbound.event);
+                }
             }
             if worked {
                 self.port.wake();
@@ -118,7 +122,12 @@ impl FakeEngine {
             if event.seq > *expected {
                 assert!(self.port.answer(Effect::Resend { session, from: *expected }));
                 if asks {
-                    assert!(self.port.answer(verdict(denied(Rule::StreamGap, event.seq as i64, *expected as i64))));
+                    // A cancel may go out all the same.
+                    let gap = denied(Rule::StreamGap, event.seq as i64, *expected as i64);
+                    let denial = gap.filter(|_| event.kind != EventKind::Cancel);
+                    let (seq, id, kind) = (event.seq, event.id, event.kind);
+                    let checks = 1 << Rule::StreamGap as u64;
+                    assert!(self.port.answer(Effect::Verdict(Verdict { session, seq, id, kind, denial, checks })));
                 }
             }
             return;
@@ -156,6 +165,7 @@ struct Rig {
     taken: Arc<Mutex<Vec<Event>>>,
     paused: Arc<AtomicBool>,
     refused: Arc<AtomicU64>,
+    skip: Arc<AtomicU64>,
     engine_stop: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
@@ -173,7 +183,7 @@ impl Rig {
         let bell = Bell::new();
         let (edge, engine) = port(capacity, bell.clone(), Box::new(wake.clone()));
         let taken = Arc::new(Mutex::new(Vec::new()));
-        let (paused, engine_stop, refused) = (Arc::default(), Arc::default(), Arc::default());
+        let (paused, engine_stop, refused, skip) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
         let fake = FakeEngine {
             port: engine,
             bell,
@@ -182,6 +192,7 @@ impl Rig {
             paused: Arc::clone(&paused),
             stop: Arc::clone(&engine_stop),
             refused: Arc::clone(&refused),
+            skip: Arc::clone(&skip),
         };
         let (stop, stopped) = watch::channel(false);
         let parts = IngestParts {
@@ -202,7 +213,7 @@ impl Rig {
             std::thread::spawn(move || fake.run()),
             std::thread::spawn(move || run(parts).expect("the transport runs")),
         ];
-        Rig { address, universe, page, board, wake, stats, taken, paused, refused, engine_stop, stop, threads }
+        Rig { address, universe, page, board, wake, stats, taken, paused, refused, skip, engine_stop, stop, threads }
     }
 
     fn endpoint(&self, token: &str, protocol: Protocol) -> Endpoint {
@@ -744,4 +755,42 @@ async fn client_that_holds_too_much_is_told_so() {
     assert!(matches!(tx.queue(order(3, 1)), Err(ClientError::Full(2))));
     assert_eq!(memory.next_seq(), 3);
     assert!(matches!(connect(&rig.endpoint("t9", Protocol::Bin), &memory).await, Err(ClientError::Refused(401))));
+}
+
+#[tokio::test]
+async fn cancel_behind_a_gap_passes_and_acknowledges_nothing() {
+    let rig = Rig::new(64, IngestOptions::default());
+    let mut ws = rig.json().await;
+    say(&mut ws, r#"{"type":"cancel","seq":3,"id":"c","orig_id":"a"}"#).await;
+    assert_eq!(hear(&mut ws).await, Server::Resend { from: 1 });
+    assert!(matches!(hear(&mut ws).await, Server::Verdict(v) if v.seq == 3 && v.verdict == "admit"));
+    // What is acknowledged is told to a new connection at the latest.
+    let mut ws = rig.json().await;
+    say(&mut ws, r#"{"type":"heartbeat","seq":1}"#).await;
+    let acknowledged = loop {
+        match hear(&mut ws).await {
+            Server::Applied { seq } => break seq,
+            Server::Verdict(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(acknowledged, 1, "what is missing would never be sent again");
+}
+
+#[tokio::test]
+async fn client_holds_what_is_missing_when_a_cancel_behind_the_gap_is_answered() {
+    let rig = Rig::new(64, IngestOptions::default());
+    let memory = Memory::new(10);
+    let (mut tx, mut rx, _) = guard(connect(&rig.endpoint("t2", Protocol::Bin), &memory)).await.unwrap();
+    rig.skip.store(1, Ordering::SeqCst);
+    tx.queue(about(EventKind::Ack, 1)).unwrap();
+    tx.queue(about(EventKind::Cancel, 2)).unwrap();
+    tx.flush().await.unwrap();
+    let early = verdict(&mut rx).await;
+    assert_eq!((early.seq, early.denied), (2, None));
+    while memory.unacknowledged() > 0 {
+        guard(rx.next()).await.unwrap();
+    }
+    let kinds: Vec<EventKind> = rig.taken().iter().map(|e| e.kind).collect();
+    assert_eq!(kinds, [EventKind::Ack, EventKind::Cancel]);
 }

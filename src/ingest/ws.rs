@@ -588,7 +588,7 @@ impl Edge {
 
     fn take_verdict(&self, hub: &mut Hub, verdict: Verdict) {
         let Some(s) = hub.sessions.get_mut(usize::from(verdict.session.0)) else { return };
-        let not_taken = verdict.denial.is_some_and(|d| d.rule == Rule::StreamGap);
+        let not_taken = !verdict.is_taken();
         let mut about = None;
         if !not_taken {
             // The engine answers in the order of the stream; behind a gap nothing is pending.

@@ -10,7 +10,7 @@ use crate::units::{ExecId, OrdId, SessionId};
 pub struct Verdict {
     /// Whose request.
     pub session: SessionId,
-    /// The request's sequence; it also acknowledges everything before it.
+    /// The request's sequence; it also acknowledges everything before it, see [`Verdict::is_taken`].
     pub seq: u64,
     /// The request's id.
     pub id: OrdId,
@@ -20,6 +20,18 @@ pub struct Verdict {
     pub denial: Option<Denial>,
     /// One bit per [`Rule`]: the checks that ran.
     pub checks: u64,
+}
+
+impl Verdict {
+    /// The checks of a request behind a gap, and of no other.
+    pub const GAP_CHECKS: u64 = 1 << Rule::StreamGap as u64;
+
+    /// Whether the request was taken from its stream. Behind a gap it is answered only (a cancel may even go out),
+    /// acknowledges nothing and has to be sent again in its turn.
+    #[must_use]
+    pub const fn is_taken(&self) -> bool {
+        self.checks != Verdict::GAP_CHECKS
+    }
 }
 
 /// Why something was denied, tripped or warned of.
