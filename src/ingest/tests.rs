@@ -794,3 +794,31 @@ async fn client_holds_what_is_missing_when_a_cancel_behind_the_gap_is_answered()
     let kinds: Vec<EventKind> = rig.taken().iter().map(|e| e.kind).collect();
     assert_eq!(kinds, [EventKind::Ack, EventKind::Cancel]);
 }
+
+#[tokio::test]
+async fn press_while_a_session_connects_waits_for_its_confirmation() {
+    let rig = Rig::new(1024, IngestOptions::default());
+    let memory = Memory::new(40_000);
+    let (mut tx, mut rx, _) = guard(connect(&rig.endpoint("t1", Protocol::Bin), &memory)).await.unwrap();
+    for id in 1..=20_000 {
+        tx.queue(order(id, 10)).unwrap();
+    }
+    let (flushed, ()) = tokio::join!(tx.flush(), async { while verdict(&mut rx).await.seq < 20_000 {} });
+    flushed.unwrap();
+    drop((tx, rx));
+    until(|| !rig.board.cell(0).unwrap().view().connected).await;
+
+    // All answers are said again to a client that remembers none: in the midst of that somebody presses.
+    let (page, board, stats) = (rig.page.clone(), rig.board.clone(), rig.stats.clone());
+    let replayed = stats.replayed.load(Ordering::SeqCst);
+    let press = std::thread::spawn(move || {
+        while stats.replayed.load(Ordering::SeqCst) < replayed + 10 {
+            std::hint::spin_loop();
+        }
+        page.raise(0, Mode::Halted);
+        board.cell(0).unwrap().view().connected
+    });
+    let mut ws = rig.json().await;
+    assert!(matches!(hear(&mut ws).await, Server::Verdict(v) if v.verdict == "admit"));
+    assert!(press.join().unwrap(), "its admissions leave after a press that did not ask for its confirmation");
+}

@@ -792,6 +792,11 @@ impl Edge {
     fn attach(&self, conn: &Rc<Conn>, session: SessionId, hello: Hello) {
         let mut hub = self.hub.borrow_mut();
         let hub = &mut *hub;
+        // SYNC connected: before the page is looked at. A press that does not see it raised the page before that, so
+        // that nothing is admitted here which it does not wait for.
+        if let Some(cell) = self.board.cell(usize::from(session.0)) {
+            cell.set_connected(true);
+        }
         self.look_at_page(hub);
         let kept_bound = self.options.answers_kept;
         let s = &mut hub.sessions[usize::from(session.0)];
@@ -841,9 +846,6 @@ impl Edge {
             let mut outbox = conn.outbox.borrow_mut();
             outbox.applied = s.applied;
             outbox.applied_sent = 0;
-        }
-        if let Some(cell) = self.board.cell(usize::from(session.0)) {
-            cell.set_connected(true);
         }
         self.push_withdrawn(hub);
     }
