@@ -822,3 +822,20 @@ async fn press_while_a_session_connects_waits_for_its_confirmation() {
     assert!(matches!(hear(&mut ws).await, Server::Verdict(v) if v.verdict == "admit"));
     assert!(press.join().unwrap(), "its admissions leave after a press that did not ask for its confirmation");
 }
+
+#[tokio::test]
+async fn client_that_does_not_know_what_it_sent_withdraws_nothing() {
+    let rig = Rig::new(64, IngestOptions::default());
+    let mut ws = rig.json().await;
+    let order = r#"{"type":"new","seq":1,"strategy":"alpha","instrument":"XYZ","id":"a","side":"buy","ord_type":"limit","qty":1,"px":"10.00"}"#;
+    say(&mut ws, order).await;
+    assert!(matches!(hear(&mut ws).await, Server::Verdict(v) if v.verdict == "admit"));
+    drop(ws);
+    rig.raise(Scope::Firm, Mode::Halted);
+    // It started anew: it may well have sent the order before.
+    let mut ws = rig.json().await;
+    assert!(matches!(hear(&mut ws).await, Server::Verdict(v) if v.verdict == "deny"));
+    say(&mut ws, r#"{"type":"heartbeat","seq":2}"#).await;
+    while !matches!(hear(&mut ws).await, Server::Applied { seq: 2 }) {}
+    assert!(rig.taken().iter().all(|e| e.kind != EventKind::Withdrawn), "its exposure would be forgotten");
+}

@@ -834,8 +834,11 @@ impl Edge {
         self.send_modes(conn, session, hub.seen_changes, &hub.words, not_normal);
         if let Some(first) = s.kept_at(out_from) {
             for kept in s.kept.iter_mut().skip(first) {
-                // The client has not seen this answer, so an order that it would admit was not sent.
-                if let Some(event) = self.withhold(kept) {
+                // A client that remembers this run has not seen this answer, so an order that it would admit was not
+                // sent. One that started anew may have sent it before: the engine goes on counting it.
+                if let Some(event) = self.withhold(kept)
+                    && hello.run == self.run
+                {
                     hub.withdrawn.push_back(event);
                 }
                 self.send_verdict(conn, kept);

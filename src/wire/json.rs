@@ -23,7 +23,8 @@
 //! | `heartbeat` | | |
 //!
 //! `account` left out is the strategy's. Without a sequence: `hello {out, run}` (both optional: the last
-//! answer seen and of which run), first on every connection, and `mode_ack {page}`.
+//! answer seen and of which run), first on every connection, and `mode_ack {page}`. With the present run a client
+//! says that it acted on no answer after `out`: only then is an order that a halt withholds no longer counted.
 //!
 //! # From the server
 //!
