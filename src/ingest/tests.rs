@@ -839,3 +839,46 @@ async fn client_that_does_not_know_what_it_sent_withdraws_nothing() {
     while !matches!(hear(&mut ws).await, Server::Applied { seq: 2 }) {}
     assert!(rig.taken().iter().all(|e| e.kind != EventKind::Withdrawn), "its exposure would be forgotten");
 }
+
+#[tokio::test]
+async fn admission_that_nobody_has_seen_does_not_outlive_a_halt() {
+    let rig = Rig::new(64, IngestOptions::default());
+    let memory = Memory::new(10);
+    let endpoint = rig.endpoint("t1", Protocol::Json);
+    let (mut tx, rx, _) = guard(connect(&endpoint, &memory)).await.unwrap();
+    tx.queue(order(1, 10)).unwrap();
+    tx.flush().await.unwrap();
+    until(|| rig.taken().len() == 1).await;
+    drop((tx, rx));
+    until(|| !rig.board.cell(0).unwrap().view().connected).await;
+    let slot = rig.universe.slot(Scope::Account(AccountId(0))).unwrap();
+    let word = rig.page.raise(slot, Mode::Halted);
+    rig.page.lower(slot, word.epoch).unwrap();
+    rig.wake.wake();
+    let (_tx, mut rx, _) = guard(connect(&endpoint, &memory)).await.unwrap();
+    let v = verdict(&mut rx).await;
+    assert_eq!((v.seq, v.denied.map(|d| d.rule)), (1, Some(Rule::Mode)));
+    until(|| rig.taken().last().is_some_and(|e| e.kind == EventKind::Withdrawn && e.id == OrdId(1))).await;
+}
+
+#[tokio::test]
+async fn admission_that_may_be_older_than_a_reduce_only_is_withheld_after_it() {
+    let rig = Rig::new(64, IngestOptions::default());
+    let memory = Memory::new(10);
+    let (mut tx, mut rx, _) = guard(connect(&rig.endpoint("t2", Protocol::Bin), &memory)).await.unwrap();
+    assert!(matches!(guard(rx.next()).await, Ok(Reply::Modes { .. })));
+    rig.paused.store(true, Ordering::SeqCst);
+    tx.queue(order(1, 10)).unwrap();
+    tx.flush().await.unwrap();
+    until(|| rig.stats.events.load(Ordering::SeqCst) == 1).await;
+    rig.raise(Scope::Strategy(StrategyId(0)), Mode::ReduceOnly);
+    assert!(matches!(guard(rx.next()).await, Ok(Reply::Modes { scopes, .. }) if scopes.len() == 1));
+    rig.paused.store(false, Ordering::SeqCst);
+    let old = verdict(&mut rx).await;
+    assert_eq!((old.seq, old.denied.map(|d| d.rule)), (1, Some(Rule::Mode)));
+    until(|| rig.taken().last().is_some_and(|e| e.kind == EventKind::Withdrawn && e.id == OrdId(1))).await;
+    // What is asked from then on is judged under it.
+    tx.queue(order(2, 10)).unwrap();
+    tx.flush().await.unwrap();
+    assert_eq!(verdict(&mut rx).await.denied, None);
+}
