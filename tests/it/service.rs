@@ -222,3 +222,17 @@ fn the_command_line_kills_and_tells_the_state() {
     assert_eq!(daemon.mode("strategy", "alpha"), "halted");
     assert_eq!(run(&["state"]).status.code(), Some(3));
 }
+
+#[test]
+fn a_kill_by_signal_does_not_wait_for_a_reload() {
+    let daemon = Daemon::start(LIMITS);
+    let path = daemon.dir.path().join("haltline.toml");
+    std::fs::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    daemon.signal("HUP");
+    // Opened for writing as soon as the service reads it; and nothing comes.
+    let stuck = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    daemon.signal("USR1");
+    daemon.until("the firm is halted", |d| d.mode("firm", "") == "halted");
+    drop(stuck);
+}
