@@ -192,12 +192,14 @@ pub enum Effect {
     },
 }
 
-/// The outputs of one step: a bounded list without allocation. Trips are never dropped.
+/// The outputs of one step: a bounded list without allocation. When it is full, what does not fit is counted, and
+/// trips among it are told by [`Effects::has_lost_trips`].
 #[derive(Debug)]
 pub struct Effects {
     list: [Effect; Effects::CAPACITY],
     len: usize,
     dropped: u32,
+    lost_trips: bool,
 }
 
 impl Default for Effects {
@@ -216,13 +218,14 @@ impl Effects {
     #[must_use]
     pub const fn new() -> Effects {
         const EMPTY: Effect = Effect::Applied { session: SessionId(0), seq: 0 };
-        Effects { list: [EMPTY; Effects::CAPACITY], len: 0, dropped: 0 }
+        Effects { list: [EMPTY; Effects::CAPACITY], len: 0, dropped: 0, lost_trips: false }
     }
 
     /// Forgets everything, before a step.
     pub fn clear(&mut self) {
         self.len = 0;
         self.dropped = 0;
+        self.lost_trips = false;
     }
 
     /// Adds `effect`. Warnings and anomalies give way when the list is nearly full, and are counted.
@@ -236,6 +239,7 @@ impl Effects {
             self.len += 1;
         } else {
             self.dropped += 1;
+            self.lost_trips |= matches!(effect, Effect::Trip(_));
         }
     }
 
@@ -247,7 +251,13 @@ impl Effects {
         }
     }
 
-    /// How many warnings and anomalies found no place.
+    /// Whether a trip found no place: the engine has latched a mode that no effect tells of.
+    #[must_use]
+    pub const fn has_lost_trips(&self) -> bool {
+        self.lost_trips
+    }
+
+    /// How many effects found no place.
     #[must_use]
     pub const fn dropped(&self) -> u32 {
         self.dropped
