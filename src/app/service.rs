@@ -424,7 +424,7 @@ fn abort_on_panic(running: &Running) {
             switch.page().raise(firm, Mode::Halted);
         }
         let begin = Instant::now();
-        while !switch.is_durable() && begin.elapsed() < Duration::from_millis(250) {
+        while !switch.is_known_durable() && begin.elapsed() < Duration::from_millis(250) {
             std::thread::yield_now();
         }
         std::process::abort();
