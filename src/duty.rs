@@ -94,7 +94,8 @@ impl Bell {
 
     /// Wakes the sleeper, if it sleeps.
     pub fn ring(&self) {
-        // SYNC bell: pairs with the swap in `nap`: either we see it asleep or it sees our work.
+        // SYNC bell: pairs with the fence in `nap`: either we see it asleep or it sees our work.
+        core::sync::atomic::fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::SeqCst)
             && self.asleep.swap(false, Ordering::SeqCst)
             && let Some(thread) = self.sleeper.get()
@@ -157,5 +158,47 @@ impl Idler {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    #[test]
+    fn no_work_is_slept_over() {
+        const ROUNDS: u64 = 100_000;
+        // No machine is so busy that either side stands still for this long.
+        let longest = Duration::from_secs(2);
+        let (bell, sent, taken) = (Bell::default(), AtomicU64::new(0), AtomicU64::new(0));
+        let slept = std::thread::scope(|scope| {
+            let sleeper = scope.spawn(|| {
+                let mut slept = 0;
+                for round in 1..=ROUNDS {
+                    while sent.load(Ordering::Acquire) < round {
+                        let begin = Instant::now();
+                        bell.nap(longest, || sent.load(Ordering::Acquire) >= round);
+                        slept += u32::from(begin.elapsed() >= longest);
+                    }
+                    taken.store(round, Ordering::Release);
+                }
+                slept
+            });
+            for round in 1..=ROUNDS {
+                while taken.load(Ordering::Acquire) < round - 1 {
+                    core::hint::spin_loop();
+                }
+                // So that it is just about to sleep.
+                for _ in 0..round % 64 {
+                    core::hint::spin_loop();
+                }
+                sent.store(round, Ordering::Release);
+                bell.ring();
+            }
+            sleeper.join().unwrap()
+        });
+        assert_eq!(slept, 0, "it was rung for and slept to the end");
     }
 }

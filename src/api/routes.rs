@@ -329,15 +329,16 @@ async fn kill(
 }
 
 impl Api {
-    /// The receipt of the same press by the same caller, if what it asked for still holds. If the scope has been
-    /// re-armed since, the press counts as a new one: a kill is rather pressed twice than not at all.
+    /// The receipt of the same press by the same caller, if nothing has changed the scope since. If it has
+    /// been raised or re-armed, the press counts as a new one: that receipt says nothing of a later halt, and a kill
+    /// is rather pressed twice than not at all.
     fn pressed_before(&self, actor: &str, key: &[u8; 32], scope: Scope, stop: Stop) -> Option<u64> {
         let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         let same =
             keys.iter().rev().find(|k| k.key == *key && k.actor == actor && k.scope == scope && k.stop == stop)?;
         let slot = self.parts.switch.universe().slot(scope)?;
-        let holds = self.parts.switch.page().get(slot).mode >= stop.mode();
-        (holds && self.parts.switch.is_confirmed(same.receipt).is_some()).then_some(same.receipt)
+        let receipt = self.parts.switch.receipt(same.receipt)?;
+        (self.parts.switch.page().get(slot) == receipt.word).then_some(receipt.id)
     }
 
     fn remember(&self, press: PressKey) {

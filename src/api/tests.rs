@@ -341,6 +341,21 @@ fn same_idempotency_key_gets_the_same_receipt_as_long_as_the_halt_holds() {
 }
 
 #[test]
+fn key_of_a_halt_that_was_rearmed_is_not_taken_for_a_later_one() {
+    let world = World::new(Setup::default());
+    let press = || {
+        let headers = "authorization: Bearer token-of-olga\r\ncontent-type: application/json\r\nidempotency-key: a\r\n";
+        world.send("POST", "/v1/kill", headers, &json!({ "scope": alpha(), "reason": "x" }).to_string()).json()
+    };
+    let first = press();
+    let slot = world.switch.universe().slot(ALPHA).unwrap();
+    let epoch = world.switch.page().get(slot).epoch;
+    world.switch.ask_rearm(ALPHA, epoch, "rita", "ok", world.clock.now()).unwrap();
+    world.switch.page().raise(slot, Mode::Halted);
+    assert_ne!(press()["id"], first["id"], "what was confirmed is another halt");
+}
+
+#[test]
 fn each_role_may_do_what_it_may_and_no_more() {
     let world = World::new(Setup::default());
     let kill = json!({ "scope": alpha(), "reason": "x", "wait_ms": 0 });

@@ -50,9 +50,10 @@ impl Reloader {
         let Some(path) = &self.path else {
             return Err(vec!["this service was not started from a file".to_owned()]);
         };
-        let text = config::read_text(path).map_err(|error| vec![error.to_string()])?;
+        // Before the file is read: who reads it later has the newer one, and is the later one to put it in force.
         // A panic while this was held left the old configuration in place.
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = config::read_text(path).map_err(|error| vec![error.to_string()])?;
         let file = path.display().to_string();
         let new = config::reload(&loaded, &file, &text).map_err(|found| {
             let line = |v: &config::Violation| {

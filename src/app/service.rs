@@ -116,10 +116,19 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
     abort_on_panic(&running);
     tracing::info!(event = "started", ws = %running.ws_addr, http = %running.http_addr, "serving");
     eprintln!("serving: events at ws://{}, people at http://{}", running.ws_addr, running.http_addr);
+    // Beside the thread that hears signals: a file that cannot be read must not keep a kill waiting.
+    let (ask_reload, reloads) = crossbeam_channel::bounded::<()>(1);
+    let reloader = running.reloader.clone();
+    spawn("reload", move || {
+        while reloads.recv().is_ok() {
+            let _ = reloader.reload("signal", "SIGHUP");
+        }
+    })?;
     signals::listen(|asked| match asked {
         Asked::End => false,
         Asked::Reload => {
-            let _ = running.reload("signal", "SIGHUP");
+            // Full: one is still to begin, and reads what is there by then.
+            let _ = ask_reload.try_send(());
             true
         }
         Asked::Kill => {
@@ -415,7 +424,7 @@ fn abort_on_panic(running: &Running) {
             switch.page().raise(firm, Mode::Halted);
         }
         let begin = Instant::now();
-        while !switch.is_durable() && begin.elapsed() < Duration::from_millis(250) {
+        while !switch.is_known_durable() && begin.elapsed() < Duration::from_millis(250) {
             std::thread::yield_now();
         }
         std::process::abort();

@@ -205,7 +205,7 @@ impl EngineAgent {
             self.last_tick = now.mono;
             self.shell.effects.clear();
             self.engine.tick(now, &mut self.shell.effects);
-            self.shell.hand_on(None, now);
+            self.shell.hand_on(&self.engine, None, now);
         }
         self.show(now, work);
         work
@@ -269,7 +269,7 @@ impl Shell {
                 self.effects.clear();
                 let command = Command::Mode { scope, mode: word.mode, epoch: word.epoch };
                 engine.command(now, command, &mut self.effects);
-                self.hand_on(None, now);
+                self.hand_on(engine, None, now);
                 work += 1;
             }
         }
@@ -281,7 +281,7 @@ impl Shell {
         while let Ok(command) = self.commands.try_recv() {
             self.effects.clear();
             engine.command(now, command, &mut self.effects);
-            self.hand_on(None, now);
+            self.hand_on(engine, None, now);
             work += 1;
         }
         work
@@ -305,11 +305,14 @@ impl Shell {
         }
         self.published.events[inbound.event.kind as usize - 1].add(1);
         self.published.event_latency.record(now.mono.since(inbound.received));
-        self.hand_on(Some(port), now)
+        self.hand_on(engine, Some(port), now)
     }
 
     /// Hands the effects of one step on; returns how many went to the port.
-    fn hand_on(&mut self, port: Option<usize>, now: Now) -> usize {
+    fn hand_on(&mut self, engine: &Engine, port: Option<usize>, now: Now) -> usize {
+        if self.effects.has_lost_trips() {
+            self.raise_what_is_latched(engine);
+        }
         let mut sent = 0;
         for i in 0..self.effects.as_slice().len() {
             let effect = self.effects.as_slice()[i];
@@ -343,9 +346,9 @@ impl Shell {
                         None => self.published.admitted.add(1),
                         Some(denial) => self.published.denied[denial.rule as usize].add(1),
                     }
-                    // A verdict acknowledges what came before it in its session.
+                    // A verdict acknowledges what came before it in its session, unless that is missing.
                     match self.applied {
-                        Some((last, _)) if last == verdict.session => self.applied = None,
+                        Some((last, _)) if last == verdict.session && verdict.is_taken() => self.applied = None,
                         _ => sent += self.flush_applied(port.unwrap_or(0)),
                     }
                     sent += self.send(port, effect);
@@ -356,6 +359,18 @@ impl Shell {
             }
         }
         sent
+    }
+
+    /// More scopes tripped at once than a step can list (a rate moved, or many sessions fell silent): the page is
+    /// raised to what the core has.
+    fn raise_what_is_latched(&self, engine: &Engine) {
+        for slot in 0..self.page.len() {
+            let latched = self.universe.scope_at(slot).and_then(|scope| engine.mode(scope)).unwrap_or_default();
+            if latched > self.page.get(slot).mode {
+                self.page.raise(slot, latched);
+            }
+        }
+        self.page_raised.wake();
     }
 
     fn flush_applied(&mut self, port: usize) -> usize {
@@ -374,5 +389,89 @@ impl Shell {
         if self.notices.try_send(Notice { effect, at: now }).is_err() {
             self.published.notices_dropped.add(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::core::Sizing;
+    use crate::kill::testing::{TestClock, universe};
+    use crate::limits::LimitTable;
+    use crate::model::rule::{Action, Target};
+    use crate::model::{EventKind, Mode, Rule, Scope, ScopeKind, SessionKind, SessionSpec};
+
+    struct NoWake;
+    impl Wake for NoWake {
+        fn wake(&self) {}
+    }
+
+    /// An agent, a transport's end of its port, and what keeps its channels open.
+    fn agent(universe: Universe, limits: LimitTable, clock: &Arc<TestClock>) -> (EngineAgent, EdgePort, impl Sized) {
+        let universe = Arc::new(universe);
+        let sizing = Sizing { working_orders: 16, remembered_orders: 16, execs: 16, pairs: 16, recent_orders: 16 };
+        let (edge, end) = port(1_024, Bell::new(), Box::new(NoWake));
+        let (commands_in, commands) = crossbeam_channel::bounded(1);
+        let (notices, notices_out) = crossbeam_channel::bounded(16);
+        let agent = EngineAgent::new(AgentParts {
+            engine: Engine::new(universe.clone(), Arc::new(limits), sizing, clock.now()),
+            page: Arc::new(HaltPage::new(universe.scope_count(), 1)),
+            published: Arc::new(Published::new(&universe)),
+            universe,
+            ports: vec![end],
+            commands,
+            notices,
+            page_raised: Box::new(NoWake),
+            clock: clock.clone(),
+        });
+        (agent, edge, (commands_in, notices_out))
+    }
+
+    #[test]
+    fn what_was_taken_before_a_gap_is_acknowledged() {
+        let clock = TestClock::new();
+        let limits = LimitTable::closed(&universe());
+        let (mut agent, mut edge, _channels) = agent(universe(), limits, &clock);
+        for (kind, seq) in [(EventKind::Heartbeat, 1), (EventKind::Cancel, 5)] {
+            let event = Event::new(kind, SessionId(0), seq);
+            edge.events.push(Inbound { event, received: clock.now().mono }).unwrap();
+        }
+        agent.do_work();
+        let said: Vec<Effect> = core::iter::from_fn(|| edge.effects.pop().ok()).collect();
+        let applied = Effect::Applied { session: SessionId(0), seq: 1 };
+        assert!(said.contains(&applied), "{said:?}");
+    }
+
+    #[test]
+    fn trips_beyond_what_one_step_can_list_reach_the_page() {
+        let clock = TestClock::new();
+        let sessions = 3 * Effects::CAPACITY as u16;
+        let names = universe();
+        let session = |n| SessionSpec { name: format!("gw-{n}"), kind: SessionKind::Ask, strategies: vec![] };
+        let universe = Universe::new(
+            2,
+            names.currencies.clone(),
+            (0..sessions).map(session).collect(),
+            names.accounts.clone(),
+            names.strategies.clone(),
+            names.instruments.clone(),
+        );
+        let mut limits = LimitTable::unlimited(&universe);
+        let silence = limits.edit_all(ScopeKind::Session);
+        silence.heartbeat_ns = 1_000_000_000;
+        silence.action[Rule::HeartbeatLoss as usize] = Action::Halt(Target::Own);
+        let (mut agent, mut edge, _channels) = agent(universe, limits, &clock);
+        for s in 0..sessions {
+            let event = Event::new(EventKind::Heartbeat, SessionId(s), 1);
+            edge.events.push(Inbound { event, received: clock.now().mono }).unwrap();
+        }
+        while agent.do_work() > 0 {}
+        clock.advance(2_000_000_000);
+        agent.do_work();
+        let halted = |s: &u16| {
+            let slot = agent.shell.universe.slot(Scope::Session(SessionId(*s))).unwrap();
+            agent.shell.page.get(slot).mode == Mode::Halted
+        };
+        assert_eq!((0..sessions).filter(halted).count(), usize::from(sessions), "a halt that is on no page is lost");
     }
 }

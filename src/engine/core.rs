@@ -421,7 +421,7 @@ impl Engine {
         if asks && event.kind.is_request() {
             // A cancel may go out; it is booked when it is sent again in its turn.
             let denial = (event.kind != EventKind::Cancel).then_some(cause);
-            out.push(Effect::Verdict(verdict(event, denial, 1 << Rule::StreamGap as u64)));
+            out.push(Effect::Verdict(verdict(event, denial, Verdict::GAP_CHECKS)));
         }
     }
 

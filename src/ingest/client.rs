@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::http::{HeaderValue, header};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message, Utf8Bytes};
 
-use crate::model::{Event, EventKind, Rule, Universe};
+use crate::model::{Event, EventKind, Rule, Universe, Verdict};
 use crate::units::InstrumentId;
 use crate::wire::json::{self, Hello, ScopeMode, ScopeName, Server, VerdictMessage};
 use crate::wire::{MESSAGE_BYTES_MAX, Protocol, bin};
@@ -156,6 +156,8 @@ pub struct Answered {
     pub kind: EventKind,
     /// `None`: admitted.
     pub denied: Option<Denied>,
+    /// `false`: something before it is missing. It acknowledges nothing and is sent again in its turn.
+    pub taken: bool,
 }
 
 /// Why a request was denied.
@@ -456,7 +458,7 @@ impl Receiver {
                 self.ready.push_back((0, Reply::Applied(*seq)));
             }
             bin::Answer::Resend { from } => self.to_resend = Some((*from).max(1)),
-            bin::Answer::Verdict { out, seq, id, kind, denial, .. } => {
+            bin::Answer::Verdict { out, seq, id, kind, denial, checks } => {
                 let denied = denial.as_ref().map(|d| {
                     // The instrument is the request's; it is held until this very answer.
                     let state = self.memory.state();
@@ -465,7 +467,9 @@ impl Receiver {
                     let (_, observed, limit) = VerdictMessage::numbers(d, instrument, &self.universe);
                     Denied { rule: d.rule, scope: ScopeName::of(d.scope, &self.universe), observed, limit }
                 });
-                self.ready.push_back((*out, Reply::Verdict(Answered { seq: *seq, id: *id, kind: *kind, denied })));
+                let taken = *checks != Verdict::GAP_CHECKS;
+                let answered = Answered { seq: *seq, id: *id, kind: *kind, denied, taken };
+                self.ready.push_back((*out, Reply::Verdict(answered)));
             }
         }
     }
@@ -484,7 +488,9 @@ impl Receiver {
             _ => return Err(bad("admit or deny")),
         };
         // This client's ids are numbers; one that the server could not read is empty.
-        let answered = Answered { seq: v.seq, id: v.id.parse().unwrap_or(0), kind, denied };
+        let checks = u64::from_str_radix(&v.checks, 16).map_err(|_| bad("its checks"))?;
+        let taken = checks != Verdict::GAP_CHECKS;
+        let answered = Answered { seq: v.seq, id: v.id.parse().unwrap_or(0), kind, denied, taken };
         self.ready.push_back((v.out, Reply::Verdict(answered)));
         Ok(())
     }
@@ -497,7 +503,7 @@ impl Receiver {
             Reply::Applied(seq) => state.acknowledge(*seq),
             Reply::Modes { .. } | Reply::Error { .. } => {}
             Reply::Verdict(answered) => {
-                if answered.denied.as_ref().is_none_or(|d| d.rule != Rule::StreamGap) {
+                if answered.taken {
                     state.acknowledge(answered.seq);
                 }
                 if out <= state.out {

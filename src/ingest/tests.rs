@@ -77,6 +77,8 @@ struct FakeEngine {
     paused: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     refused: Arc<AtomicU64>,
+    /// Events that are lost on their way.
+    skip: Arc<AtomicU64>,
 }
 
 impl FakeEngine {
@@ -86,7 +88,9 @@ impl FakeEngine {
             while !self.paused.load(Ordering::SeqCst) && self.port.has_room() {
                 let Some(inbound) = self.port.next_event() else { break };
                 worked = true;
-                self.step(inbound.event);
+                if self.skip.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_err() {
+                    self.step(inbound.event);
+                }
             }
             if worked {
                 self.port.wake();
@@ -118,7 +122,12 @@ impl FakeEngine {
             if event.seq > *expected {
                 assert!(self.port.answer(Effect::Resend { session, from: *expected }));
                 if asks {
-                    assert!(self.port.answer(verdict(denied(Rule::StreamGap, event.seq as i64, *expected as i64))));
+                    // A cancel may go out all the same.
+                    let gap = denied(Rule::StreamGap, event.seq as i64, *expected as i64);
+                    let denial = gap.filter(|_| event.kind != EventKind::Cancel);
+                    let (seq, id, kind) = (event.seq, event.id, event.kind);
+                    let checks = 1 << Rule::StreamGap as u64;
+                    assert!(self.port.answer(Effect::Verdict(Verdict { session, seq, id, kind, denial, checks })));
                 }
             }
             return;
@@ -156,6 +165,7 @@ struct Rig {
     taken: Arc<Mutex<Vec<Event>>>,
     paused: Arc<AtomicBool>,
     refused: Arc<AtomicU64>,
+    skip: Arc<AtomicU64>,
     engine_stop: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
@@ -173,7 +183,7 @@ impl Rig {
         let bell = Bell::new();
         let (edge, engine) = port(capacity, bell.clone(), Box::new(wake.clone()));
         let taken = Arc::new(Mutex::new(Vec::new()));
-        let (paused, engine_stop, refused) = (Arc::default(), Arc::default(), Arc::default());
+        let (paused, engine_stop, refused, skip) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
         let fake = FakeEngine {
             port: engine,
             bell,
@@ -182,6 +192,7 @@ impl Rig {
             paused: Arc::clone(&paused),
             stop: Arc::clone(&engine_stop),
             refused: Arc::clone(&refused),
+            skip: Arc::clone(&skip),
         };
         let (stop, stopped) = watch::channel(false);
         let parts = IngestParts {
@@ -202,7 +213,7 @@ impl Rig {
             std::thread::spawn(move || fake.run()),
             std::thread::spawn(move || run(parts).expect("the transport runs")),
         ];
-        Rig { address, universe, page, board, wake, stats, taken, paused, refused, engine_stop, stop, threads }
+        Rig { address, universe, page, board, wake, stats, taken, paused, refused, skip, engine_stop, stop, threads }
     }
 
     fn endpoint(&self, token: &str, protocol: Protocol) -> Endpoint {
@@ -744,4 +755,130 @@ async fn client_that_holds_too_much_is_told_so() {
     assert!(matches!(tx.queue(order(3, 1)), Err(ClientError::Full(2))));
     assert_eq!(memory.next_seq(), 3);
     assert!(matches!(connect(&rig.endpoint("t9", Protocol::Bin), &memory).await, Err(ClientError::Refused(401))));
+}
+
+#[tokio::test]
+async fn cancel_behind_a_gap_passes_and_acknowledges_nothing() {
+    let rig = Rig::new(64, IngestOptions::default());
+    let mut ws = rig.json().await;
+    say(&mut ws, r#"{"type":"cancel","seq":3,"id":"c","orig_id":"a"}"#).await;
+    assert_eq!(hear(&mut ws).await, Server::Resend { from: 1 });
+    assert!(matches!(hear(&mut ws).await, Server::Verdict(v) if v.seq == 3 && v.verdict == "admit"));
+    // What is acknowledged is told to a new connection at the latest.
+    let mut ws = rig.json().await;
+    say(&mut ws, r#"{"type":"heartbeat","seq":1}"#).await;
+    let acknowledged = loop {
+        match hear(&mut ws).await {
+            Server::Applied { seq } => break seq,
+            Server::Verdict(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(acknowledged, 1, "what is missing would never be sent again");
+}
+
+#[tokio::test]
+async fn client_holds_what_is_missing_when_a_cancel_behind_the_gap_is_answered() {
+    let rig = Rig::new(64, IngestOptions::default());
+    let memory = Memory::new(10);
+    let (mut tx, mut rx, _) = guard(connect(&rig.endpoint("t2", Protocol::Bin), &memory)).await.unwrap();
+    rig.skip.store(1, Ordering::SeqCst);
+    tx.queue(about(EventKind::Ack, 1)).unwrap();
+    tx.queue(about(EventKind::Cancel, 2)).unwrap();
+    tx.flush().await.unwrap();
+    let early = verdict(&mut rx).await;
+    assert_eq!((early.seq, early.denied), (2, None));
+    while memory.unacknowledged() > 0 {
+        guard(rx.next()).await.unwrap();
+    }
+    let kinds: Vec<EventKind> = rig.taken().iter().map(|e| e.kind).collect();
+    assert_eq!(kinds, [EventKind::Ack, EventKind::Cancel]);
+}
+
+#[tokio::test]
+async fn press_while_a_session_connects_waits_for_its_confirmation() {
+    let rig = Rig::new(1024, IngestOptions::default());
+    let memory = Memory::new(40_000);
+    let (mut tx, mut rx, _) = guard(connect(&rig.endpoint("t1", Protocol::Bin), &memory)).await.unwrap();
+    for id in 1..=20_000 {
+        tx.queue(order(id, 10)).unwrap();
+    }
+    let (flushed, ()) = tokio::join!(tx.flush(), async { while verdict(&mut rx).await.seq < 20_000 {} });
+    flushed.unwrap();
+    drop((tx, rx));
+    until(|| !rig.board.cell(0).unwrap().view().connected).await;
+
+    // All answers are said again to a client that remembers none: in the midst of that somebody presses.
+    let (page, board, stats) = (rig.page.clone(), rig.board.clone(), rig.stats.clone());
+    let replayed = stats.replayed.load(Ordering::SeqCst);
+    let press = std::thread::spawn(move || {
+        while stats.replayed.load(Ordering::SeqCst) < replayed + 10 {
+            std::hint::spin_loop();
+        }
+        page.raise(0, Mode::Halted);
+        board.cell(0).unwrap().view().connected
+    });
+    let mut ws = rig.json().await;
+    assert!(matches!(hear(&mut ws).await, Server::Verdict(v) if v.verdict == "admit"));
+    assert!(press.join().unwrap(), "its admissions leave after a press that did not ask for its confirmation");
+}
+
+#[tokio::test]
+async fn client_that_does_not_know_what_it_sent_withdraws_nothing() {
+    let rig = Rig::new(64, IngestOptions::default());
+    let mut ws = rig.json().await;
+    let order = r#"{"type":"new","seq":1,"strategy":"alpha","instrument":"XYZ","id":"a","side":"buy","ord_type":"limit","qty":1,"px":"10.00"}"#;
+    say(&mut ws, order).await;
+    assert!(matches!(hear(&mut ws).await, Server::Verdict(v) if v.verdict == "admit"));
+    drop(ws);
+    rig.raise(Scope::Firm, Mode::Halted);
+    // It started anew: it may well have sent the order before.
+    let mut ws = rig.json().await;
+    assert!(matches!(hear(&mut ws).await, Server::Verdict(v) if v.verdict == "deny"));
+    say(&mut ws, r#"{"type":"heartbeat","seq":2}"#).await;
+    while !matches!(hear(&mut ws).await, Server::Applied { seq: 2 }) {}
+    assert!(rig.taken().iter().all(|e| e.kind != EventKind::Withdrawn), "its exposure would be forgotten");
+}
+
+#[tokio::test]
+async fn admission_that_nobody_has_seen_does_not_outlive_a_halt() {
+    let rig = Rig::new(64, IngestOptions::default());
+    let memory = Memory::new(10);
+    let endpoint = rig.endpoint("t1", Protocol::Json);
+    let (mut tx, rx, _) = guard(connect(&endpoint, &memory)).await.unwrap();
+    tx.queue(order(1, 10)).unwrap();
+    tx.flush().await.unwrap();
+    until(|| rig.taken().len() == 1).await;
+    drop((tx, rx));
+    until(|| !rig.board.cell(0).unwrap().view().connected).await;
+    let slot = rig.universe.slot(Scope::Account(AccountId(0))).unwrap();
+    let word = rig.page.raise(slot, Mode::Halted);
+    rig.page.lower(slot, word.epoch).unwrap();
+    rig.wake.wake();
+    let (_tx, mut rx, _) = guard(connect(&endpoint, &memory)).await.unwrap();
+    let v = verdict(&mut rx).await;
+    assert_eq!((v.seq, v.denied.map(|d| d.rule)), (1, Some(Rule::Mode)));
+    until(|| rig.taken().last().is_some_and(|e| e.kind == EventKind::Withdrawn && e.id == OrdId(1))).await;
+}
+
+#[tokio::test]
+async fn admission_that_may_be_older_than_a_reduce_only_is_withheld_after_it() {
+    let rig = Rig::new(64, IngestOptions::default());
+    let memory = Memory::new(10);
+    let (mut tx, mut rx, _) = guard(connect(&rig.endpoint("t2", Protocol::Bin), &memory)).await.unwrap();
+    assert!(matches!(guard(rx.next()).await, Ok(Reply::Modes { .. })));
+    rig.paused.store(true, Ordering::SeqCst);
+    tx.queue(order(1, 10)).unwrap();
+    tx.flush().await.unwrap();
+    until(|| rig.stats.events.load(Ordering::SeqCst) == 1).await;
+    rig.raise(Scope::Strategy(StrategyId(0)), Mode::ReduceOnly);
+    assert!(matches!(guard(rx.next()).await, Ok(Reply::Modes { scopes, .. }) if scopes.len() == 1));
+    rig.paused.store(false, Ordering::SeqCst);
+    let old = verdict(&mut rx).await;
+    assert_eq!((old.seq, old.denied.map(|d| d.rule)), (1, Some(Rule::Mode)));
+    until(|| rig.taken().last().is_some_and(|e| e.kind == EventKind::Withdrawn && e.id == OrdId(1))).await;
+    // What is asked from then on is judged under it.
+    tx.queue(order(2, 10)).unwrap();
+    tx.flush().await.unwrap();
+    assert_eq!(verdict(&mut rx).await.denied, None);
 }

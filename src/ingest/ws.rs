@@ -19,7 +19,9 @@
 //! `pump` looks at the halt page for every admission that it queues, also for one that it queues again. If
 //! the order's scope is halted by then, the client gets a denial by `mode`, and the engine a `withdrawn` for
 //! the order (sequence 0, outside the session's stream). So an admission that is sent after a halt was
-//! raised is of an order that was not in its scope.
+//! raised is of an order that was not in its scope. The same goes for reduce-only, if the request may have been
+//! judged before it, and for what is queued again after a scope was raised, even if that was re-armed since: what
+//! was asked before a halt is not admitted after it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -245,6 +247,7 @@ async fn serve(parts: IngestParts) -> io::Result<()> {
     let edge = Rc::new(Edge {
         hub: RefCell::new(Hub {
             words: vec![ModeWord::default(); parts.page.len()],
+            changed_at: vec![0; parts.page.len()],
             seen_changes: u64::MAX,
             sessions: (0..sessions)
                 .map(|s| {
@@ -416,6 +419,8 @@ struct Kept {
     text: Option<Rc<str>>,
     strategy: StrategyId,
     instrument: InstrumentId,
+    /// The page as it was seen when this was first queued.
+    page: u64,
 }
 
 /// What an unanswered request was about.
@@ -431,6 +436,8 @@ struct SessionState {
     conn: Option<Rc<Conn>>,
     /// The next event to be taken: moves on exactly as the engine's own count will.
     next_seq: u64,
+    /// The page was last seen to change before this event: it and what follows are judged by the page as it is told.
+    judged_from: u64,
     /// Everything up to here was acknowledged by the engine.
     applied: u64,
     pending: VecDeque<Pending>,
@@ -447,6 +454,7 @@ impl SessionState {
         SessionState {
             conn: None,
             next_seq,
+            judged_from: next_seq,
             applied: next_seq - 1,
             pending: VecDeque::new(),
             kept: VecDeque::new(),
@@ -482,6 +490,8 @@ struct Hub {
     sessions: Vec<SessionState>,
     /// The halt page as the sessions were told.
     words: Vec<ModeWord>,
+    /// The page at which each word was last seen to change.
+    changed_at: Vec<u64>,
     seen_changes: u64,
     /// Withdrawn orders that wait for room in the engine's ring.
     withdrawn: VecDeque<Event>,
@@ -588,7 +598,7 @@ impl Edge {
 
     fn take_verdict(&self, hub: &mut Hub, verdict: Verdict) {
         let Some(s) = hub.sessions.get_mut(usize::from(verdict.session.0)) else { return };
-        let not_taken = verdict.denial.is_some_and(|d| d.rule == Rule::StreamGap);
+        let not_taken = !verdict.is_taken();
         let mut about = None;
         if !not_taken {
             // The engine answers in the order of the stream; behind a gap nothing is pending.
@@ -610,8 +620,11 @@ impl Edge {
             text,
             strategy: about.map_or(StrategyId::UNKNOWN, |p| p.strategy),
             instrument: about.map_or(InstrumentId::UNKNOWN, |p| p.instrument),
+            page: hub.seen_changes,
         };
-        if let Some(event) = self.withhold(&mut kept) {
+        // What was asked before a reduce-only was seen may have been judged without it.
+        let judged = verdict.seq >= s.judged_from;
+        if let Some(event) = self.withhold(&mut kept, |_, mode| mode == Mode::Normal || judged) {
             hub.withdrawn.push_back(event);
         }
         if let Some(conn) = &s.conn {
@@ -626,9 +639,9 @@ impl Edge {
         s.keep(kept, self.options.answers_kept);
     }
 
-    /// If the answer admits an order whose scope is halted by now, turns it into a denial and returns what
-    /// the engine has to be told.
-    fn withhold(&self, kept: &mut Kept) -> Option<Event> {
+    /// If the answer admits an order one of whose scopes is halted by now, or does not pass, turns it into a denial
+    /// and returns what the engine has to be told.
+    fn withhold(&self, kept: &mut Kept, passes: impl Fn(usize, Mode) -> bool) -> Option<Event> {
         let v = &mut kept.verdict;
         if v.denial.is_some() || v.kind == EventKind::Cancel {
             return None;
@@ -642,15 +655,17 @@ impl Edge {
             Some(Scope::Session(v.session)),
         ];
         // A scope that is on no page is halted: an admission that cannot be placed is not given.
-        let halted = scopes
-            .into_iter()
-            .flatten()
-            .find(|scope| self.universe.slot(*scope).is_none_or(|slot| self.page.get(slot).mode == Mode::Halted))?;
+        let (scope, mode) = scopes.into_iter().flatten().find_map(|scope| {
+            let Some(slot) = self.universe.slot(scope) else { return Some((scope, Mode::Halted)) };
+            let mode = self.page.get(slot).mode;
+            // One that was raised and re-armed since: which mode it had is not known any more.
+            (mode == Mode::Halted || !passes(slot, mode)).then_some((scope, mode.max(Mode::ReduceOnly)))
+        })?;
         v.denial = Some(Denial {
             rule: Rule::Mode,
             why: Why::Breach,
-            scope: halted,
-            observed: Mode::Halted as i64,
+            scope,
+            observed: mode as i64,
             limit: Mode::Normal as i64,
         });
         count(&self.stats.withdrawn, 1);
@@ -675,10 +690,12 @@ impl Edge {
             let word = self.page.get(slot);
             if word != *seen {
                 *seen = word;
+                hub.changed_at[slot] = changes;
                 changed.push(slot);
             }
         }
-        for (index, s) in hub.sessions.iter().enumerate() {
+        for (index, s) in hub.sessions.iter_mut().enumerate() {
+            s.judged_from = s.next_seq;
             if let Some(conn) = &s.conn {
                 self.send_modes(conn, SessionId(index as u16), changes, &hub.words, changed.iter().copied());
             }
@@ -792,6 +809,11 @@ impl Edge {
     fn attach(&self, conn: &Rc<Conn>, session: SessionId, hello: Hello) {
         let mut hub = self.hub.borrow_mut();
         let hub = &mut *hub;
+        // SYNC connected: before the page is looked at. A press that does not see it raised the page before that, so
+        // that nothing is admitted here which it does not wait for.
+        if let Some(cell) = self.board.cell(usize::from(session.0)) {
+            cell.set_connected(true);
+        }
         self.look_at_page(hub);
         let kept_bound = self.options.answers_kept;
         let s = &mut hub.sessions[usize::from(session.0)];
@@ -829,8 +851,12 @@ impl Edge {
         self.send_modes(conn, session, hub.seen_changes, &hub.words, not_normal);
         if let Some(first) = s.kept_at(out_from) {
             for kept in s.kept.iter_mut().skip(first) {
-                // The client has not seen this answer, so an order that it would admit was not sent.
-                if let Some(event) = self.withhold(kept) {
+                // A client that remembers this run has not seen this answer, so an order that it would admit was not
+                // sent. One that started anew may have sent it before: the engine goes on counting it.
+                let page = kept.page;
+                if let Some(event) = self.withhold(kept, |slot, _| hub.changed_at[slot] <= page)
+                    && hello.run == self.run
+                {
                     hub.withdrawn.push_back(event);
                 }
                 self.send_verdict(conn, kept);
@@ -841,9 +867,6 @@ impl Edge {
             let mut outbox = conn.outbox.borrow_mut();
             outbox.applied = s.applied;
             outbox.applied_sent = 0;
-        }
-        if let Some(cell) = self.board.cell(usize::from(session.0)) {
-            cell.set_connected(true);
         }
         self.push_withdrawn(hub);
     }
@@ -901,7 +924,8 @@ impl Edge {
                 // The client may have seen this answer and sent the order: it is not admitted once more
                 // under a halt, but the engine goes on counting it.
                 let kept = &mut s.kept[index];
-                let _ = self.withhold(kept);
+                let page = kept.page;
+                let _ = self.withhold(kept, |slot, _| hub.changed_at[slot] <= page);
                 self.send_verdict(conn, kept);
                 count(&self.stats.replayed, 1);
             }

@@ -92,13 +92,17 @@ impl HaltPage {
     /// # Panics
     /// If `slot` is not on the page.
     pub fn raise(&self, slot: usize, mode: Mode) -> ModeWord {
-        let epoch = self.epoch.fetch_add(1, Ordering::SeqCst);
+        let mut epoch = self.epoch.fetch_add(1, Ordering::SeqCst);
         let word = &self.words[slot];
         let mut seen = word.load(Ordering::SeqCst);
         loop {
             let old = ModeWord::unpack(seen);
-            // Of two raises at once the later epoch stays, whichever swaps last.
-            let new = ModeWord { mode: old.mode.max(mode), epoch: epoch.max(old.epoch) };
+            // Of two raises at once the one that swaps last takes a new epoch: the word must change, or a re-arm
+            // of the other would lower this one as well.
+            if epoch <= old.epoch {
+                epoch = self.epoch.fetch_add(1, Ordering::SeqCst);
+            }
+            let new = ModeWord { mode: old.mode.max(mode), epoch };
             // SYNC word: pairs with the load in `get`; a reader that sees it gives no verdict under the old mode.
             match word.compare_exchange_weak(seen, new.pack(), Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => {
@@ -195,6 +199,21 @@ mod tests {
         let now = page.get(0);
         assert_eq!(page.lower(0, now.epoch).unwrap().mode, Mode::Normal);
         assert!(page.lower(0, now.epoch).is_err(), "a re-arm cannot be replayed");
+    }
+
+    #[test]
+    fn every_raise_begins_an_epoch_of_its_own_also_when_two_press_at_once() {
+        let page = HaltPage::new(1, 1);
+        let press = || (0..200_000).map(|_| page.raise(0, Mode::Halted).epoch).collect::<Vec<_>>();
+        let (mut all, others) = std::thread::scope(|scope| {
+            let other = scope.spawn(press);
+            (press(), other.join().unwrap())
+        });
+        all.extend(others);
+        let presses = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), presses, "a re-arm of one press would undo another");
     }
 
     #[test]

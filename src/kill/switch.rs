@@ -684,6 +684,16 @@ impl Switch {
         self.lock().latch.durable_changes.is_some_and(|durable| durable >= changes)
     }
 
+    /// As [`Switch::is_durable`], for a thread that panics and may hold the lock itself: then it is not known, so no.
+    #[must_use]
+    pub fn is_known_durable(&self) -> bool {
+        let changes = self.page.changes();
+        match self.records.try_lock() {
+            Ok(records) => records.latch.durable_changes.is_some_and(|durable| durable >= changes),
+            Err(_) => false,
+        }
+    }
+
     /// What was done so far.
     #[must_use]
     pub fn tally(&self) -> Tally {
@@ -948,6 +958,18 @@ mod tests {
         assert_eq!((snapshot.entries[0].mode, snapshot.entries[1].clone()), (Mode::ReduceOnly, gone));
         switch.ask_rearm(Scope::Firm, receipt.word.epoch, "rita", "retired for good", clock.now()).unwrap();
         assert!(switch.snapshot().entries.is_empty());
+    }
+
+    #[test]
+    fn thread_that_holds_the_lock_can_ask_whether_the_page_is_durable() {
+        let (switch, _jobs) = switch(TestClock::new());
+        switch.latch_written(switch.page().changes(), Now::default());
+        assert!(switch.is_known_durable());
+        let held = switch.lock();
+        assert!(!switch.is_known_durable());
+        drop(held);
+        switch.page().raise(0, Mode::Halted);
+        assert!(!switch.is_known_durable());
     }
 
     #[test]

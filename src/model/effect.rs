@@ -10,7 +10,7 @@ use crate::units::{ExecId, OrdId, SessionId};
 pub struct Verdict {
     /// Whose request.
     pub session: SessionId,
-    /// The request's sequence; it also acknowledges everything before it.
+    /// The request's sequence; it also acknowledges everything before it, see [`Verdict::is_taken`].
     pub seq: u64,
     /// The request's id.
     pub id: OrdId,
@@ -20,6 +20,18 @@ pub struct Verdict {
     pub denial: Option<Denial>,
     /// One bit per [`Rule`]: the checks that ran.
     pub checks: u64,
+}
+
+impl Verdict {
+    /// The checks of a request behind a gap, and of no other.
+    pub const GAP_CHECKS: u64 = 1 << Rule::StreamGap as u64;
+
+    /// Whether the request was taken from its stream. Behind a gap it is answered only (a cancel may even go out),
+    /// acknowledges nothing and has to be sent again in its turn.
+    #[must_use]
+    pub const fn is_taken(&self) -> bool {
+        self.checks != Verdict::GAP_CHECKS
+    }
 }
 
 /// Why something was denied, tripped or warned of.
@@ -180,12 +192,14 @@ pub enum Effect {
     },
 }
 
-/// The outputs of one step: a bounded list without allocation. Trips are never dropped.
+/// The outputs of one step: a bounded list without allocation. When it is full, what does not fit is counted, and
+/// trips among it are told by [`Effects::has_lost_trips`].
 #[derive(Debug)]
 pub struct Effects {
     list: [Effect; Effects::CAPACITY],
     len: usize,
     dropped: u32,
+    lost_trips: bool,
 }
 
 impl Default for Effects {
@@ -204,13 +218,14 @@ impl Effects {
     #[must_use]
     pub const fn new() -> Effects {
         const EMPTY: Effect = Effect::Applied { session: SessionId(0), seq: 0 };
-        Effects { list: [EMPTY; Effects::CAPACITY], len: 0, dropped: 0 }
+        Effects { list: [EMPTY; Effects::CAPACITY], len: 0, dropped: 0, lost_trips: false }
     }
 
     /// Forgets everything, before a step.
     pub fn clear(&mut self) {
         self.len = 0;
         self.dropped = 0;
+        self.lost_trips = false;
     }
 
     /// Adds `effect`. Warnings and anomalies give way when the list is nearly full, and are counted.
@@ -224,6 +239,7 @@ impl Effects {
             self.len += 1;
         } else {
             self.dropped += 1;
+            self.lost_trips |= matches!(effect, Effect::Trip(_));
         }
     }
 
@@ -235,7 +251,13 @@ impl Effects {
         }
     }
 
-    /// How many warnings and anomalies found no place.
+    /// Whether a trip found no place: the engine has latched a mode that no effect tells of.
+    #[must_use]
+    pub const fn has_lost_trips(&self) -> bool {
+        self.lost_trips
+    }
+
+    /// How many effects found no place.
     #[must_use]
     pub const fn dropped(&self) -> u32 {
         self.dropped

@@ -18,7 +18,7 @@
 //! 32  id u64          the request's
 //! 40  observed i64    in the rule's unit, see `Rule::unit`
 //! 48  limit i64
-//! 56  checks u64      one bit per rule
+//! 56  checks u64      one bit per rule; 4 alone: behind a gap, acknowledges nothing, has to be sent again
 //! ```
 //! What an answer does not use is 0.
 

@@ -23,14 +23,16 @@
 //! | `heartbeat` | | |
 //!
 //! `account` left out is the strategy's. Without a sequence: `hello {out, run}` (both optional: the last
-//! answer seen and of which run), first on every connection, and `mode_ack {page}`.
+//! answer seen and of which run), first on every connection, and `mode_ack {page}`. With the present run a client
+//! says that it acted on no answer after `out`: only then is an order that a halt withholds no longer counted.
 //!
 //! # From the server
 //!
 //! - `welcome {session, run, next_seq, out_from, out, resumed, page, limits}`: answers come from number
 //!   `out_from` on; `resumed` is false if some in between are lost. Events are expected from `next_seq` on.
 //! - `verdict {out, seq, id, kind, verdict, checks}` and, of a denial, `{rule, why, scope, observed, limit, unit}`.
-//!   Numbered by `out`, kept for a reconnect. Acknowledges everything up to `seq` unless the rule is `stream_gap`.
+//!   Numbered by `out`, kept for a reconnect. Acknowledges everything up to `seq`, unless `checks` is `"4"`: then
+//!   something before it is missing, and it has to be sent again in its turn (a cancel is admitted even so).
 //! - `applied {seq}`: everything up to `seq` was taken.
 //! - `resend {from}`: please send again from `from` on.
 //! - `mode {page, scopes}`: modes of scopes, to be confirmed by `mode_ack {page}`. Modes are state: a new

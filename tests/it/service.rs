@@ -1,8 +1,10 @@
 //! The whole program from outside: what a gateway, an operator and an SRE see of it.
 
+use std::io::Write as _;
+
 use serde_json::json;
 
-use crate::support::{Daemon, Gateway, LIMITS, block_on, haltline};
+use crate::support::{Daemon, Gateway, LIMITS, ask, block_on, haltline};
 
 #[test]
 fn a_halt_survives_sigkill() {
@@ -221,4 +223,48 @@ fn the_command_line_kills_and_tells_the_state() {
     assert_eq!(kill.status.code(), Some(0), "{kill:?}");
     assert_eq!(daemon.mode("strategy", "alpha"), "halted");
     assert_eq!(run(&["state"]).status.code(), Some(3));
+}
+
+#[test]
+fn a_kill_by_signal_does_not_wait_for_a_reload() {
+    let daemon = Daemon::start(LIMITS);
+    let path = daemon.dir.path().join("haltline.toml");
+    std::fs::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    daemon.signal("HUP");
+    // Opened for writing as soon as the service reads it; and nothing comes.
+    let stuck = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    daemon.signal("USR1");
+    daemon.until("the firm is halted", |d| d.mode("firm", "") == "halted");
+    drop(stuck);
+}
+
+#[test]
+fn a_reload_that_read_an_older_file_does_not_undo_a_newer_one() {
+    let daemon = Daemon::start(LIMITS);
+    let path = daemon.dir.path().join("haltline.toml");
+    let old = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    daemon.signal("HUP");
+    let mut slow = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, old.replace("order_qty = 1_000", "order_qty = 7")).unwrap();
+    let http = daemon.http.clone();
+    let newer =
+        std::thread::spawn(move || ask(&http, "rita", "POST", "/v1/limits/reload", Some(&json!({ "reason": "less" }))));
+    // It either waits for the slow one or is over by now; its result must stand in both cases.
+    let begin = std::time::Instant::now();
+    while !newer.is_finished() && begin.elapsed() < std::time::Duration::from_millis(500) {
+        std::thread::yield_now();
+    }
+    slow.write_all(old.as_bytes()).unwrap();
+    drop(slow);
+    assert_eq!(newer.join().unwrap().0, 200);
+    daemon.until("both are in force", |d| d.get("vera", "/v1/state")["limits_generation"] == 3);
+    block_on(async {
+        let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
+        let verdict = gateway.buy("1", 8).await;
+        assert_eq!((&verdict["rule"], &verdict["limit"]), (&json!("order_qty"), &json!("7")));
+    });
 }
