@@ -2,6 +2,7 @@
 
 mod oracle;
 mod oracle_test;
+mod prometheus;
 mod scenarios;
 mod service;
 mod support;
