@@ -126,7 +126,7 @@ fn limits(universe: &Universe) -> LimitTable {
         };
         for rule in Rule::ALL.into_iter().filter(|&rule| applies(rule, kind)) {
             let action = match rule {
-                Rule::Drawdown | Rule::RepeatedExecutions | Rule::HeartbeatLoss => Action::Halt(Target::Own),
+                Rule::Drawdown | Rule::HeartbeatLoss => Action::Halt(Target::Own),
                 Rule::GrossExposure => Action::ReduceOnly(Target::Strategy),
                 Rule::LossVelocity => Action::Halt(Target::Strategy),
                 _ => Action::Deny,
@@ -135,15 +135,15 @@ fn limits(universe: &Universe) -> LimitTable {
             let rate = |of, count| RateLimit { of, kind: RateKind::Sliding, count, window_ns: 1_000_000, action };
             let smooth = |of, count| RateLimit { kind: RateKind::Gcra { burst: count }, ..rate(of, count) };
             let max = match rule {
-                Rule::GrossExposure => wide * 600_000_000,
-                Rule::NetLong | Rule::NetShort => wide * 300_000_000,
+                Rule::GrossExposure => wide * 10_000_000_000,
+                Rule::NetLong | Rule::NetShort => wide * 1_500_000_000,
                 Rule::WorkingOrders => wide * 9,
                 Rule::RepeatedOrders => wide,
                 Rule::RepeatedExecutions => wide,
-                Rule::DailyLoss => wide * 60_000_000,
+                Rule::DailyLoss => wide * 40_000_000,
                 Rule::Drawdown => wide * 30_000_000,
                 Rule::LossVelocity => wide * 15_000_000,
-                Rule::PositionLong | Rule::PositionShort => wide * 500,
+                Rule::PositionLong | Rule::PositionShort => wide * 800,
                 Rule::DayParticipation => wide * 2_000,
                 _ => 0,
             };
@@ -153,15 +153,15 @@ fn limits(universe: &Universe) -> LimitTable {
             }
             match rule {
                 Rule::OrderQty => limits.order_qty = 950,
-                Rule::OrderNotional => limits.order_notional = 29_000_000,
-                Rule::OrderParticipation => limits.order_participation = 550,
+                Rule::OrderNotional => limits.order_notional = 290_000_000,
+                Rule::OrderParticipation => limits.order_participation = 560,
                 Rule::Collar => limits.collar = 500,
                 Rule::DuplicateOrder => limits.duplicate = Some(DuplicateLimit { count: 1, window_ns: 500_000 }),
                 Rule::OrderRate => {
-                    let count = wide as u32 * 2;
+                    let count = wide as u32 / 2;
                     limits.rates.extend([rate(RateOf::Orders, count), smooth(RateOf::Orders, count)]);
                 }
-                Rule::MessageRate => limits.rates.push(smooth(RateOf::Messages, wide as u32 * 3)),
+                Rule::MessageRate => limits.rates.push(smooth(RateOf::Messages, wide as u32 / 2)),
                 Rule::CancelRate => limits.rates.push(rate(RateOf::Cancels, wide as u32)),
                 Rule::Denials => limits
                     .rates
@@ -223,7 +223,8 @@ impl Stream {
 
     fn id(&mut self) -> u64 {
         self.next_id += 1;
-        self.next_id
+        // Every other id is a text's number, which the engine gives back when it forgets it.
+        self.next_id | if self.next_id.is_multiple_of(2) { OrdId::TEXT } else { 0 }
     }
 
     fn any_live(&mut self) -> Option<usize> {
@@ -400,7 +401,7 @@ impl Seen {
 fn no_event_and_no_tick_allocates() {
     let universe = universe();
     let table = Arc::new(limits(&universe));
-    let sizing = Sizing { working_orders: 512, remembered_orders: 256, execs: 2_048, pairs: 120, recent_orders: 256 };
+    let sizing = Sizing { working_orders: 400, remembered_orders: 256, execs: 2_048, pairs: 120, recent_orders: 256 };
     let mut engine = Engine::new(universe.clone(), table, sizing, now(BEGIN_NS));
     let published = Published::new(&universe);
     let mut stream = Stream::new();
@@ -449,7 +450,7 @@ fn no_event_and_no_tick_allocates() {
             let (cost, ()) = counted(|| engine.show_totals(&published));
             assert_eq!(cost, NOTHING, "showing the totals after event {n} allocated (calls, bytes)");
         }
-        if n % 10_000 == 9_999 && n < 60_000 {
+        if n % 10_000 == 9_999 && n < 80_000 {
             effects.clear();
             let (cost, ()) = counted(|| engine.command(time, Command::NewDay, &mut effects));
             assert_eq!(cost, NOTHING, "the new day after event {n} allocated (calls, bytes)");
@@ -458,23 +459,19 @@ fn no_event_and_no_tick_allocates() {
     }
 
     // A stream in which little happens would prove little.
-    let missing = |names: &mut dyn Iterator<Item = (&'static str, u64)>| -> Vec<&'static str> {
-        names.filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
-    };
-    let by_rule = |counts: [u64; Rule::COUNT]| missing(&mut Rule::ALL.into_iter().map(Rule::name).zip(counts));
-    let kinds = missing(&mut EventKind::ALL.into_iter().map(EventKind::name).zip(seen.kinds));
-    let anomalies = missing(&mut AnomalyKind::ALL.into_iter().map(AnomalyKind::name).zip(seen.anomalies));
-    println!("admitted {} denied {:?} trips {:?}", seen.admitted, seen.denied, seen.trips);
-    println!("warned {:?} anomalies {:?} forgotten {:?}", seen.warnings, seen.anomalies, seen.forgotten);
-    println!(
-        "never denied {:?}, tripped {:?}, warned {:?}, {anomalies:?}",
-        by_rule(seen.denied),
-        by_rule(seen.trips),
-        by_rule(seen.warnings)
-    );
-    assert_eq!(kinds, [""; 0], "kinds that never came");
-    assert!(seen.admitted > 1_000, "{} admitted", seen.admitted);
-    assert!(seen.resends > 0 && seen.forgotten.iter().all(|n| *n > 0), "{} {:?}", seen.resends, seen.forgotten);
+    fn never(all: impl IntoIterator<Item = &'static str>, counts: &[u64]) -> Vec<&'static str> {
+        all.into_iter().zip(counts).filter(|(_, count)| **count == 0).map(|(name, _)| name).collect()
+    }
+    let by_rule = |counts: &[u64]| never(Rule::ALL.map(Rule::name), counts);
+    assert_eq!(never(EventKind::ALL.map(EventKind::name), &seen.kinds), [""; 0]);
+    // A cancel rate never denies, and the escalation denies by the mode that it latched.
+    assert_eq!(by_rule(&seen.denied), ["cancel_rate", "denials"]);
+    let anomalies = never(AnomalyKind::ALL.map(AnomalyKind::name), &seen.anomalies);
+    assert_eq!(anomalies, ["unrepresentable", "effects_dropped"]);
+    assert!(seen.trips.iter().filter(|n| **n > 0).count() > 20, "{:?}", seen.trips);
+    assert!(seen.warnings.iter().filter(|n| **n > 0).count() > 12, "{:?}", seen.warnings);
+    assert!(seen.admitted > 1_500 && seen.resends > 100, "{} admitted, {} resends", seen.admitted, seen.resends);
+    assert!(seen.forgotten.iter().all(|n| *n > 100), "{:?}", seen.forgotten);
 }
 
 #[test]
