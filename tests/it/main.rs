@@ -6,3 +6,4 @@ mod prometheus;
 mod scenarios;
 mod service;
 mod support;
+mod tidy;
