@@ -450,8 +450,7 @@ fn imports_point_down() {
 #[test]
 fn hot_files_do_nothing_slow() {
     let files = repository();
-    clean(check_is_hot(&files));
-    clean(check_hot(&files));
+    clean([check_is_hot(&files), check_hot(&files)].concat());
 }
 
 #[test]
