@@ -2,7 +2,8 @@
 //!
 //! The stream is 40% `new`, 35% `canceled`, 15% `ack`, 10% `fill` over 1,000 strategies × 5,000
 //! instruments, at a steady number of working orders, every limit armed and none breached. A figure
-//! includes the step alone: not decoding, not the rings, not the clock. Floors are random loads in as
+//! includes the step alone: not decoding, not the rings, not the clock. Whole-stream figures are processor time
+//! of the thread. Floors are random loads in as
 //! much memory as the engine has touched, measured in the same run.
 
 mod common;
@@ -10,7 +11,7 @@ mod common;
 use std::sync::Arc;
 use std::time::Instant;
 
-use common::{Args, Figure, Random, Report, load_floors, machine};
+use common::{Args, CpuTimer, Figure, Random, Report, load_floors, machine};
 use haltline::engine::core::{Engine, Sizing};
 use haltline::limits::{DuplicateLimit, Gauge, LimitTable, RateKind, RateLimit, RateOf, ScopeLimits};
 use haltline::model::rule::applies;
@@ -69,7 +70,7 @@ fn limits(universe: &Universe, armed: usize) -> LimitTable {
                 action: halt,
             };
             let sliding =
-                |of| RateLimit { of, kind: RateKind::Sliding, count: 100, window_ns: 1_000_000, action: halt };
+                |of| RateLimit { of, kind: RateKind::Sliding, count: 256, window_ns: 1_000_000, action: halt };
             let rate = |of| if kind == ScopeKind::Strategy { sliding(of) } else { gcra(of) };
             match rule {
                 Rule::OrderQty => scope.order_qty = 1 << 40,
@@ -105,7 +106,7 @@ fn world(strategies: usize, instruments: usize, working: usize, armed: usize, st
     let sizing = Sizing {
         working_orders: working + working / 8 + 4096,
         remembered_orders: (working / 4).clamp(1_000, 1 << 20),
-        execs: 1 << 20,
+        execs: (working / 4).max(stream / 8),
         pairs: strategies * instruments,
         recent_orders: (working / 4).clamp(4_096, 1 << 20),
     };
@@ -183,7 +184,7 @@ fn world(strategies: usize, instruments: usize, working: usize, armed: usize, st
 fn plain(world: &mut World) -> f64 {
     let mut effects = Effects::new();
     let mut time = world.now;
-    let begin = Instant::now();
+    let begin = CpuTimer::start();
     for event in &world.events {
         time += 1_000;
         effects.clear();
@@ -206,7 +207,7 @@ fn batched(world: &mut World) -> f64 {
     let mut effects = Effects::new();
     let mut time = world.now;
     let events = &world.events;
-    let begin = Instant::now();
+    let begin = CpuTimer::start();
     for batch in events.chunks(256) {
         world.engine.step_batch(
             batch,
@@ -264,7 +265,7 @@ fn main() {
     let mut report = Report::new("engine_step", args, &includes);
     let stream = if args.quick { 200_000 } else { 2_000_000 };
     let sizes: &[usize] = if args.quick { &[1_000, 10_000, 100_000] } else { &[1_000, 10_000, 1_000_000, 10_000_000] };
-    for &working in sizes {
+    for &working in sizes.iter().filter(|&&n| args.only.is_none_or(|only| only == n)) {
         // Few orders are spread over few pairs, or the pairs alone would leave the cache.
         let (strategies, instruments) = if working <= 1_000 { (10, 20) } else { (1_000, 5_000) };
         let label = format!("{working} working orders, {strategies} x {instruments}");
@@ -308,6 +309,9 @@ fn main() {
         }
         report.value(format!("memory per working order, {label}"), "bytes", touched as f64 / working as f64);
         assert_eq!(w.engine.mode(haltline::model::Scope::Firm), Some(Mode::Normal));
+    }
+    if args.only.is_some() {
+        return report.finish();
     }
     // Growth with the number of rules, in a working set that does not change.
     let working = if args.quick { 10_000 } else { 100_000 };

@@ -2,7 +2,7 @@
 #![allow(dead_code)]
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
@@ -11,20 +11,25 @@ use serde_json::{Map, Value, json};
 pub struct Args {
     pub quick: bool,
     pub json: bool,
+    /// `--only=N`: one size alone, for a profiler.
+    pub only: Option<usize>,
 }
 
 impl Args {
     pub fn parse() -> Args {
         let args: Vec<String> = std::env::args().skip(1).collect();
         for arg in &args {
-            if !matches!(arg.as_str(), "--quick" | "--json" | "--bench" | "--test") && arg.starts_with('-') {
-                eprintln!("unknown option {arg}; there are --quick and --json");
+            let known =
+                matches!(arg.as_str(), "--quick" | "--json" | "--bench" | "--test") || arg.starts_with("--only=");
+            if !known && arg.starts_with('-') {
+                eprintln!("unknown option {arg}; there are --quick, --json and --only=N");
                 std::process::exit(2);
             }
         }
         // Under `cargo test` a bench only shows that it runs.
         let test = args.iter().any(|a| a == "--test");
-        Args { quick: test || args.iter().any(|a| a == "--quick"), json: args.iter().any(|a| a == "--json") }
+        let only = args.iter().find_map(|a| a.strip_prefix("--only=")).and_then(|n| n.parse().ok());
+        Args { quick: test || args.iter().any(|a| a == "--quick"), json: args.iter().any(|a| a == "--json"), only }
     }
 }
 
@@ -102,6 +107,23 @@ impl Report {
     }
 }
 
+/// The processor time of this thread: what others on the machine take does not count.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuTimer(Duration);
+
+impl CpuTimer {
+    pub fn start() -> CpuTimer {
+        CpuTimer(CpuTimer::read())
+    }
+    fn read() -> Duration {
+        let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
+    }
+    pub fn elapsed(&self) -> Duration {
+        CpuTimer::read() - self.0
+    }
+}
+
 /// A small fast generator (splitmix64), so that a bench needs no crate for it.
 #[derive(Clone, Debug)]
 pub struct Random(pub u64);
@@ -133,7 +155,7 @@ pub fn load_floors(bytes: usize, loads: usize) -> (f64, f64) {
         table[order[i] as usize][0] = u64::from(order[(i + 1) % lines]);
     }
     let mut at = 0u64;
-    let begin = Instant::now();
+    let begin = CpuTimer::start();
     for _ in 0..loads {
         at = table[at as usize][0];
     }
@@ -141,7 +163,7 @@ pub fn load_floors(bytes: usize, loads: usize) -> (f64, f64) {
     black_box(at);
     let picks: Vec<u32> = (0..loads.min(1 << 20)).map(|_| random.below(lines as u64) as u32).collect();
     let mut sum = 0u64;
-    let begin = Instant::now();
+    let begin = CpuTimer::start();
     for _ in 0..loads.div_ceil(picks.len()) {
         for &pick in &picks {
             sum = sum.wrapping_add(table[pick as usize][0]);

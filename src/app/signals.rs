@@ -24,6 +24,8 @@ pub(super) fn listen(mut act: impl FnMut(Asked) -> bool) -> std::io::Result<()> 
         let mut int = signal(SignalKind::interrupt())?;
         let mut hup = signal(SignalKind::hangup())?;
         let mut usr1 = signal(SignalKind::user_defined1())?;
+        // SIGXFSZ would end the process; heard, it leaves the write with an error, which the latch deals with.
+        let _xfsz = signal(SignalKind::from_raw(25))?;
         loop {
             let asked = tokio::select! {
                 _ = usr1.recv() => Asked::Kill,

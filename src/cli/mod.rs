@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use haltline::app;
 use haltline::app::config::ConfigError;
+use haltline::demo::{self, DemoArgs};
 
 /// `EX_CONFIG` of sysexits.
 const EXIT_CONFIG: u8 = 78;
@@ -30,6 +31,8 @@ struct Cli {
 enum Command {
     /// Run the service
     Serve(ServeArgs),
+    /// Stream the Knight morning of 1 August 2012 to the service and watch what stops it
+    Demo(DemoArgs),
     /// Make the state directory that the service needs; refuses one that exists
     Init(InitArgs),
     /// Report everything that is wrong with a configuration file
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => app::serve(&args.config),
+        Command::Demo(args) => demo::run(&args),
         Command::Init(args) => init(args.dir.as_deref(), args.config.as_deref()),
         Command::CheckConfig(args) => check::check(&args),
         Command::PrintConfig(args) => check::print(&args),

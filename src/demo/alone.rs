@@ -572,12 +572,12 @@ mod tests {
     fn a_gross_cap_stops_it_without_a_latch() {
         let control = Control { rule: Rule::GrossExposure, scope: ScopeKind::Firm };
         let alone = run_with(control, |_, limits| {
-            limits.edit_all(ScopeKind::Firm).max[Gauge::Gross as usize] = 50_000_000_00;
+            limits.edit_all(ScopeKind::Firm).max[Gauge::Gross as usize] = 5_000_000_000;
         });
         let fired = alone.fired.unwrap();
         assert!((10_000_000_000..40_000_000_000).contains(&fired.at_ns), "{}", fired.at_ns);
         // The healthy instances hold the rest.
-        assert!((40_000_000_00..=50_000_000_00).contains(&fired.gross_cents), "{}", fired.gross_cents);
+        assert!((4_000_000_000..=5_000_000_000).contains(&fired.gross_cents), "{}", fired.gross_cents);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The demo's ways to the service: a gateway's WebSocket connection, and one HTTP request.
 
-use anyhow::{Context, ensure};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, HOST};
@@ -10,7 +13,12 @@ use tokio::net::TcpStream;
 
 use super::ServiceHandle;
 use super::alone::Control;
-use crate::model::{Rule, ScopeKind};
+use super::live::{Denied, Heard, Link};
+use crate::duty::Clock;
+use crate::ingest::client::{self, Endpoint, Reply};
+use crate::kill::words::mode_named;
+use crate::model::{Event, Rule, ScopeKind, Universe};
+use crate::wire::Protocol;
 
 /// The answer of `GET path` with the operator's token.
 ///
@@ -37,24 +45,88 @@ pub async fn get(service: &ServiceHandle, path: &str) -> anyhow::Result<Value> {
         answer = exchange => answer,
         ended = &mut connection => {
             ended?;
-            anyhow::bail!("the service closed the connection before it had answered")
+            bail!("the service closed the connection before it had answered")
         }
     }
 }
 
-/// tmp
-pub struct WsLink;
-impl super::live::Link for WsLink {
-    async fn send(&mut self, _event: crate::model::Event) -> anyhow::Result<()> {
+/// A session's WebSocket connection.
+pub struct WsLink {
+    sender: client::Sender,
+    receiver: client::Receiver,
+    universe: Arc<Universe>,
+    clock: Arc<dyn Clock>,
+    /// What one message said besides its first part.
+    heard: VecDeque<Heard>,
+}
+
+/// Events that may wait for their acknowledgement. A healthy service takes each within milliseconds.
+const UNACKNOWLEDGED_MAX: usize = 1 << 18;
+
+/// Connects as `session`.
+///
+/// # Errors
+/// If the session has no token, or the connection is refused or fails.
+pub async fn connect(service: &ServiceHandle, session: &str) -> anyhow::Result<WsLink> {
+    let endpoint = Endpoint {
+        url: service.ws_url.clone(),
+        token: (service.session_token)(session)?,
+        protocol: Protocol::Json,
+        universe: service.universe.clone(),
+    };
+    let memory = client::Memory::new(UNACKNOWLEDGED_MAX);
+    let (sender, receiver, _) = client::connect(&endpoint, &memory).await?;
+    let (universe, clock) = (service.universe.clone(), service.clock.clone());
+    Ok(WsLink { sender, receiver, universe, clock, heard: VecDeque::new() })
+}
+
+impl Link for WsLink {
+    fn queue(&mut self, mut event: Event) -> anyhow::Result<()> {
+        event.sent_at = self.clock.now().unix;
+        self.sender.queue(event)?;
         Ok(())
     }
-    async fn hear(&mut self) -> anyhow::Result<super::live::Heard> {
-        std::future::pending().await
+
+    async fn flush(&mut self) -> anyhow::Result<()> {
+        Ok(self.sender.flush().await?)
     }
-}
-/// tmp
-pub async fn connect(_service: &ServiceHandle, _name: &str) -> anyhow::Result<WsLink> {
-    Ok(WsLink)
+
+    async fn hear(&mut self) -> anyhow::Result<Heard> {
+        loop {
+            if let Some(heard) = self.heard.pop_front() {
+                return Ok(heard);
+            }
+            let scope = |scope: &str, name: &str| {
+                let found = self.universe.scope_named(scope, name);
+                found.with_context(|| format!("the service named an unknown scope: {scope} {name}"))
+            };
+            match self.receiver.next().await? {
+                Reply::Applied(seq) => return Ok(Heard::Applied { seq }),
+                Reply::Verdict(answer) => {
+                    let denial = match answer.denied {
+                        None => None,
+                        Some(d) => Some(Denied {
+                            rule: d.rule,
+                            scope: scope(&d.scope.kind, &d.scope.name)?,
+                            observed: d.observed,
+                            limit: d.limit,
+                        }),
+                    };
+                    return Ok(Heard::Verdict { kind: answer.kind, id: answer.id, denial });
+                }
+                Reply::Modes { scopes, .. } => {
+                    for changed in &scopes {
+                        let scope = scope(&changed.kind, &changed.name)?;
+                        let mode = mode_named(&changed.mode);
+                        let mode =
+                            mode.with_context(|| format!("the service named an unknown mode: {}", changed.mode))?;
+                        self.heard.push_back(Heard::Mode { scope, mode });
+                    }
+                }
+                Reply::Error { seq, what } => bail!("the service could not read event {seq:?}: {what}"),
+            }
+        }
+    }
 }
 
 /// A halt as `GET /v1/state` tells it.

@@ -4,7 +4,7 @@
 //! `GET /v1/state`. Nothing is read from the inside of the service.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,13 +19,14 @@ use tokio::task::JoinSet;
 use super::alone::{Cast, Control};
 use super::gateway::{Gateway, MarketData};
 use super::knight::{MORNING_NS, PARENTS, SYMBOLS};
+use super::link::StateHalt;
 use super::pacer::Pacer;
 use super::show::{Ink, Screen, count, span, usd};
 use super::{ServiceHandle, link};
 use crate::duty::Clock;
 use crate::limits::{LimitTable, RateKind};
 use crate::model::rule::Unit;
-use crate::model::{Event, EventKind, Mode, Rule, Scope, ScopeKind, Universe, Why};
+use crate::model::{Event, EventKind, Mode, Rule, Scope, ScopeKind, Universe};
 use crate::units::MonoNanos;
 
 /// A denial as the wire tells it: the numbers are decimals in the rule's unit.
@@ -35,8 +36,6 @@ pub struct Denied {
     pub rule: Rule,
     /// Where the limit stands.
     pub scope: Scope,
-    /// What was wrong: `breach`, or an input that is missing or stale.
-    pub why: String,
     /// What was observed.
     pub observed: String,
     /// What would have been allowed.
@@ -71,8 +70,10 @@ pub enum Heard {
 
 /// A gateway's connection to the service.
 pub trait Link {
-    /// Sends `event`; session and sequence are the connection's to set.
-    fn send(&mut self, event: Event) -> impl Future<Output = anyhow::Result<()>>;
+    /// Puts `event` into the queue; session, sequence and time are the connection's to set.
+    fn queue(&mut self, event: Event) -> anyhow::Result<()>;
+    /// Sends what is queued.
+    fn flush(&mut self) -> impl Future<Output = anyhow::Result<()>>;
     /// The next message. May be given up on and called again without losing one.
     fn hear(&mut self) -> impl Future<Output = anyhow::Result<Heard>>;
 }
@@ -99,12 +100,36 @@ impl Scenario {
 /// Something worth a line, as a gateway saw it.
 #[derive(Clone, Debug)]
 enum Seen {
-    /// The first denial of a gateway by a rule at a scope.
-    Denial { gateway: usize, at_ns: u64, order: u64, executions: u64, gross_cents: i64, denial: Denied },
-    /// A mode was pushed.
-    Mode { gateway: usize, at_ns: u64, scope: Scope, mode: Mode, order: u64, executions: u64, gross_cents: i64 },
+    Denial(FirstDenial),
+    Mode(ModeTold),
     /// A connection was lost.
-    Lost { who: String, error: String },
+    Lost {
+        who: String,
+        error: String,
+    },
+}
+
+/// The first denial of a gateway by a rule at a kind of scope.
+#[derive(Clone, Debug)]
+struct FirstDenial {
+    gateway: usize,
+    at_ns: u64,
+    order: u64,
+    executions: u64,
+    gross_cents: i64,
+    denial: Denied,
+}
+
+/// A pushed mode, and what the gateway had done by then.
+#[derive(Clone, Copy, Debug)]
+struct ModeTold {
+    gateway: usize,
+    at_ns: u64,
+    scope: Scope,
+    mode: Mode,
+    order: u64,
+    executions: u64,
+    gross_cents: i64,
 }
 
 /// A control that fired in the live run, as the gateways saw it.
@@ -165,6 +190,8 @@ pub struct Live<'a> {
     gateways: Vec<Rc<RefCell<Gateway>>>,
     asks: Rc<RefCell<Histogram<u64>>>,
     seen: mpsc::UnboundedReceiver<Seen>,
+    /// Taken out of `seen`, not shown yet.
+    later: VecDeque<Seen>,
     fired: Vec<LiveFired>,
     /// Modes as they were pushed.
     modes: HashMap<Scope, Mode>,
@@ -206,8 +233,9 @@ impl<'a> Live<'a> {
 
         // Before the open every symbol has a price: an order without one would be denied, and rightly.
         while let Some(mark) = market_data.poll(0) {
-            prices.send(mark).await?;
+            prices.queue(mark)?;
         }
+        prices.flush().await?;
         while !matches!(prices.hear().await?, Heard::Applied { seq } if seq >= SYMBOLS as u64) {}
         let scenario = Scenario { clock: service.clock.clone(), open: service.clock.now().mono, speed };
         screen.event(0, Ink::Plain, "OPEN", &format!("{} symbols priced, {} instances trade", SYMBOLS, names.len()));
@@ -241,23 +269,33 @@ impl<'a> Live<'a> {
                 drop(tell.send(Seen::Lost { who, error: format!("{error:#}") }));
             }
         });
-        let (fired, modes) = (Vec::new(), HashMap::new());
-        Ok(Live { service, screen, scenario, names, gateways, asks, seen, fired, modes, changes: 0, tasks })
+        let (later, fired, modes) = (VecDeque::new(), Vec::new(), HashMap::new());
+        Ok(Live { service, screen, scenario, names, gateways, asks, seen, later, fired, modes, changes: 0, tasks })
     }
 
     fn bad(&self) -> &RefCell<Gateway> {
         &self.gateways[self.gateways.len() - 1]
     }
 
+    /// Ends the streams.
+    pub fn end(&mut self) {
+        self.tasks.abort_all();
+    }
+
     /// Prints what the gateways see until `until` completes.
     pub async fn show_until<T>(&mut self, until: impl Future<Output = T>) -> T {
         let mut until = std::pin::pin!(until);
         loop {
+            while let Some(seen) = self.later.pop_front() {
+                self.show(seen).await;
+            }
             tokio::select! {
                 out = &mut until => return out,
                 Some(seen) = self.seen.recv() => self.show(seen).await,
-                Some(Err(panic)) = self.tasks.join_next() => {
-                    self.screen.event(self.scenario.now(), Ink::Bad, "LOST", &format!("a gateway's task: {panic}"));
+                Some(Err(panic)) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                    if panic.is_panic() {
+                        self.screen.event(self.scenario.now(), Ink::Bad, "LOST", &format!("a gateway's task: {panic}"));
+                    }
                 }
             }
         }
@@ -379,66 +417,81 @@ impl<'a> Live<'a> {
     }
 
     async fn show(&mut self, seen: Seen) {
-        let (universe, limits) = (&self.service.universe, &self.service.limits);
         match seen {
-            Seen::Denial { gateway, at_ns, order, executions, gross_cents, denial } => {
-                let bad = gateway == self.gateways.len() - 1;
-                if denial.rule == Rule::Mode && self.modes.get(&denial.scope).is_some_and(|m| *m != Mode::Normal) {
-                    // The halt has had its line.
-                    return;
-                }
-                if bad && denial.rule != Rule::Mode {
-                    let control = Control { rule: denial.rule, scope: denial.scope.kind() };
-                    if !self.fired.iter().any(|f| f.control == control) {
-                        let text = describe(universe, limits, &denial);
-                        self.fired.push(LiveFired { control, text, at_ns, order });
-                    }
-                }
-                let (who, why) = (&self.names[gateway], describe(universe, limits, &denial));
-                let mut text = format!("{who} order #{}  {why}", count(order));
-                if bad {
-                    text += &format!("  ({} executions out, {} gross)", count(executions), usd(gross_cents));
-                }
-                self.screen.event(at_ns, if bad { Ink::Good } else { Ink::Bad }, "DENY", &text);
-            }
-            Seen::Mode { gateway, at_ns, scope, mode, order, executions, gross_cents } => {
-                // Every gateway hears of every scope: one line, at the moment at which the one concerned heard.
-                let bad = self.gateways.len() - 1;
-                let covers_bad = self.bad().borrow().route().is_covered_by(scope);
-                if covers_bad && gateway != bad || self.modes.insert(scope, mode).unwrap_or_default() == mode {
-                    return;
-                }
-                self.changes += 1;
-                let (word, ink) = match mode {
-                    Mode::Normal => ("REARM", Ink::Plain),
-                    Mode::ReduceOnly => ("LIMIT", Ink::Halt),
-                    Mode::Halted => ("HALT", Ink::Halt),
-                };
-                let mut text = scope_text(universe, scope);
-                if mode != Mode::Normal {
-                    text += &format!("  {}", self.cause_of(&text).await.unwrap_or_else(|| mode.name().to_owned()));
-                }
-                if covers_bad && mode != Mode::Normal {
-                    let (order, executions) = (count(order), count(executions));
-                    text += &format!("  (order #{order}, {executions} executions out, {} gross)", usd(gross_cents));
-                }
-                self.screen.event(at_ns, ink, word, &text);
-            }
+            Seen::Denial(first) => self.show_denial(&first),
+            Seen::Mode(told) => self.show_mode(&told).await,
             Seen::Lost { who, error } => {
                 self.screen.event(self.scenario.now(), Ink::Bad, "LOST", &format!("{who}: {error}"));
             }
         }
     }
 
-    /// Why `scope` (in words) is halted, as the service says. It may hear of a trip a moment after the gateways.
-    async fn cause_of(&self, scope: &str) -> Option<String> {
+    fn show_denial(&mut self, first: &FirstDenial) {
+        let denial = &first.denial;
+        if denial.rule == Rule::Mode && self.modes.get(&denial.scope).is_some_and(|m| *m != Mode::Normal) {
+            // The halt has had its line.
+            return;
+        }
+        let bad = first.gateway == self.gateways.len() - 1;
+        let text = describe(&self.service.universe, &self.service.limits, denial);
+        let mut line = format!("{} order #{}  {text}", self.names[first.gateway], count(first.order));
+        if bad {
+            line += &format!("  ({} executions out, {} gross)", count(first.executions), usd(first.gross_cents));
+            let control = Control { rule: denial.rule, scope: denial.scope.kind() };
+            if denial.rule != Rule::Mode && !self.fired.iter().any(|f| f.control == control) {
+                self.fired.push(LiveFired { control, text, at_ns: first.at_ns, order: first.order });
+            }
+        }
+        self.screen.event(first.at_ns, if bad { Ink::Good } else { Ink::Bad }, "DENY", &line);
+    }
+
+    async fn show_mode(&mut self, told: &ModeTold) {
+        let ModeTold { scope, mode, .. } = *told;
+        // Every gateway hears of every scope: one line, at the moment at which the one concerned heard.
+        let covers_bad = self.bad().borrow().route().is_covered_by(scope);
+        let first = told.gateway == self.gateways.len() - 1 || !covers_bad;
+        if !first || self.modes.insert(scope, mode).unwrap_or_default() == mode {
+            return;
+        }
+        self.changes += 1;
+        let (word, ink) = match mode {
+            Mode::Normal => ("REARM", Ink::Plain),
+            Mode::ReduceOnly => ("LIMIT", Ink::Halt),
+            Mode::Halted => ("HALT", Ink::Halt),
+        };
+        let mut line = scope_text(&self.service.universe, scope);
+        if mode != Mode::Normal {
+            let halt = self.halt_of(&line).await;
+            // The push may overtake the verdict that belongs to it, on its way here only.
+            while let Ok(seen) = self.seen.try_recv() {
+                match seen {
+                    Seen::Denial(first) => self.show_denial(&first),
+                    later @ (Seen::Mode(_) | Seen::Lost { .. }) => self.later.push_back(later),
+                }
+            }
+            let cause = halt.map_or(mode.name().to_owned(), |halt| {
+                let fired = self.fired.iter().find(|f| Some(f.control) == halt.trip);
+                fired.map_or(halt.cause, |f| f.text.clone())
+            });
+            // A limit at the halted scope itself need not repeat its name.
+            let cause = cause.strip_prefix(&format!("{line}  ")).unwrap_or(&cause).to_owned();
+            line += &format!("  {cause}");
+            if covers_bad {
+                let (order, executions) = (count(told.order), count(told.executions));
+                line += &format!("  (order #{order}, {executions} executions out, {} gross)", usd(told.gross_cents));
+            }
+        }
+        self.screen.event(told.at_ns, ink, word, &line);
+    }
+
+    /// The halt of `scope` (in words), as the service tells it. It may hear of a trip a moment after the gateways.
+    async fn halt_of(&self, scope: &str) -> Option<StateHalt> {
         let deadline = Instant::now() + SETTLE;
         while Instant::now() < deadline {
             let state = link::get(self.service, "/v1/state").await.ok()?;
             let told = link::halts(&state).ok()?.into_iter().find(|h| h.scope == scope);
-            if let Some(cause) = told.map(|h| h.cause).filter(|cause| !cause.is_empty()) {
-                // A limit at the halted scope itself need not repeat its name.
-                return Some(cause.strip_prefix(&format!("{scope}  ")).unwrap_or(&cause).to_owned());
+            if let Some(halt) = told.filter(|h| !h.cause.is_empty()) {
+                return Some(halt);
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -494,9 +547,6 @@ pub fn scope_text(universe: &Universe, scope: Scope) -> String {
 pub fn describe(universe: &Universe, limits: &LimitTable, denied: &Denied) -> String {
     let head = format!("{}  {}", scope_text(universe, denied.scope), denied.rule.name());
     let (observed, limit) = (&denied.observed, &denied.limit);
-    if denied.why != Why::Breach.name() {
-        return format!("{head} {}", denied.why);
-    }
     let window = limits.scope(universe, denied.scope).and_then(|l| {
         let rate = l.rates.iter().find(|r| r.of.rule() == denied.rule && r.count.to_string() == *limit)?;
         matches!(rate.kind, RateKind::Sliding).then(|| format!(" per {}", span(rate.window_ns)))
@@ -531,16 +581,16 @@ impl Driver {
         loop {
             let mut sent = 0;
             while sent < ROUND {
-                // The borrow ends before the send waits.
                 let event = self.gateway.borrow_mut().poll(self.scenario.now());
                 let Some(event) = event else { break };
                 if event.kind.is_request() {
                     self.asked_at.insert(event.id.0, Instant::now());
                 }
-                link.send(event).await?;
+                link.queue(event)?;
                 sent += 1;
             }
             if sent > 0 {
+                link.flush().await?;
                 last_sent = self.scenario.now();
             }
             let wake = last_sent + HEARTBEAT_NS;
@@ -556,7 +606,8 @@ impl Driver {
             }
             if self.scenario.now() >= last_sent + HEARTBEAT_NS {
                 let session = self.gateway.borrow().route().session;
-                link.send(Event::new(EventKind::Heartbeat, session, 0)).await?;
+                link.queue(Event::new(EventKind::Heartbeat, session, 0))?;
+                link.flush().await?;
                 last_sent = self.scenario.now();
             }
         }
@@ -578,15 +629,9 @@ impl Driver {
                     self.denials.push((denial.rule, denial.scope.kind()));
                     let (gross_cents, _) = gateway.exposure_cents(now);
                     let (order, executions) = (Gateway::order_number(id), gateway.tally().executions);
-                    let index = self.index;
-                    drop(self.tell.send(Seen::Denial {
-                        gateway: index,
-                        at_ns: now,
-                        order,
-                        executions,
-                        gross_cents,
-                        denial,
-                    }));
+                    let gateway = self.index;
+                    let first = FirstDenial { gateway, at_ns: now, order, executions, gross_cents, denial };
+                    drop(self.tell.send(Seen::Denial(first)));
                 }
             }
             Heard::Mode { scope, mode } => {
@@ -598,7 +643,8 @@ impl Driver {
                 let (gross_cents, _) = gateway.exposure_cents(now);
                 let (order, executions) = (gateway.tally().attempts, gateway.tally().executions);
                 let gateway = self.index;
-                drop(self.tell.send(Seen::Mode { gateway, at_ns: now, scope, mode, order, executions, gross_cents }));
+                let told = ModeTold { gateway, at_ns: now, scope, mode, order, executions, gross_cents };
+                drop(self.tell.send(Seen::Mode(told)));
             }
             Heard::Applied { .. } => {}
         }
@@ -615,8 +661,9 @@ async fn stream_prices(
 ) -> anyhow::Result<()> {
     loop {
         while let Some(mark) = source.poll(scenario.now()) {
-            link.send(mark).await?;
+            link.queue(mark)?;
         }
+        link.flush().await?;
         let next = scenario.instant(source.next_at());
         tokio::select! {
             heard = link.hear() => drop(heard?),
@@ -627,8 +674,6 @@ async fn stream_prices(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-
     use tokio::sync::Notify;
 
     use super::*;
@@ -668,7 +713,7 @@ mod tests {
     }
 
     impl Link for InProcess {
-        async fn send(&mut self, mut event: Event) -> anyhow::Result<()> {
+        fn queue(&mut self, mut event: Event) -> anyhow::Result<()> {
             self.seq += 1;
             event.session = self.session;
             event.seq = self.seq;
@@ -683,7 +728,6 @@ mod tests {
                         let denial = v.denial.map(|d| Denied {
                             rule: d.rule,
                             scope: d.scope,
-                            why: d.why.name().to_owned(),
                             observed: d.observed.to_string(),
                             limit: d.limit.to_string(),
                         });
@@ -698,6 +742,10 @@ mod tests {
                     _ => {}
                 }
             }
+            Ok(())
+        }
+
+        async fn flush(&mut self) -> anyhow::Result<()> {
             Ok(())
         }
 
@@ -783,7 +831,6 @@ mod tests {
         let mut denial = Denied {
             rule: Rule::OrderRate,
             scope: Scope::Session(SessionId(7)),
-            why: "breach".to_owned(),
             observed: "301".to_owned(),
             limit: "300".to_owned(),
         };
@@ -792,7 +839,5 @@ mod tests {
         denial.scope = Scope::Firm;
         (denial.observed, denial.limit) = ("50000000.01".to_owned(), "50000000".to_owned());
         assert_eq!(describe(&universe, &limits, &denial), "firm  gross_exposure $50000000.01 > $50000000");
-        denial.why = "reference_stale".to_owned();
-        assert_eq!(describe(&universe, &limits, &denial), "firm  gross_exposure reference_stale");
     }
 }

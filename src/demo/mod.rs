@@ -11,12 +11,12 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use self::alone::{Alone, Cast, Outcome, Trial};
+use self::alone::{Alone, Cast, Fired, Outcome, Trial};
 use self::live::{Live, LiveResult, scope_text};
 use self::show::{Ink, Screen, at, count, usd};
 use crate::duty::Clock;
 use crate::limits::LimitTable;
-use crate::model::{Mode, Universe};
+use crate::model::{Mode, Rule, Universe};
 
 pub mod alone;
 pub mod gateway;
@@ -25,6 +25,7 @@ mod link;
 pub mod live;
 mod pacer;
 mod show;
+mod start;
 
 /// Options of `haltline demo`.
 #[derive(Args, Clone, Debug)]
@@ -55,14 +56,17 @@ pub enum Controls {
     None,
 }
 
+/// Gives the bearer token of a session, by its name.
+pub type SessionToken = dyn Fn(&str) -> anyhow::Result<String>;
+
 /// The running service, as the demo needs it.
 pub struct ServiceHandle {
     /// Where the gateways connect: `ws://127.0.0.1:…`.
     pub ws_url: String,
     /// Where people ask: `http://127.0.0.1:…`, without a slash at the end.
     pub http_url: String,
-    /// The bearer token of a session, by its name.
-    pub session_token: Box<dyn Fn(&str) -> anyhow::Result<String>>,
+    /// The tokens of the sessions.
+    pub session_token: Box<SessionToken>,
     /// A bearer token with the operator's role, made for this run.
     pub operator_token: String,
     /// All names.
@@ -75,17 +79,14 @@ pub struct ServiceHandle {
     pub shutdown: Box<dyn FnOnce() -> anyhow::Result<()>>,
 }
 
-/// Runs the demo against the service that `start` starts.
+/// Runs the demo.
 ///
 /// # Errors
 /// If the service cannot be started or reached, or the configuration lacks a name of the scenario.
-pub fn run_with(
-    args: &DemoArgs,
-    start: impl FnOnce(&DemoArgs) -> anyhow::Result<ServiceHandle>,
-) -> anyhow::Result<ExitCode> {
+pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let screen = Screen::new(args.json);
     screen.line(&headline(args));
-    let service = start(args).context("starting the service")?;
+    let service = start::service(args).context("starting the service")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
     let summary = local.block_on(&runtime, morning(args, &screen, &service));
@@ -149,15 +150,30 @@ async fn morning(args: &DemoArgs, screen: &Screen, service: &ServiceHandle) -> a
     let trial = Trial { universe: service.universe.clone(), limits: service.limits.clone(), cast, seed: args.seed };
     screen.start_bar(0, "each control alone");
     let bar = screen.bar();
-    let alone = tokio::task::spawn_blocking(move || {
-        trial.run_all(|known, of| {
-            bar.set_length(of);
-            bar.set_position(known);
+    let (tell, told) = tokio::sync::oneshot::channel();
+    // A thread that nobody joins: an interrupt ends the process without waiting for it.
+    std::thread::Builder::new()
+        .name("demo-alone".to_owned())
+        .spawn(move || {
+            let alone = trial.run_all(|known, of| {
+                bar.set_length(of);
+                bar.set_position(known);
+            });
+            // Nobody listens any more if the demo was interrupted.
+            drop(tell.send(alone));
         })
-    });
-    let alone = if args.exit { alone.await } else { live.show_until(alone).await };
-    let alone = alone.context("running each control alone")??;
+        .context("starting a thread")?;
+    if args.exit {
+        live.end();
+    }
+    let told = tokio::select! {
+        told = live.show_until(told) => Some(told.context("running each control alone")??),
+        _ = &mut interrupt => None,
+    };
     screen.end_bar();
+    let Some(alone) = told else {
+        return Ok(Summary { live: result, alone: Vec::new() });
+    };
     let summary = Summary { live: result, alone };
     summary.show(screen, service);
     if !args.exit {
@@ -188,12 +204,19 @@ impl Summary {
         let universe = &service.universe;
         if !self.alone.is_empty() {
             screen.line("\nEach control alone, everything else unlimited, the same morning:\n");
-            let rows: Vec<[String; 8]> = self.alone.iter().map(|a| self.row(a, universe)).collect();
+            let mut rows: Vec<(u64, [String; 8])> =
+                self.alone.iter().filter_map(|a| Some((a.fired?.at_ns, self.row(a, &a.fired?, universe)))).collect();
+            rows.sort_by_key(|(at_ns, _)| *at_ns);
+            let rows: Vec<[String; 8]> = rows.into_iter().map(|(_, row)| row).collect();
             screen.table(
                 ["control", "scope", "fires at", "order", "executions out", "gross out", "what it does then", "live"],
                 [false, false, true, true, true, true, false, false],
                 &rows,
             );
+            screen.line("");
+            for line in self.never() {
+                screen.line(&format!("  {line}"));
+            }
         }
         screen.line("\nWhat happened, and what happened here:\n");
         let live = &self.live;
@@ -212,7 +235,7 @@ impl Summary {
                     "45 minutes".to_owned(),
                     count(knight::CHILDREN),
                     usd(knight::REAL_GROSS_USD * 100),
-                    "people, by hand".to_owned(),
+                    "no control".to_owned(),
                 ],
                 ["this run".to_owned(), stopped_after, count(live.executions_out), usd(live.gross_cents), by],
             ],
@@ -225,26 +248,38 @@ impl Summary {
         screen.line(&format!("\n{verdict}"));
     }
 
-    fn row(&self, alone: &Alone, universe: &Universe) -> [String; 8] {
-        let live = if self.live.fired.iter().any(|f| f.control == alone.control) { "fired" } else { "-" };
-        let (rule, scope) = (alone.control.rule.name().to_owned(), alone.control.scope.name().to_owned());
-        let then = effect(alone, universe);
-        match alone.fired {
-            None => {
-                let none = || "-".to_owned();
-                [rule, scope, "never".to_owned(), none(), none(), none(), then, live.to_owned()]
+    fn fired_live(&self, alone: &Alone) -> bool {
+        self.live.fired.iter().any(|f| f.control == alone.control)
+    }
+
+    fn row(&self, alone: &Alone, fired: &Fired, universe: &Universe) -> [String; 8] {
+        [
+            alone.control.rule.name().to_owned(),
+            alone.control.scope.name().to_owned(),
+            at(fired.at_ns),
+            format!("#{}", count(fired.order)),
+            count(fired.executions_out),
+            usd(fired.gross_cents),
+            effect(alone, universe),
+            if self.fired_live(alone) { "fired" } else { "-" }.to_owned(),
+        ]
+    }
+
+    /// What did not fire by itself all morning: one line per rule.
+    fn never(&self) -> Vec<String> {
+        let mut lines: Vec<(Rule, String)> = Vec::new();
+        for alone in self.alone.iter().filter(|a| a.fired.is_none()) {
+            let scope = alone.control.scope.name();
+            let live = if self.fired_live(alone) { " (fired live, after another)" } else { "" };
+            match lines.last_mut().filter(|(rule, _)| *rule == alone.control.rule) {
+                Some((_, line)) => *line += &format!(", {scope}{live}"),
+                None => {
+                    let line = format!("never by itself: {} at {scope}{live}", alone.control.rule.name());
+                    lines.push((alone.control.rule, line));
+                }
             }
-            Some(f) => [
-                rule,
-                scope,
-                at(f.at_ns),
-                format!("#{}", count(f.order)),
-                count(f.executions_out),
-                usd(f.gross_cents),
-                then,
-                live.to_owned(),
-            ],
         }
+        lines.into_iter().map(|(_, line)| line).collect()
     }
 
     fn json(&self, args: &DemoArgs) -> Value {
@@ -261,7 +296,7 @@ impl Summary {
                 "gross_usd_out": fired.map(|f| dollars(f.gross_cents)),
                 "net_usd_out": fired.map(|f| dollars(f.net_cents)),
                 "stops_the_flow": matches!(a.outcome, Outcome::Stopped { .. }),
-                "fired_live": live.fired.iter().any(|f| f.control == a.control),
+                "fired_live": self.fired_live(a),
             })
         });
         json!({
@@ -293,7 +328,7 @@ fn dollars(cents: i64) -> f64 {
 /// What became of the flow, in words.
 fn effect(alone: &Alone, universe: &Universe) -> String {
     let mut text = match alone.outcome {
-        Outcome::Never => "would not have helped".to_owned(),
+        Outcome::Never => "never fires".to_owned(),
         Outcome::Stopped { latched, last_ns, executions } => {
             let how = match latched {
                 Some((Mode::Halted, scope)) => format!("halts {}", scope_text(universe, scope)),
@@ -315,11 +350,11 @@ fn effect(alone: &Alone, universe: &Universe) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::alone::{Control, Fired};
+    use super::alone::Control;
     use super::live::LiveFired;
     use super::*;
     use crate::model::effect::Denial;
-    use crate::model::{Rule, Scope, ScopeKind, Why};
+    use crate::model::{Scope, ScopeKind, Why};
     use crate::units::SessionId;
     use clap::Parser;
 
@@ -405,14 +440,9 @@ mod tests {
     #[test]
     fn a_row_says_when_where_and_what_then() {
         let (summary, universe) = (summary(), gateway::tests::universe());
-        let rows: Vec<String> = summary.alone.iter().map(|a| summary.row(a, &universe).join("|")).collect();
-        assert_eq!(
-            rows,
-            [
-                "order_rate|session|t+0.202s|#301|300|$522k|halts session smars-8|fired",
-                "collar|strategy|never|-|-|-|would not have helped|-",
-            ]
-        );
+        let row = summary.row(&summary.alone[0], &summary.alone[0].fired.unwrap(), &universe);
+        assert_eq!(row.join("|"), "order_rate|session|t+0.202s|#301|300|$522k|halts session smars-8|fired");
+        assert_eq!(summary.never(), ["never by itself: collar at strategy"]);
         let mut slow = summary.alone[0];
         slow.outcome = Outcome::GoesOn { executions_per_s: 1_300 };
         slow.healthy_denied = true;

@@ -3,7 +3,7 @@
 //! Booking: requests that were let through or observed, and what the venue reports.
 
 use crate::engine::core::{Engine, anomaly, verdict};
-use crate::engine::judge::{Added, ENTITY_CHECKS, Judgement, Request, Targets, likeness, malformed};
+use crate::engine::judge::{Added, ENTITY_CHECKS, Judgement, Request, Targets, checks_of, likeness, malformed};
 use crate::limits::{Gauge, RateOf};
 use crate::model::effect::Denial;
 use crate::model::{Action, AnomalyKind, Effect, Effects, Event, EventKind, OrdType, Rule, Scope, Side, Target, Why};
@@ -30,15 +30,26 @@ const ADDED_AT_INSTRUMENT: [Gauge; 8] = [
 ];
 const ADDED_AT_SESSION: [Gauge; 2] = [Gauge::Working, Gauge::Orders];
 
+/// Whether a gauge that was added to is beyond its first threshold.
+#[inline]
+fn reached(after: &Gauges, added: &Gauges, soft: &Gauges) -> bool {
+    let mut any = false;
+    for g in 0..Gauge::DayQty as usize {
+        any |= (after[g] > soft[g]) & (added[g] > 0);
+    }
+    any
+}
+
 impl Engine {
     /// Warns of what a request that is let through has reached.
-    fn warn_added(&self, scope: Scope, profile: u32, before: &Gauges, after: &Gauges, out: &mut Effects) {
-        let hot = self.hot(profile);
+    #[cold]
+    fn warn_added(&self, scope: Scope, profile: u32, after: &Gauges, added: &Gauges, out: &mut Effects) {
+        let limits = self.table.profile(profile);
         for gauge in ADDED_AT_INSTRUMENT {
             let g = gauge as usize;
-            if after[g] > hot.soft[g] && after[g] > before[g] && gauge != Gauge::DayQty {
-                let limits = self.table.profile(profile);
-                self.warn(gauge.rule(), scope, (before[g], after[g]), limits.max[g], limits, out);
+            if after[g] > self.hot(profile).soft[g] && added[g] > 0 && gauge != Gauge::DayQty {
+                let before = after[g].saturating_sub(added[g]);
+                self.warn(gauge.rule(), scope, (before, after[g]), limits.max[g], limits, out);
             }
         }
     }
@@ -106,6 +117,13 @@ impl Engine {
     // --- requests ---------------------------------------------------------------------------------
 
     pub(super) fn take_new(&mut self, now: Now, event: &Event, silence: u64, asks: bool, out: &mut Effects) -> bool {
+        if let Some((r, added)) = self.admits_quickly(now, event, silence) {
+            self.book_new(now, event, &r, &added, out);
+            if asks {
+                out.push(Effect::Verdict(verdict(event, None, checks_of(&r))));
+            }
+            return asks;
+        }
         let known = usize::from(event.strategy.0) < self.universe.strategies.len()
             && (event.instrument.0 as usize) < self.universe.instruments.len()
             && usize::from(event.account.0) < self.universe.accounts.len();
@@ -155,7 +173,7 @@ impl Engine {
         let scopes = r.scopes();
         let targets = r.targets();
         self.conclude(now, event, asks, &j, &scopes, &targets, out);
-        if !denied {
+        if !denied && self.orders.find(r.session, event.id).is_none() {
             self.book_new(now, event, &r, &added, out);
         }
         if asks {
@@ -176,20 +194,19 @@ impl Engine {
         targets: &Targets,
         out: &mut Effects,
     ) {
-        let Some(denial) = j.denial() else { return };
+        if j.denial().is_none() {
+            return;
+        }
         self.carry_out(j, Some(event), out);
         if asks {
             self.count_denial(now.mono, event, scopes, targets, out);
-        } else if denial.rule == Rule::Mode {
-            anomaly(out, AnomalyKind::OrderWhileHalted, event, event.id.0, denial.observed);
+        } else if let Some(mode) = j.mode {
+            anomaly(out, AnomalyKind::OrderWhileHalted, event, event.id.0, mode);
         }
     }
 
     /// Books a new order that is let through, or is out already.
     fn book_new(&mut self, now: Now, event: &Event, r: &Request, added: &Added, out: &mut Effects) {
-        if self.orders.find(r.session, event.id).is_some() {
-            return;
-        }
         let Some(pair) = self.pairs.find_or_make(r.strategy, r.instrument) else {
             return anomaly(out, AnomalyKind::OrderTableFull, event, event.id.0, r.qty);
         };
@@ -224,7 +241,6 @@ impl Engine {
         let side = side_index(r.side);
         let add = &added.gauges;
         let p = self.pairs.get_mut(pair);
-        let pair_before = p.gauges();
         p.leaves[side] = Pair::add_bounded(p.leaves[side], r.added_qty, &mut p.overflowed);
         match p.raw[side].checked_add(r.added_raw) {
             Some(raw) => p.raw[side] = raw,
@@ -234,22 +250,26 @@ impl Engine {
         p.net_short += add[Gauge::NetShort as usize];
         p.working += u32::from(!r.replace);
         p.unvalued |= !added.valued;
-        let (pair_after, pair_profile) = (p.gauges(), p.profile);
-        self.warn_added(scopes[3], pair_profile, &pair_before, &pair_after, out);
+        let (after, profile) = (p.gauges(), p.profile);
+        if reached(&after, add, &self.hot[profile as usize].soft) {
+            self.warn_added(scopes[3], profile, &after, add, out);
+        }
         for i in [0, 1, 2, 4, 5] {
             let moved: &[Gauge] = match i {
                 4 => &ADDED_AT_INSTRUMENT,
                 5 => &ADDED_AT_SESSION,
                 _ => &ADDED_AT_INSTRUMENT[..5],
             };
+            let profile = self.table.slot_index(slots[i]);
             let state = &mut self.scopes[slots[i]];
-            let before = state.gauges;
             for &gauge in moved {
                 let g = gauge as usize;
                 state.gauges[g] = Pair::add_bounded(state.gauges[g], add[g], &mut state.overflowed);
             }
-            let after = state.gauges;
-            self.warn_added(scopes[i], self.table.slot_index(slots[i]), &before, &after, out);
+            if reached(&state.gauges, add, &self.hot[profile as usize].soft) {
+                let after = state.gauges;
+                self.warn_added(scopes[i], profile, &after, add, out);
+            }
         }
         for i in [0, 1, 2, 4, 5] {
             for meter in self.rates.range(slots[i]) {
@@ -278,7 +298,10 @@ impl Engine {
     ) -> bool {
         let base = self.orders.find(event.session, event.orig_id()).filter(|&slot| {
             let order = self.orders.get(slot);
-            order.is_live() && order.link == NONE && !order.pending_cancel
+            let pair = self.pairs.get(order.pair);
+            // A transport stops an admission by the names in the request: they have to be the order's.
+            let named = pair.strategy == event.strategy && pair.instrument == event.instrument;
+            named && order.is_live() && order.link == NONE && !order.pending_cancel
         });
         let targets = match base {
             Some(slot) if event.flags & Event::MALFORMED == 0 => self.order_targets(slot),
@@ -598,7 +621,12 @@ impl Engine {
                     out.push(Effect::ExecForgotten { session, id });
                 }
             }
-            Inserted::NotRemembered => anomaly(out, AnomalyKind::ExecTableFull, event, event.ref_id, event.qty.0),
+            Inserted::NotRemembered => {
+                anomaly(out, AnomalyKind::ExecTableFull, event, event.ref_id, event.qty.0);
+                if event.ref_id & OrdId::TEXT != 0 {
+                    out.push(Effect::ExecForgotten { session: event.session, id: event.exec_id() });
+                }
+            }
         }
     }
 

@@ -78,6 +78,7 @@ pub(super) struct Stream {
 
 /// What an instrument is valued by.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 pub(super) struct Reference {
     pub px: i64,
     pub at: MonoNanos,
@@ -87,6 +88,9 @@ pub(super) struct Reference {
     /// The next pair to be revalued and how many are left.
     pub next: u32,
     pub left: u32,
+    /// Its currency, and its average daily volume (0: none).
+    pub currency: CurrencyId,
+    pub volume: i64,
     /// The rate that `conversion` was made with.
     pub rate: i64,
     pub conversion: crate::units::Conversion,
@@ -114,6 +118,8 @@ pub(super) struct Touched {
 pub struct Engine {
     pub(super) universe: Arc<Universe>,
     pub(super) table: Arc<LimitTable>,
+    /// The hot parts of `table`, by profile.
+    pub(super) hot: Box<[HotProfile]>,
     pub(super) orders: OrderTable,
     pub(super) execs: ExecTable,
     pub(super) pairs: PairTable,
@@ -201,6 +207,8 @@ impl Engine {
                     queued: false,
                     next: NONE,
                     left: 0,
+                    currency: spec.currency,
+                    volume: spec.average_daily_volume.map_or(0, |v| v.0),
                     rate: -1,
                     conversion: crate::units::Conversion::UNKNOWN,
                 })
@@ -218,6 +226,7 @@ impl Engine {
             session_base: 1 + universe.accounts.len() + universe.strategies.len() + universe.instruments.len(),
             working: 0,
             fill: None,
+            hot: limits.hot().into(),
             table: limits,
             universe,
         };
@@ -574,7 +583,7 @@ impl Engine {
             return;
         }
         let track = &mut self.tracks[slot];
-        if self.table.hot()[self.table.slot_index(slot) as usize].armed & armed::LOSS_VELOCITY != 0 {
+        if self.hot[self.table.slot_index(slot) as usize].armed & armed::LOSS_VELOCITY != 0 {
             track.advance(now, self.table.at(slot).loss_window_ns, pnl_before);
             track.set(pnl);
             gauges[Gauge::LossVelocity as usize] = track.velocity(pnl);
@@ -635,6 +644,7 @@ impl Engine {
                 self.scopes[slot].velocity_until = MonoNanos(0);
             }
         }
+        self.hot = table.hot().into();
         self.table = table;
     }
 
@@ -781,7 +791,7 @@ impl Engine {
     }
 
     pub(super) fn hot(&self, profile: u32) -> &HotProfile {
-        &self.table.hot()[profile as usize]
+        &self.hot[profile as usize]
     }
 
     /// What `scope` itself says about the others.

@@ -41,6 +41,8 @@ pub(super) struct Judgement {
     observed: bool,
     targets: Targets,
     worst: Option<(Mode, Denial)>,
+    /// The mode that let nothing, or only reductions, pass.
+    pub mode: Option<i64>,
     /// The most severe latch per scope kind, with its cause.
     latches: [Option<(Scope, Mode, Denial)>; ScopeKind::ALL.len()],
     /// Bits of the rules that were looked at.
@@ -49,7 +51,7 @@ pub(super) struct Judgement {
 
 impl Judgement {
     pub fn new(observed: bool, targets: Targets) -> Judgement {
-        Judgement { observed, targets, worst: None, latches: [None; ScopeKind::ALL.len()], checks: 0 }
+        Judgement { observed, targets, worst: None, mode: None, latches: [None; ScopeKind::ALL.len()], checks: 0 }
     }
 
     /// For what is only reported: nothing is denied, and a plain denial does nothing.
@@ -59,6 +61,9 @@ impl Judgement {
 
     /// Notes a breach.
     pub fn breach(&mut self, cause: Denial, action: Action) {
+        if cause.rule == Rule::Mode {
+            self.mode = Some(cause.observed);
+        }
         let rank = |mode: Mode, d: &Denial| (mode, core::cmp::Reverse(d.rule), core::cmp::Reverse(d.scope.kind()));
         // A scope that is halted already is as severe as anything that could halt it.
         let severity = match (cause.rule, cause.observed) {
@@ -263,13 +268,7 @@ impl Engine {
         let added = self.judge_gauges(now.mono, r, pair, arms, &slots, &profiles, j);
         self.judge_rates(now.mono, r, &slots, j);
 
-        j.checks |= ENTITY_CHECKS | SESSION_CHECKS | ORDER_CHECKS | ALWAYS_CHECKS;
-        if !r.replace {
-            j.checks |= NEW_CHECKS;
-        }
-        if !r.reduces {
-            j.checks |= RISK_CHECKS;
-        }
+        j.checks |= checks_of(r);
         added
     }
 
@@ -758,6 +757,18 @@ impl Engine {
     }
 }
 
+/// The rules that are looked at for `r`, a bit each.
+pub(super) const fn checks_of(r: &Request) -> u64 {
+    let mut checks = ENTITY_CHECKS | SESSION_CHECKS | ORDER_CHECKS | ALWAYS_CHECKS;
+    if !r.replace {
+        checks |= NEW_CHECKS;
+    }
+    if !r.reduces {
+        checks |= RISK_CHECKS;
+    }
+    checks
+}
+
 /// What a full rate limit is a breach of.
 fn rate_cause(limit: &crate::limits::RateLimit, scope: Scope) -> Denial {
     let most = match limit.kind {
@@ -794,7 +805,7 @@ pub(super) fn likeness_of(event: &Event) -> Likeness {
 
 /// Whether `qty` is more than `limit` basis points of `volume`.
 #[inline]
-fn participates_more(qty: i64, volume: i64, limit: i64) -> bool {
+pub(super) fn participates_more(qty: i64, volume: i64, limit: i64) -> bool {
     i128::from(qty) * 10_000 > i128::from(limit) * i128::from(volume)
 }
 

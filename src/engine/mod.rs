@@ -6,5 +6,6 @@ pub mod command;
 pub mod core;
 mod judge;
 pub mod published;
+mod quick;
 
 pub use command::Command;

@@ -35,6 +35,12 @@ pub struct HotProfile {
     pub order_participation: i64,
     /// Collar in bps.
     pub collar: i64,
+    /// Limit of [`Gauge::DayQty`] in bps.
+    pub day_participation: i64,
+    /// Longest silence in ns.
+    pub heartbeat_ns: i64,
+    /// Largest clock skew in ns.
+    pub clock_skew_ns: i64,
     /// See [`armed`].
     pub armed: u32,
     /// Sides.
@@ -93,6 +99,9 @@ impl HotProfile {
             order_notional: limits.order_notional,
             order_participation: limits.order_participation,
             collar: limits.collar,
+            day_participation: limits.of(Gauge::DayQty),
+            heartbeat_ns: limits.heartbeat_ns,
+            clock_skew_ns: limits.clock_skew_ns,
             armed: bits,
             sides: limits.sides,
         }

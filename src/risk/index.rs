@@ -81,6 +81,23 @@ impl IdIndex {
         self.find(hash, |_| true)
     }
 
+    /// Whether there is no entry that `is_it` confirms, and room for one.
+    #[inline]
+    #[must_use]
+    pub fn is_vacant(&self, hash: u32, mut is_it: impl FnMut(u32) -> bool) -> bool {
+        let home = self.home(hash);
+        for at in home..home + MAX_PROBE {
+            let entry = self.entries[at & self.mask];
+            if entry == 0 {
+                return true;
+            }
+            if (entry >> 32) as u32 == hash && is_it(entry as u32 - 1) {
+                return false;
+            }
+        }
+        false
+    }
+
     /// Whether `insert` of `hash` would find a place.
     #[must_use]
     pub fn has_room(&self, hash: u32) -> bool {

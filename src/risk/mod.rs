@@ -13,10 +13,11 @@
 //!    An [`Action`](crate::model::Action) other than `deny` for `stream_gap` at the session latches at the first event of a gap.
 //! 2. **Clock.** With a skew bound set at the session, an event of a `Reference` or order session whose
 //!    `sent_at` is 0 or further than the bound from `now.unix`: requests are denied `clock_skew`; reports
-//!    are taken all the same (anomaly `clock_skew`).
+//!    are taken all the same (anomaly `clock_skew`). A bound of 0 (unset) always denies.
 //! 3. The event is **judged** (requests) and **booked** (what was admitted, observed or reported).
 //!    Exactly one verdict per taken request of an `Ask` session; `Applied { seq }` for every other taken event.
 //!
+//! `withdrawn` stands outside the sequence: it is taken whatever its `seq`, and answered by nothing.
 //! `session` must be known (the transport authenticated it); an event with an unknown one is ignored.
 //! A `Reference` session may send `mark`, `fx` and `heartbeat`; an order session everything else; what
 //! one may not send is anomaly `bad_reference` (mark, fx) or `malformed_report`, or, if it is a request
@@ -69,7 +70,8 @@
 //!    judged, except `denials`.
 //! 2. `capacity`: no room for the order, the pair, the duplicate log; or the exec table is full.
 //! 3. `stream_gap`, `heartbeat_loss`, `clock_skew`: see there. `heartbeat_loss`: the session's last event before
-//!    this one is longer ago than its bound. A bound of 0 (unset) always denies.
+//!    this one is longer ago than its bound. A bound of 0 (unset) always denies. A session that has not sent anything yet is
+//!    not silent; one that has been silent too long is reported once, and the action latches, at the next tick.
 //! 4. `mode`: the largest mode over firm, account, strategy, instrument, session. `Halted` denies.
 //!    `ReduceOnly` denies unless the order *reduces*: buy with `P < 0` and `LB + qty ≤ −P`; sell with `P > 0` and
 //!    `LS + qty ≤ P`. Observed: the mode's number; scope: the first with that mode.
@@ -110,7 +112,7 @@
 //! # Judging `replace`
 //!
 //! `ref_id` is a live order of the session without a replace or a cancel pending, else `unknown_order`; `id` is new, else
-//! `duplicate_id`. Strategy, instrument, side, account are the order's. `qty` is the new total quantity; it must be
+//! `duplicate_id`. The strategy and instrument that it names are the order's, else `unknown_order`; side and account are the order's. `qty` is the new total quantity; it must be
 //! larger than `cum_qty`, else `malformed`. The new leaves are `qty − cum_qty`. Judged by the same rules with
 //! quantity = `qty`, except: not `duplicate_order`, `order_rate`, `repeated_orders`, `working_orders`. Gauges take the worse of old and new:
 //! leaves `max(old, new)`, raw `max(old raw, new raw)`; a replace *reduces* if it increases neither, or if

@@ -183,6 +183,17 @@ impl OrderTable {
         self.live < self.max_live && self.index.has_room(key_hash(session, id))
     }
 
+    /// Whether the id is not in the table and there is room for an order with it.
+    #[inline]
+    #[must_use]
+    pub fn is_vacant(&self, session: SessionId, id: OrdId) -> bool {
+        self.live < self.max_live
+            && self.index.is_vacant(key_hash(session, id), |slot| {
+                let order = &self.slab[slot as usize];
+                order.id == id && order.session == session
+            })
+    }
+
     /// Adds an order that is live or a pending replacement. The caller knows that the id is not in the table.
     ///
     /// # Errors

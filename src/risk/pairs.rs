@@ -186,6 +186,13 @@ impl PairTable {
         }
     }
 
+    /// Whether there is room for one more pair.
+    #[inline]
+    #[must_use]
+    pub fn has_spare(&self) -> bool {
+        self.slab.len() < self.capacity
+    }
+
     /// Whether the pair is there or there is room for it.
     #[must_use]
     pub fn has_room(&self, strategy: StrategyId, instrument: InstrumentId) -> bool {

@@ -83,6 +83,8 @@ struct Swarm {
     gaps: bool,
     skew: bool,
     reuse: u64,
+    again: u64,
+
     long_steps: bool,
     unknown: bool,
     markless: bool,
@@ -137,6 +139,7 @@ impl Maker {
             gaps: rng.one_in(3),
             skew: rng.one_in(4),
             reuse: rng.pick(&[2, 10, 60]),
+            again: rng.pick(&[2, 5, 20]),
             long_steps: rng.one_in(3),
             unknown: rng.one_in(3),
             markless: rng.one_in(4),
@@ -277,6 +280,13 @@ impl Maker {
         if let Some(slot) = self.universe.slot(scope) {
             for mut rate in self.rate_shapes[slot].clone() {
                 rate.action = self.action();
+                // Now and then a reload changes how many, or how they are counted.
+                if self.rng.one_in(8) {
+                    rate.count = self.rng.pick(&[0, 1, 2, 5, 20]);
+                }
+                if self.rng.one_in(20) {
+                    rate.kind = RateKind::Sliding;
+                }
                 limits.rates.push(rate);
             }
         }
@@ -480,7 +490,7 @@ impl Maker {
                 e.qty = Qty(self.quantity(i));
                 e.px = Px(if e.ord_type == OrdType::Market && !self.rng.one_in(8) { 0 } else { self.price(i) });
                 let again = self.known_id(session);
-                if self.rng.one_in(4)
+                if self.rng.one_in(self.swarm.again)
                     && let Some(old) = self.sent.get(&(session, again))
                 {
                     e = Event { id: e.id, sent_at: e.sent_at, ..*old };
@@ -614,7 +624,7 @@ impl Maker {
             }
             EventKind::Heartbeat => {}
         }
-        if self.swarm.unknown && kind != EventKind::Withdrawn && self.rng.one_in(80) {
+        if self.swarm.unknown && !matches!(kind, EventKind::Withdrawn | EventKind::Heartbeat) && self.rng.one_in(80) {
             e.flags = Event::MALFORMED;
         }
         if self.swarm.unknown && self.rng.one_in(300) {
@@ -630,7 +640,7 @@ impl Maker {
         let small = maker.rng.one_in(12);
         let sizing = Sizing {
             working_orders: if small { 6 } else { 4096 },
-            remembered_orders: 4096,
+            remembered_orders: if maker.rng.one_in(6) { 3 } else { 4096 },
             execs: if small && maker.rng.one_in(2) { 40 } else { 4096 },
             pairs: 64,
             recent_orders: 4096,
@@ -966,6 +976,14 @@ fn run(case: &Case, inputs: &[Input], coverage: Option<&Coverage>) -> Result<(),
         if expected.applied != got.applied || expected.resend != got.resend {
             classes.push("stream effects".to_owned());
         }
+        let sorted = |out: &Outcome| {
+            let mut kinds: Vec<u8> = out.anomalies.iter().map(|k| *k as u8).collect();
+            kinds.sort_unstable();
+            kinds
+        };
+        if sorted(&expected) != sorted(&got) {
+            classes.push(format!("anomalies: oracle {:?}, engine {:?}", expected.anomalies, got.anomalies));
+        }
         let mut gauges = String::new();
         if classes.is_empty() && (step % 16 == 0 || step + 1 == inputs.len()) {
             for slot in 0..slots {
@@ -982,8 +1000,26 @@ fn run(case: &Case, inputs: &[Input], coverage: Option<&Coverage>) -> Result<(),
                         gauges = format!("{scope:?} {gauge:?}: oracle {o}, engine {e}");
                     }
                 }
+                let used = oracle.rates_used(slot);
+                if view.rates[..used.len()] != used[..] && classes.is_empty() {
+                    classes.push(format!("rates@{}", scope.kind().name()));
+                    gauges = format!("{scope:?} oracle {used:?}, engine {:?}", view.rates);
+                }
                 if view.mode != oracle.mode(slot) && classes.is_empty() {
                     classes.push(format!("mode@{}", scope.kind().name()));
+                }
+            }
+        }
+        if classes.is_empty() && (step % 64 == 0 || step + 1 == inputs.len()) {
+            for s in 0..case.universe.strategies.len() {
+                for i in 0..case.universe.instruments.len() {
+                    let (s, i) = (StrategyId(s as u16), InstrumentId(i as u32));
+                    let known = engine.gauges(Scope::Pair(s, i)).unwrap_or([0; Gauge::COUNT]);
+                    let shown = oracle.pair_gauges(s, i);
+                    if known != shown && classes.is_empty() {
+                        classes.push("pair gauges".to_owned());
+                        gauges = format!("{s:?}/{i:?}: oracle {shown:?}, engine {known:?}");
+                    }
                 }
             }
         }
@@ -1037,7 +1073,7 @@ fn report(seed: u64, case: &Case, found: &Difference) -> String {
                         Input::Command(_, Command::SetLimits(t)) => Some(t),
                         _ => None,
                     });
-                    let table = tables.last().unwrap_or(&case.table);
+                    let table = tables.fold(&case.table, |_, t| t);
                     let limits = table.scope(&case.universe, scope).expect("a scope");
                     if let Some(g) = Gauge::of(rule)
                         && applies(rule, scope.kind())

@@ -73,6 +73,8 @@ struct Order {
     cum: i128,
     state: State,
     cancel_pending: bool,
+    /// Its end has been noted.
+    ended: bool,
 }
 
 impl Order {
@@ -204,7 +206,10 @@ pub struct Oracle {
     modes: Vec<Mode>,
     orders: Vec<Order>,
     ids: HashMap<(SessionId, u64), usize>,
+    /// Ids that are over, oldest first: only so many are remembered.
+    over: Vec<(SessionId, u64)>,
     execs: HashMap<(SessionId, u64), Exec>,
+
     /// Their ids, oldest first.
     exec_order: Vec<(SessionId, u64)>,
     bookings: Vec<Booking>,
@@ -268,7 +273,9 @@ impl Oracle {
             modes: vec![Mode::Normal; slots],
             orders: Vec::new(),
             ids: HashMap::new(),
+            over: Vec::new(),
             execs: HashMap::new(),
+
             exec_order: Vec::new(),
             bookings: Vec::new(),
             day_start: 0,
@@ -569,15 +576,16 @@ impl Oracle {
             self.sessions[index].silent = false;
         }
         let skewed = self.skew(e);
-        if skewed.is_some() {
+        if skewed.is_some() && !e.kind.is_request() && e.kind != EventKind::Withdrawn {
             out.anomalies.push(AnomalyKind::ClockSkew);
         }
 
         let reference_kind = matches!(e.kind, EventKind::Mark | EventKind::Fx);
-        let may = match kind {
-            SessionKind::Reference => reference_kind || e.kind == EventKind::Heartbeat,
-            SessionKind::Ask | SessionKind::Observe => !reference_kind,
-        };
+        let may = e.kind == EventKind::Withdrawn
+            || match kind {
+                SessionKind::Reference => reference_kind || e.kind == EventKind::Heartbeat,
+                SessionKind::Ask | SessionKind::Observe => !reference_kind,
+            };
         if !may {
             let what = if reference_kind { AnomalyKind::BadReference } else { AnomalyKind::MalformedReport };
             out.anomalies.push(what);
@@ -609,6 +617,7 @@ impl Oracle {
         if !asks && e.kind != EventKind::Withdrawn {
             out.applied = Some(e.seq);
         }
+        self.forget_orders();
         self.keep_values();
         out
     }
@@ -621,6 +630,19 @@ impl Oracle {
         }
         let skew = i128::from(e.sent_at.0) - i128::from(self.unix);
         (bound == 0 || e.sent_at.0 == 0 || skew.abs() > i128::from(bound)).then(|| (clamp(skew), bound))
+    }
+
+    /// Orders that ended are remembered, and the oldest of them forgotten when there are too many.
+    fn forget_orders(&mut self) {
+        for order in self.orders.iter_mut().filter(|o| !o.live() && !o.ended) {
+            order.ended = true;
+            self.over.extend(order.next.map(|next| (order.session, next.id)));
+            self.over.push((order.session, order.now.id));
+        }
+        while self.over.len() > self.sizing.remembered_orders {
+            let oldest = self.over.remove(0);
+            self.ids.remove(&oldest);
+        }
     }
 
     /// What holds at the end of an event becomes past: last values, high-water marks, profit over time.
@@ -747,12 +769,12 @@ impl Oracle {
             return self.refuse(asks, found, &parties, out);
         }
         if no_place || duplicate_id {
+            if !duplicate_id {
+                out.anomalies.push(AnomalyKind::OrderTableFull);
+            }
             return self.refuse(asks, found, &parties, out);
         }
         if !asks {
-            if self.own_mode(&parties) == Mode::Halted {
-                out.anomalies.push(AnomalyKind::OrderWhileHalted);
-            }
             self.observed_trips(&found, &parties, out);
         } else {
             out.verdict = Some(None);
@@ -769,6 +791,7 @@ impl Oracle {
             cum: 0,
             state: State::Pending,
             cancel_pending: false,
+            ended: false,
         });
         if self.limits(Scope::Strategy(s)).duplicate.is_some() {
             self.recent.push((self.mono, key));
@@ -788,7 +811,8 @@ impl Oracle {
         let known = self.ids.get(&(e.session, e.ref_id)).copied().filter(|_| !flagged);
         let target = known.filter(|o| {
             let order = &self.orders[*o];
-            order.now.id == e.ref_id && order.live() && order.next.is_none() && !order.cancel_pending
+            let named = order.strategy == e.strategy && order.instrument == e.instrument;
+            named && order.now.id == e.ref_id && order.live() && order.next.is_none() && !order.cancel_pending
         });
         let parties = target.map_or(nobody, |o| self.parties_of(&self.orders[o]));
         let malformed = flagged
@@ -854,14 +878,14 @@ impl Oracle {
         self.judge_rates(&parties, &[RateOf::Messages], &mut found);
         found.sort_by_key(|b| (b.deny.rule, b.deny.scope.kind()));
         if (asks && !found.is_empty()) || duplicate_id || no_place {
+            if !asks && !duplicate_id {
+                out.anomalies.push(AnomalyKind::OrderTableFull);
+            }
             return self.refuse(asks, found, &parties, out);
         }
         if asks {
             out.verdict = Some(None);
         } else {
-            if self.own_mode(&parties) == Mode::Halted {
-                out.anomalies.push(AnomalyKind::OrderWhileHalted);
-            }
             self.observed_trips(&found, &parties, out);
         }
         self.ids.insert((e.session, e.id.0), target);
@@ -924,6 +948,9 @@ impl Oracle {
     }
 
     fn observed_trips(&mut self, found: &[Breach], parties: &Parties, out: &mut Outcome) {
+        if found.iter().any(|b| b.deny.rule == Rule::Mode) {
+            out.anomalies.push(AnomalyKind::OrderWhileHalted);
+        }
         for breach in found {
             let mut breach = *breach;
             if breach.action == Action::Deny {
@@ -975,8 +1002,9 @@ impl Oracle {
         self.exec_order.len() < self.sizing.execs || self.execs[&self.exec_order[0]].day != self.day
     }
 
-    fn remember_exec(&mut self, key: (SessionId, u64), exec: Exec) {
+    fn remember_exec(&mut self, key: (SessionId, u64), exec: Exec, out: &mut Outcome) {
         if !self.exec_room() {
+            out.anomalies.push(AnomalyKind::ExecTableFull);
             return;
         }
         if self.exec_order.len() == self.sizing.execs {
@@ -1369,8 +1397,9 @@ impl Oracle {
     fn undo_replace(&mut self, at: usize) {
         let order = &mut self.orders[at];
         let Some(terms) = order.next.take() else { return };
-        let ghost = Order { now: terms, next: None, state: State::Done, ..order.clone() };
+        let ghost = Order { now: terms, next: None, state: State::Done, ended: true, ..order.clone() };
         order.settle();
+        self.over.push((ghost.session, terms.id));
         self.ids.insert((ghost.session, terms.id), self.orders.len());
         self.orders.push(ghost);
     }
@@ -1423,6 +1452,7 @@ impl Oracle {
         if let Some(at) = self.pending(e.session, e.id.0) {
             let order = &mut self.orders[at];
             let terms = order.next.take().expect("it is pending");
+            self.over.push((order.session, order.now.id));
             order.now = Terms { qty, worst: worst(&terms), ..terms };
             order.state = State::Working;
             order.settle();
@@ -1479,7 +1509,7 @@ impl Oracle {
                 if e.kind == EventKind::Correct {
                     self.book_fill(e, old.pair, old.side, old.order_id, out);
                 } else {
-                    self.remember_exec((e.session, e.ref_id), Exec { alive: false, day: self.day, ..old });
+                    self.remember_exec((e.session, e.ref_id), Exec { alive: false, day: self.day, ..old }, out);
                 }
             }
             _ => {
@@ -1523,14 +1553,16 @@ impl Oracle {
         self.remember_exec(
             (e.session, e.ref_id),
             Exec { pair, side, qty: e.qty.0, px: e.px.0, order_id, day: self.day, alive: true },
+            out,
         );
         match order {
-            None => out.anomalies.push(AnomalyKind::UnknownFill),
+            None if e.kind == EventKind::Fill => out.anomalies.push(AnomalyKind::UnknownFill),
+            None => {}
             Some(at) => {
                 let order = &mut self.orders[at];
                 if !order.live() {
                     out.anomalies.push(AnomalyKind::LateFill);
-                } else if qty > order.leaves_of(&order.now) {
+                } else if qty > order.counted().0 {
                     out.anomalies.push(AnomalyKind::Overfill);
                 }
                 order.cum += qty;
@@ -1666,12 +1698,69 @@ impl Oracle {
                         self.pnl[slot].points = vec![(self.mono, last.1)];
                     }
                 }
+                self.carry_rates_over(limits);
                 self.lim = limits.clone();
             }
             Command::NewDay => self.new_day(),
         }
         self.keep_values();
         Outcome::default()
+    }
+
+    /// A rate limit goes on with what the one in its place has counted, if it counts the same in the same way.
+    fn carry_rates_over(&mut self, limits: &LimitTable) {
+        for slot in 0..self.modes.len() {
+            let (old, new) = (&self.lim.at(slot).rates, &limits.at(slot).rates);
+            for index in 0..old.len().max(new.len()) {
+                let kept = match (old.get(index), new.get(index)) {
+                    (Some(a), Some(b)) if a.of == b.of => match (a.kind, b.kind) {
+                        (RateKind::Sliding, RateKind::Sliding) => Some(a.count.min(b.count) as usize),
+                        (RateKind::Gcra { .. }, RateKind::Gcra { .. }) => Some(usize::MAX),
+                        _ => None,
+                    },
+                    _ => None,
+                };
+                match kept {
+                    None => drop(self.rates.remove(&(slot, index))),
+                    Some(kept) => {
+                        if let Some(past) = self.rates.get_mut(&(slot, index)) {
+                            let first = past.stamps.len().saturating_sub(kept);
+                            past.stamps.drain(..first);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// How much of each rate limit of a scope is used.
+    pub fn rates_used(&self, slot: usize) -> Vec<i64> {
+        let used = |(index, limit): (usize, &RateLimit)| -> i64 {
+            let Some(past) = self.rates.get(&(slot, index)) else { return 0 };
+            match limit.kind {
+                RateKind::Sliding => {
+                    let within = past.stamps.iter().filter(|t| self.mono - **t < limit.window_ns).count();
+                    within.min(limit.count as usize) as i64
+                }
+                RateKind::Gcra { .. } => {
+                    let interval = ceil_div(i128::from(limit.window_ns), i128::from(limit.count.max(1)));
+                    ceil_div((past.tat - i128::from(self.mono)).max(0), interval) as i64
+                }
+            }
+        };
+        self.lim.at(slot).rates.iter().enumerate().map(used).collect()
+    }
+
+    /// The gauges of a pair, in [`Gauge`]'s order: those that are summed up from it.
+    pub fn pair_gauges(&mut self, s: StrategyId, i: InstrumentId) -> [i64; Gauge::COUNT] {
+        let sums = self.sums();
+        let mut shown = [0; Gauge::COUNT];
+        for gauge in Gauge::ALL {
+            if applies(gauge.rule(), ScopeKind::Pair) || gauge == Gauge::Loss {
+                shown[gauge as usize] = clamp(self.gauge(&sums, Scope::Pair(s, i), gauge));
+            }
+        }
+        shown
     }
 
     fn start_anew(&mut self, slot: usize, scope: Scope) {
