@@ -132,6 +132,9 @@ pub struct Published {
     pub revaluations_pending: Counter,
     /// Events waiting in front of the engine when it last looked.
     pub queue_depth: Counter,
+    /// How long the oldest event in front of the engine had waited since its receipt when it last looked, in ns of
+    /// the service's clock; 0 if none waited.
+    pub input_lag_ns: Counter,
     /// Generation of the limits in force.
     pub limits_generation: Counter,
     /// From receipt at the edge to the decision, every event.
@@ -162,6 +165,7 @@ impl Published {
             pairs: Counter::default(),
             revaluations_pending: Counter::default(),
             queue_depth: Counter::default(),
+            input_lag_ns: Counter::default(),
             limits_generation: Counter::default(),
             event_latency: Latency::default(),
             decision_latency: Latency::default(),

@@ -47,6 +47,8 @@ families! {
     Rounds = "haltline_engine_rounds_total" COUNTER "Rounds of the engine's loop; stands still if the engine does.";
     LastRound = "haltline_engine_last_round_age_seconds" GAUGE "Time since the engine's last round; NaN before the first.";
     QueueDepth = "haltline_queue_depth_events" GAUGE "Events waiting in front of the engine when it last looked.";
+    InputLag = "haltline_input_lag_seconds" GAUGE
+        "Age of the oldest event in front of the engine when it last looked; 0 if none waited.";
     WorkingOrders = "haltline_working_orders" GAUGE "Orders that are pending or working.";
     RememberedOrders = "haltline_remembered_orders" GAUGE "Orders remembered after they were done.";
     RememberedExecs = "haltline_remembered_execs" GAUGE "Exec ids remembered.";
@@ -243,6 +245,7 @@ impl HaltlineCollector {
             (Family::Rounds, shown.progress.get() as f64),
             (Family::LastRound, age),
             (Family::QueueDepth, shown.queue_depth.get() as f64),
+            (Family::InputLag, seconds(shown.input_lag_ns.get())),
             (Family::WorkingOrders, shown.working_orders.get() as f64),
             (Family::RememberedOrders, shown.remembered_orders.get() as f64),
             (Family::RememberedExecs, shown.remembered_execs.get() as f64),
@@ -408,7 +411,7 @@ mod tests {
     impl Source for Lag {
         fn samples(&self) -> Vec<Sample> {
             let sample = |value: &str| Sample {
-                name: "haltline_input_lag_seconds",
+                name: "haltline_receipt_lag_seconds",
                 help: "Age of the last event at its receipt.",
                 kind: SampleKind::Gauge,
                 labels: vec![("transport", value.to_owned())],
@@ -496,7 +499,7 @@ mod tests {
         let mut expected: BTreeSet<&str> = Family::ALL.iter().map(|f| f.name()).collect();
         // There is no limit, so nothing is used of any.
         expected.remove(Family::Utilisation.name());
-        expected.insert("haltline_input_lag_seconds");
+        expected.insert("haltline_receipt_lag_seconds");
         assert_eq!(families.keys().map(String::as_str).collect::<BTreeSet<_>>(), expected);
         for (name, family) in &families {
             assert!(name.starts_with("haltline_"), "{name}");
@@ -528,6 +531,7 @@ mod tests {
         view.rates[1] = 90;
         world.published.show(slot, &view);
         world.published.denied[Rule::Collar as usize].add(3);
+        world.published.input_lag_ns.set(1_500_000);
         for ns in [100, 300, 2_000_000_000] {
             world.published.event_latency.record(ns);
         }
@@ -552,6 +556,7 @@ mod tests {
         assert_eq!(value("haltline_mode", "haltline_mode{kind=\"strategy\",name=\"alpha\"}"), 2.0);
         assert_eq!(value("haltline_mode", "haltline_mode{kind=\"firm\",name=\"\"}"), 0.0);
         assert_eq!(value("haltline_verdicts_total", "haltline_verdicts_total{verdict=\"deny\",rule=\"collar\"}"), 3.0);
+        assert_eq!(value("haltline_input_lag_seconds", "haltline_input_lag_seconds"), 0.0015);
         let bucket = |le| {
             value("haltline_event_latency_seconds", &format!("haltline_event_latency_seconds_bucket{{le=\"{le}\"}}"))
         };

@@ -84,7 +84,7 @@ pub struct Sample {
     pub value: f64,
 }
 
-/// Somebody with numbers of their own: a transport with its input lag (`haltline_input_lag_seconds`), say.
+/// Somebody with numbers of their own: a transport with its connections, say.
 pub trait Source: Send + Sync {
     /// The numbers as they are now. At most [`SOURCE_SERIES_MAX`]; what is beyond is dropped and counted.
     fn samples(&self) -> Vec<Sample>;

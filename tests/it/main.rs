@@ -2,6 +2,8 @@
 
 mod oracle;
 mod oracle_test;
+mod prometheus;
 mod scenarios;
 mod service;
 mod support;
+mod tidy;

@@ -1,3 +1,5 @@
+//! What the configuration takes, what it refuses, and what it says then.
+
 use proptest::prelude::*;
 
 use super::*;
