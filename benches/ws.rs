@@ -211,6 +211,7 @@ impl FloorServer {
         let addr = listener.local_addr().expect("an address");
         let (stop, mut stopped) = tokio::sync::oneshot::channel();
         let run = move || {
+            bind("bench-floor", SERVER_CORE);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let listener = TcpListener::from_std(listener).expect("a listener");
@@ -262,6 +263,39 @@ impl Drop for FloorServer {
         let _ = self.stop.take().map(|stop| stop.send(()));
         let _ = self.thread.take().map(JoinHandle::join);
     }
+}
+
+/// The client's core and the server's, so that a figure and its floors are placed alike: left alone, the kernel puts
+/// a pair on one core now and on two then, which changes a round trip by a factor of two.
+const CLIENT_CORE: usize = 0;
+const SERVER_CORE: usize = 1;
+
+/// Binds the threads called `name` to `core`.
+fn bind(name: &str, core: usize) {
+    let mut cores = rustix::thread::CpuSet::new();
+    cores.set(core);
+    for task in std::fs::read_dir("/proc/self/task").expect("/proc").flatten() {
+        if std::fs::read_to_string(task.path().join("comm")).unwrap_or_default().trim() == name {
+            let id = task.file_name().to_str().and_then(|id| id.parse().ok()).and_then(rustix::process::Pid::from_raw);
+            // A machine with one core, or one that does not let us: then it runs where it may.
+            let _ = rustix::thread::sched_setaffinity(id, &cores);
+        }
+    }
+}
+
+/// Runs `client` on a thread on the client's core, with whatever serves it on the other one.
+fn on_the_clients_core<T: Send>(client: impl FnOnce() -> T + Send) -> T {
+    for server in ["haltline-ingest", "haltline-api", "bench-floor"] {
+        bind(server, SERVER_CORE);
+    }
+    std::thread::scope(|scope| {
+        let run = || {
+            bind("bench-client", CLIENT_CORE);
+            client()
+        };
+        let thread = std::thread::Builder::new().name("bench-client".into()).spawn_scoped(scope, run);
+        thread.expect("a thread").join().expect("the client ends well")
+    })
 }
 
 type Socket = WebSocketStream<TcpStream>;
@@ -342,7 +376,7 @@ async fn floor_sockets(tcp: &FloorServer, ws: &FloorServer) -> (TcpStream, Socke
 fn asks(report: &mut Report, idle: &str, protocol: Protocol, turns: usize) {
     let service = Service::start(idle, "ask");
     let (mut asked, mut tcp_times, mut ws_times) = (times(), times(), times());
-    block_on(async {
+    let measure = async {
         let mut ws = begin(&service, 0, protocol).await;
         let mut seq = 0;
         let mut next_order = |service: &Service| {
@@ -382,7 +416,8 @@ fn asks(report: &mut Report, idle: &str, protocol: Protocol, turns: usize) {
             }
         }
         drop((tcp, bare));
-    });
+    };
+    on_the_clients_core(|| block_on(measure));
     service.running.stop().expect("an orderly end");
     let what = format!("ask {}, engine {idle}: new -> verdict", name(protocol));
     report.times(&what, &asked, Some(("TCP echo", p50_us(&tcp_times))));
@@ -396,7 +431,7 @@ fn trips(report: &mut Report, idle: &str, protocol: Protocol, turns: usize) {
     let service = Service::start(idle, "ask");
     let tripping = service.running.universe.strategy("tripping").expect("the strategy");
     let (mut tripped, mut tcp_times, mut ws_times) = (times(), times(), times());
-    block_on(async {
+    let measure = async {
         let mut ws = begin(&service, 0, protocol).await;
         let mut seq = 0;
         let mut next_order = |service: &Service| {
@@ -408,7 +443,6 @@ fn trips(report: &mut Report, idle: &str, protocol: Protocol, turns: usize) {
         let mut floors = None;
         for turn in 0..turns + turns / 10 {
             let ask = next_order(&service);
-            let bytes = vec![1; ask.len()];
             let since = Instant::now();
             ws.send(ask.clone()).await.expect("a write");
             let mut verdicts = 0;
@@ -431,12 +465,12 @@ fn trips(report: &mut Report, idle: &str, protocol: Protocol, turns: usize) {
             if floors.is_none() {
                 let servers = (FloorServer::tcp_echo(ask.len(), told.len()), FloorServer::ws_echo(told.clone()));
                 let sockets = floor_sockets(&servers.0, &servers.1).await;
-                floors = Some((servers, sockets, vec![0; told.len()]));
+                floors = Some((servers, sockets, vec![1; ask.len()], vec![0; told.len()]));
             }
-            let Some((_, (tcp, bare), read)) = &mut floors else { continue };
+            let Some((_, (tcp, bare), bytes, read)) = &mut floors else { continue };
             // The first of each round finds both sides asleep, as the order does.
             tokio::time::sleep(Duration::from_millis(1)).await;
-            tcp_round(tcp, &bytes, read, 1, &mut tcp_times).await;
+            tcp_round(tcp, bytes, read, 1, &mut tcp_times).await;
             tokio::time::sleep(Duration::from_millis(1)).await;
             ws_round(bare, &ask, 1, &mut ws_times).await;
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -446,10 +480,11 @@ fn trips(report: &mut Report, idle: &str, protocol: Protocol, turns: usize) {
                 }
             }
         }
-        let (servers, sockets, _) = floors.expect("a turn");
+        let (servers, sockets, ..) = floors.expect("a turn");
         drop(sockets);
         drop(servers);
-    });
+    };
+    on_the_clients_core(|| block_on(measure));
     service.running.stop().expect("an orderly end");
     let what = format!("halt {}, engine {idle}: order that trips -> mode frame", name(protocol));
     report.times(&what, &tripped, Some(("TCP echo after the same pause", p50_us(&tcp_times))));
@@ -797,8 +832,8 @@ fn kills(report: &mut Report, turns: usize) {
         }
     };
     let pause = || std::thread::sleep(Duration::from_millis(1));
-    // The floor server takes one connection after the other, so each echo has its own.
-    for _ in 0..turns {
+    // The floor server takes one connection after the other, so each turn has its own.
+    let mut turn = || {
         pause();
         let since = Instant::now();
         kept.write_all(&kill.request).expect("a write");
@@ -847,7 +882,8 @@ fn kills(report: &mut Report, turns: usize) {
         let since = Instant::now();
         echo(&mut fresh, &kill.request, &mut answer);
         record(kept_echo, since);
-    }
+    };
+    on_the_clients_core(|| (0..turns).for_each(|_| turn()));
     drop(server);
     drop(kept);
     service.running.stop().expect("an orderly end");
@@ -872,7 +908,9 @@ fn main() {
          ingest: frames are made and masked beforehand; until the last event is acknowledged; best of 3; 'per core'\n  \
          counts the thread's processor time, the kernel's work for its sockets included; engine: nap.\n\
          HTTP: the client writes and spins on the halt page ('flag seen') or waits for the answer; 1 ms of silence\n  \
-         before each; engine: nap. nap: the engine spins for 20 µs, then sleeps until woken.",
+         before each; engine: nap. nap: the engine spins for 20 µs, then sleeps until woken.\n\
+         ask, halt and HTTP: the client is bound to core 0, the thread that serves it (ingest, API, floor) to core 1;\n  \
+         every other thread, the engine's among them, runs where the kernel puts it.",
         machine()
     );
     let mut report = Report::new("ws", args, &includes);
