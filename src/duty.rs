@@ -149,7 +149,9 @@ impl Idler {
                 }
                 let since = *self.idle_since.get_or_insert_with(Instant::now);
                 if since.elapsed() < spin {
-                    core::hint::spin_loop();
+                    // Who waits for this core, perhaps for our own answer, goes first: where threads outnumber
+                    // cores a spin would cost it more than it can save us.
+                    std::thread::yield_now();
                 } else {
                     bell.nap(nap, has_work);
                     // Still idle after the nap: nap again at once instead of spinning anew.
