@@ -36,6 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SESSIONS: usize = 8;
 const INSTRUMENTS: u32 = 100;
 const ROUNDS: usize = 10;
+const IDLES: [&str; 3] = ["nap", "nap 200us", "spin"];
 
 const CONFIG: &str = r#"
 [service]
@@ -43,7 +44,7 @@ state_dir = "set-by-the-bench"
 base_currency = "USD"
 base_scale = 4
 [engine]
-idle = "IDLE"
+IDLE
 working_orders = 1_048_576
 remembered_orders = 262_144
 execs = 65_536
@@ -105,11 +106,16 @@ struct Service {
 }
 
 impl Service {
+    /// `idle`: a word for the engine's idle strategy; `nap 200us` also says for how long it spins first.
     fn start(idle: &str, session_kind: &str) -> Service {
+        let idle = match idle.split_once(' ') {
+            None => format!("idle = \"{idle}\""),
+            Some((kind, spin)) => format!("idle = \"{kind}\"\nspin = \"{spin}\""),
+        };
         let mut names: String =
             (0..SESSIONS).map(|i| format!("[sessions.gw-{i}]\nkind = \"{session_kind}\"\n")).collect();
         names.extend((0..INSTRUMENTS).map(|i| format!("[instruments.I{i:03}]\nreference = \"10.00\"\n")));
-        let text = CONFIG.replace("IDLE", idle).replace("NAMES", &names);
+        let text = CONFIG.replace("IDLE", &idle).replace("NAMES", &names);
         let mut loaded = config::load("bench", &text).unwrap_or_else(|violations| panic!("{violations:?}"));
         let dir = tempfile::tempdir().expect("a directory for the latch");
         loaded.service.state_dir = dir.path().join("state");
@@ -908,7 +914,7 @@ fn main() {
          ingest: frames are made and masked beforehand; until the last event is acknowledged; best of 3; 'per core'\n  \
          counts the thread's processor time, the kernel's work for its sockets included; engine: nap.\n\
          HTTP: the client writes and spins on the halt page ('flag seen') or waits for the answer; 1 ms of silence\n  \
-         before each; engine: nap. nap: the engine spins for 20 µs, then sleeps until woken.\n\
+         before each; engine: nap. nap: the engine spins for 20 µs, then sleeps until woken; nap 200us: the same after 200.\n\
          ask, halt and HTTP: the client is bound to core 0, the thread that serves it (ingest, API, floor) to core 1;\n  \
          every other thread, the engine's among them, runs where the kernel puts it.",
         machine()
@@ -918,14 +924,14 @@ fn main() {
     let part = |n| args.only.is_none_or(|only| only == n);
     let scale = if args.quick { 10 } else { 1 };
     if part(1) {
-        for idle in ["nap", "spin"] {
+        for idle in IDLES {
             for protocol in [Protocol::Json, Protocol::Bin] {
                 asks(&mut report, idle, protocol, 20_000 / scale);
             }
         }
     }
     if part(4) {
-        for idle in ["nap", "spin"] {
+        for idle in IDLES {
             for protocol in [Protocol::Json, Protocol::Bin] {
                 trips(&mut report, idle, protocol, 500 / scale);
             }
