@@ -145,12 +145,14 @@ impl Idler {
                 self.rounds += 1;
                 // A clock reading costs more than a look at a ring: take one every 32 rounds.
                 if self.rounds % 32 != 1 && self.idle_since.is_some() {
-                    core::hint::spin_loop();
+                    // Who waits for this core, perhaps for our own answer, goes first: where threads outnumber
+                    // cores a spin would cost it more than it can save us.
+                    std::thread::yield_now();
                     return;
                 }
                 let since = *self.idle_since.get_or_insert_with(Instant::now);
                 if since.elapsed() < spin {
-                    core::hint::spin_loop();
+                    std::thread::yield_now();
                 } else {
                     bell.nap(nap, has_work);
                     // Still idle after the nap: nap again at once instead of spinning anew.

@@ -85,6 +85,14 @@ impl Report {
         self.add(Figure { name: name.into(), unit, value, percentiles: Vec::new(), floor });
     }
 
+    /// A distribution in nanoseconds, shown in microseconds by its median, p99 and p99.9.
+    pub fn times(&mut self, name: impl Into<String>, times: &hdrhistogram::Histogram<u64>, floor: Option<(&str, f64)>) {
+        let at = |q| times.value_at_quantile(q) as f64 / 1e3;
+        let percentiles = vec![(50.0, at(0.5)), (99.0, at(0.99)), (99.9, at(0.999))];
+        let floor = floor.map(|(name, value)| (name.to_owned(), value));
+        self.add(Figure { name: name.into(), unit: "µs", value: at(0.5), percentiles, floor });
+    }
+
     pub fn finish(self) {
         if !self.args.json {
             return;
