@@ -226,7 +226,8 @@ mod tests {
         // The firm has no name, and none is shown.
         let mut firm = calm.clone();
         firm["mode"] = json!("halted");
-        firm["halts"] = json!([{ "scope": { "kind": "firm", "name": "" }, "mode": "halted", "epoch": 8, "causes": [] }]);
+        firm["halts"] =
+            json!([{ "scope": { "kind": "firm", "name": "" }, "mode": "halted", "epoch": 8, "causes": [] }]);
         assert_eq!(summary(&firm).unwrap(), (true, "firm: halted\nfirm: halted since epoch 8\n".to_owned()));
         orphan["orphans"] = json!([{ "scope": { "kind": "strategy", "name": "gone" }, "mode": "halted", "epoch": 1 }]);
         assert!(summary(&orphan).unwrap().0);

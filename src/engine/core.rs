@@ -1,7 +1,7 @@
 //! HOT: no I/O, lock, allocation, logging, formatting, clock or syscall; every loop bounded.
 //!
 //! The core: all risk state and the one function that moves it, [`Engine::step`]. The contract is in
-//! [`crate::risk`]; [`judge`](super::judge) decides, [`book`](super::book) changes.
+//! [`crate::risk`]; `judge` decides, `book` changes.
 
 use std::sync::Arc;
 

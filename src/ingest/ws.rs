@@ -2,7 +2,7 @@
 //!
 //! # A session and its connections
 //!
-//! A session outlives its connections. [`SessionState`] holds what must not be lost between two of them: the
+//! A session outlives its connections. `SessionState` holds what must not be lost between two of them: the
 //! next sequence expected, the numbered answers (a bounded ring), the text ids. A new connection of a session
 //! takes over from the old one, so that a half-open TCP connection never locks a gateway out.
 //!

@@ -74,7 +74,7 @@ pub mod mode_word {
 ///
 /// Quantities and prices have the scale of their instrument. Where the scope names no instrument (an
 /// order quantity limit of a strategy, say) the number counts each instrument's own units and is shown as it
-/// is; [`unit`] tells the two apart.
+/// is; [`unit()`] tells the two apart.
 #[must_use]
 pub fn value(universe: &Universe, rule: Rule, scope: Scope, value: i64) -> String {
     let instrument = match scope {

@@ -144,7 +144,7 @@ pub enum OrdType {
     /// At `px` or better.
     #[default]
     Limit = 1,
-    /// At whatever the market gives: valued at its worst case, see [`crate::risk::worst`].
+    /// At whatever the market gives: valued at its worst case, see [`risk`](crate::risk).
     Market = 2,
     /// A market order once triggered: `px` is the trigger, valued at the worse of it and the market's worst case.
     Stop = 3,

@@ -1,6 +1,6 @@
 //! The configuration: TOML text in, everything that the process is built from out, or every violation at once.
 //!
-//! The text is read key by key ([`reader`]), so that one mistake does not hide the next; then relations
+//! The text is read key by key (`reader`), so that one mistake does not hide the next; then relations
 //! between sections are checked; then names become the [`Universe`] and limits the [`LimitTable`]. Nothing
 //! downstream sees the text. Every key is explained in `config/haltline.toml`.
 //!
