@@ -1,4 +1,91 @@
 //! haltline: a real-time trading risk monitor with a kill switch.
+//!
+//! One process next to an order gateway. Events of orders come in over WebSocket; one thread, the only writer of risk
+//! state, judges each against the limits of every scope that it concerns (firm, account, strategy, pair,
+//! instrument, session); a breach or a person halts flow, and the halt survives a restart. This page is the map; the
+//! contract of the rules is in [`risk`], the README shows how to use it all.
+//!
+//! # Threads, and what is between them
+//!
+//! ```text
+//!  sessions ══WebSocket══ ingest ──ring: Inbound───▶ engine            one core, one writer
+//!                           ▲ │  ◀──ring: Effect────  │ │ │
+//!                           │ └─ SessionBoard         │ │ └─ Published (atomics) ─▶ api, metrics
+//!                    wakers │   told, confirmed       │ └─ channel: Notice ──▶ control ─▶ log, causes, alerts
+//!                           │                         │ trip: raises
+//!      ┌────────────────────┴─────────────────────────▼───┐
+//!      │ HaltPage: one word `mode, epoch` per scope       │ ◀─ raises ─ Switch ◀─ api (HTTP), main (SIGUSR1)
+//!      └────────────────────┬─────────────────────────────┘
+//!                           └─ channel of one ─▶ latch ─▶ state directory
+//! ```
+//!
+//! | thread | runs | may wait for |
+//! |---|---|---|
+//! | `haltline-ingest` | [`ingest::ws`]: all sessions, on one tokio runtime | its sockets; room in the event ring holds its readers back |
+//! | `haltline-engine` | [`engine::agent`] around [`engine::core`] | nothing; idle, it spins, yields or naps until the [bell](duty::Bell) |
+//! | `haltline-api` | [`api`]: HTTP, a runtime of its own; large answers beside it | its sockets |
+//! | `haltline-latch` | [`journal::latch`]: makes the page's state durable | the disk |
+//! | `haltline-control` | [`journal::control`]: records, logs, raises alerts | the log's queue never; the disk once, for the first event |
+//! | main | signals, reload, the orderly end ([`app::service`]) | the others, at the end |
+//!
+//! # The kill path
+//!
+//! 1. The thread that received the press ([`api`], or main for SIGUSR1) calls [`kill::switch::Switch::press`], whose first
+//!    step is [`kill::page::HaltPage::raise`]: a compare-and-swap that never lowers and always begins a new epoch. No
+//!    lock, queue, disk or engine comes before it. A trip does the same from the engine's thread.
+//! 2. Wakers: ingest and the engine are woken if they sleep.
+//! 3. Ingest pushes `mode` to every session that the scope concerns, and looks at the page for every admission that it
+//!    queues: one that was decided before the halt is turned into a denial, and the engine told that it was withdrawn.
+//! 4. The engine takes the page before its next event and denies what the mode denies.
+//! 5. The latch thread writes the page's present state: new file, sync, rename, sync of the directory.
+//! 6. Sessions confirm with `mode_ack`. The [receipt](kill::receipt) says `confirmed` when every session that was connected
+//!    has, and the latch is durable; until then it says what is missing. It waits for nobody longer than asked.
+//!
+//! A re-arm ([`kill::rearm`]) names the epoch it was decided on; a raise in between wins. Orders working at a venue are counted
+//! in the receipt, and not canceled.
+//!
+//! # Layers
+//!
+//! Imports point down; those of one line do not import each other, except `kill` the clock of `duty`, and `risk` `limits`.
+//!
+//! ```text
+//! units            exact integers with a unit: Px Qty MonoNanos …, ids, conversions
+//! model ring duty  event effect rule scope universe | hints to the processor, the only unsafe | clocks, idling
+//! limits           the parsed, checked, immutable limit table
+//! wire risk kill   bytes ↔ model, pure | HOT: orders, positions, rates, losses | page, switch, receipts, re-arm
+//! engine           HOT: core judges and books, agent loops; published: what others may read
+//! metrics          what Prometheus sees
+//! journal ingest api   the latch and the record | WebSocket | HTTP
+//! app              configuration, threads, signals: everything wired in one place
+//! demo             the Knight morning, streamed to the real service
+//! bin              the command line
+//! ```
+//!
+//! HOT: no I/O, lock, allocation, logging, formatting, clock or syscall per event; time is an argument. Without the feature
+//! `service` only `units`, `model`, `ring`, `limits`, the halt page and the board of sessions are built.
+//!
+//! # What holds today, and the test that would notice
+//!
+//! | Invariant | Tests |
+//! |---|---|
+//! | After a raise no admission leaves haltline for its scope | `ingest::tests`: `admission_decided_before_a_halt_is_withheld_after_it`, `admission_that_nobody_has_seen_is_not_replayed_under_a_halt` |
+//! | A kill is taken in every state, without engine or disk | `api::tests`: `kill_works_while_the_engine_stands_still_and_the_latch_cannot_be_written`, `flood_of_connections_leaves_a_place_for_a_kill` |
+//! | Modes only rise; a re-arm never undoes a later kill | `kill::switch`: `kill_is_never_lost_to_a_rearm_at_the_same_time`; `kill::page`: `raise_never_lowers_and_always_changes_the_epoch` |
+//! | A halt said to be durable survives SIGKILL | `service`: `sigkill_at_any_moment_after_the_receipt_loses_no_halt`; `journal::latch`: `no_halt_that_was_durable_is_missing_after_a_crash` |
+//! | A latch that is missing, cut or damaged starts halted | `journal::latch`: `latch_cut_at_any_byte_starts_halted`, `latch_with_any_bit_flipped_starts_halted` |
+//! | Positions that a restart lost start halted | `service`: `positions_that_are_lost_with_a_restart_halt_the_firm` |
+//! | `confirmed` means latch and every connected session | `kill::switch`: `receipt_is_confirmed_only_with_latch_and_every_connected_session` |
+//! | Cancels pass in every mode; reduce-only goes by quantity | `scenarios`: `cancel_passes_in_every_mode`, `reduce_only_denies_order_that_crosses_zero` |
+//! | Orders are counted, with all leaves, before their verdict | `scenarios`: `working_orders_count_towards_exposure`, `pending_replace_counts_the_worse` |
+//! | Fills are never dropped | `scenarios`: `late_fill_after_halt_is_booked`, `unknown_fill_counts`, `duplicate_fill_is_booked_once` |
+//! | Armed without input denies; unset is zero | `scenarios`: `stale_reference_denies_and_a_fresh_one_readmits`, `unset_is_zero` |
+//! | Arithmetic is exact or denies | `scenarios`: `overflow_is_a_denial`; `units`: `conversion_rounds_against_the_trader` |
+//! | No event is lost or repeated over reconnects | `ingest::tests`: `random_cuts_lose_and_repeat_nothing` |
+//! | Engine and contract agree | `oracle_test`: `engine_and_oracle_agree_on_random_streams`, against an oracle that shares no code |
+//!
+//! What does not hold yet, because its part does not exist: no proof that a *gateway* has stopped (no shared-memory gate and no lease
+//! that lapses: `mode_ack` is its word); admitted orders are in no journal, so nothing is replayed and positions are not
+//! recovered; working orders are not canceled after a halt.
 
 pub mod units;
 

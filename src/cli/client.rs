@@ -106,7 +106,8 @@ fn summary(state: &Value) -> Result<(bool, String)> {
             tripped = true;
             let (kind, name) = (word(&halt["scope"]["kind"]), word(&halt["scope"]["name"]));
             let known = if key == "orphans" { " (not in the configuration)" } else { "" };
-            text.push_str(&format!("{} {name}: {} since epoch {}{known}\n", kind, word(&halt["mode"]), halt["epoch"]));
+            let scope = if name.is_empty() { kind } else { format!("{kind} {name}") };
+            text.push_str(&format!("{scope}: {} since epoch {}{known}\n", word(&halt["mode"]), halt["epoch"]));
             for cause in halt["causes"].as_array().into_iter().flatten() {
                 let (at, actor, reason) = (word(&cause["at"]), word(&cause["actor"]), word(&cause["reason"]));
                 text.push_str(&format!("    {at} {actor}: {reason}\n"));
@@ -222,6 +223,12 @@ mod tests {
         assert!(tripped);
         assert_eq!(text, "firm: normal\nstrategy alpha: halted since epoch 7\n    t alice: drill[2J\n");
         let mut orphan = calm.clone();
+        // The firm has no name, and none is shown.
+        let mut firm = calm.clone();
+        firm["mode"] = json!("halted");
+        firm["halts"] =
+            json!([{ "scope": { "kind": "firm", "name": "" }, "mode": "halted", "epoch": 8, "causes": [] }]);
+        assert_eq!(summary(&firm).unwrap(), (true, "firm: halted\nfirm: halted since epoch 8\n".to_owned()));
         orphan["orphans"] = json!([{ "scope": { "kind": "strategy", "name": "gone" }, "mode": "halted", "epoch": 1 }]);
         assert!(summary(&orphan).unwrap().0);
         assert!(summary(&json!({ "mode": "normal" })).is_err());

@@ -316,8 +316,9 @@ impl Switch {
         let slot = self.universe.slot(scope).ok_or(UnknownScope)?;
         let word = self.page.raise(slot, stop.mode());
         let changes = self.page.changes();
-        self.page_changed();
+        // Before anybody is woken: who is quick confirms before the last waker returns.
         let raised = self.clock.now();
+        self.page_changed();
 
         let sessions = self.rows(scope);
         let working_orders = (self.working)(slot);

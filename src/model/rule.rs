@@ -298,4 +298,31 @@ mod tests {
             assert_eq!(Rule::from_u8(i as u8), Some(rule));
         }
     }
+
+    #[test]
+    fn readme_lists_every_rule_with_its_scopes_and_unit() {
+        let readme = include_str!("../../README.md");
+        for rule in Rule::ALL {
+            let kinds: Vec<&str> =
+                ScopeKind::ALL.into_iter().filter(|kind| applies(rule, *kind)).map(ScopeKind::name).collect();
+            let place = match kinds.len() {
+                0 => "–".to_owned(),
+                6 => "all".to_owned(),
+                _ => kinds.join(", "),
+            };
+            let unit = match rule.unit() {
+                Unit::Qty => "quantity",
+                Unit::Px => "price",
+                Unit::Notional => "money",
+                Unit::Bps => "basis points",
+                Unit::Count => "count",
+                Unit::Nanos => "time",
+                Unit::Seq => "sequence",
+                Unit::Mode => "mode",
+                Unit::None => "–",
+            };
+            let row = format!("| `{}` | {place} | {unit} | ", rule.name());
+            assert_eq!(readme.matches(&row).count(), 1, "README.md should have one row that begins with {row:?}");
+        }
+    }
 }
