@@ -148,9 +148,9 @@ pub struct Engine {
 
 /// Instruments that learn of a new rate per step.
 const RATES_PER_STEP: usize = 16;
-/// Pairs revalued per tick.
 /// How many events ahead each stage of a batch asks for memory.
 const AHEAD: usize = 6;
+/// Pairs revalued per tick.
 const REVALUE_PER_TICK: usize = 256;
 /// Room for every scope and pair that one step can touch.
 const TOUCHED: usize = 5 * (REVALUE_PER_TICK + 8);
@@ -650,7 +650,14 @@ impl Engine {
 
     /// A new day. Walks every pair: for the pause between two days.
     fn new_day(&mut self, now: Now) {
-        self.sweep(usize::MAX);
+        // Every pair is revalued below, so that nothing is due any more.
+        for instrument in 0..self.references.len() {
+            self.learn_rate(instrument);
+            let reference = &mut self.references[instrument];
+            (reference.queued, reference.next, reference.left) = (false, NONE, 0);
+        }
+        self.queue_len = 0;
+        self.fx.iter_mut().for_each(|fx| fx.left = 0);
         for pair in 0..self.pairs.len() as u32 {
             let reference = self.references[self.pairs.get(pair).instrument.0 as usize];
             self.update_pair(pair, false, |p| {
@@ -743,7 +750,7 @@ impl Engine {
     fn sweep(&mut self, budget: usize) {
         for currency in 1..self.fx.len() {
             let left = self.fx[currency].left;
-            for n in 0..left.min(if budget == usize::MAX { left } else { RATES_PER_STEP }) {
+            for n in 0..left.min(RATES_PER_STEP) {
                 let instrument = self.fx[currency].instruments[left - 1 - n] as usize;
                 self.fx[currency].left -= 1;
                 if self.learn_rate(instrument) {

@@ -284,8 +284,8 @@ impl FileText {
             }
         };
         if !works {
-            let rule = "its value cannot be represented in base units: fewer places in px_scale, qty_scale or \
-                        multiplier, or more in base_scale";
+            let rule = "its value cannot be represented in base units: fewer digits in multiplier, fewer places in \
+                        px_scale or qty_scale, or more in base_scale";
             errors.at(&instrument.spot, rule);
         }
     }

@@ -178,7 +178,7 @@ const CASES: &[Case] = &[
     ),
     (
         "qty_scale = 8",
-        "qty_scale = 12\nmultiplier = \"0.000001\"",
+        "qty_scale = 8\nmultiplier = \"7000000001\"",
         "instruments.BTC",
         "[instruments.BTC]",
         "base units",
