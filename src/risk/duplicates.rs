@@ -1,6 +1,7 @@
 //! HOT: the recent orders that the duplicate rule looks back on.
 
 use crate::model::{OrdType, Side};
+use crate::ring::huge::advise;
 use crate::risk::index::{IdIndex, hash};
 use crate::units::MonoNanos;
 
@@ -55,7 +56,9 @@ impl DuplicateLog {
     #[must_use]
     pub fn new(capacity: usize) -> DuplicateLog {
         let capacity = capacity.max(1);
-        DuplicateLog { index: IdIndex::new(capacity), ring: Vec::with_capacity(capacity), capacity, next: 0 }
+        let ring = Vec::with_capacity(capacity);
+        advise(&ring);
+        DuplicateLog { index: IdIndex::new(capacity), ring, capacity, next: 0 }
     }
 
     fn latest(&self, what: &Likeness) -> Option<u32> {

@@ -1,6 +1,7 @@
 //! HOT: the executions of the day, so that none is booked twice and each can be taken back.
 
 use crate::model::Side;
+use crate::ring::huge::advise;
 use crate::risk::index::{IdIndex, hash};
 use crate::units::{ExecId, OrdId, SessionId};
 
@@ -58,7 +59,9 @@ impl ExecTable {
     #[must_use]
     pub fn new(capacity: usize) -> ExecTable {
         let capacity = capacity.max(1);
-        ExecTable { index: IdIndex::new(capacity), ring: Vec::with_capacity(capacity), oldest: 0, capacity, day: 0 }
+        let ring = Vec::with_capacity(capacity);
+        advise(&ring);
+        ExecTable { index: IdIndex::new(capacity), ring, oldest: 0, capacity, day: 0 }
     }
 
     /// The execution with this id.

@@ -4,6 +4,8 @@
 //! position, the rest tells most strangers apart without a look at the slab. Removal shifts the
 //! followers back, so that no search is longer than it has to be.
 
+use crate::ring::huge::advise_slice;
+
 /// The longest run that a search follows; an insertion that would need a longer one is refused.
 const MAX_PROBE: usize = 1024;
 
@@ -37,7 +39,9 @@ impl IdIndex {
     pub fn new(capacity: usize) -> IdIndex {
         let size = (capacity.max(8) * 2).next_power_of_two();
         assert!(size <= 1 << 31, "an index holds at most 2^30 entries");
-        IdIndex { entries: vec![0; size].into_boxed_slice(), shift: 32 - size.trailing_zeros(), mask: size - 1 }
+        let entries = vec![0; size].into_boxed_slice();
+        advise_slice(&entries);
+        IdIndex { entries, shift: 32 - size.trailing_zeros(), mask: size - 1 }
     }
 
     #[inline]

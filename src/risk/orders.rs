@@ -1,6 +1,7 @@
 //! HOT: the table of orders: those that are live, and the last ones that were.
 
 use crate::model::{OrdType, Side};
+use crate::ring::huge::advise;
 use crate::risk::index::{Full, IdIndex, hash};
 use crate::units::{OrdId, SessionId};
 
@@ -127,9 +128,11 @@ impl OrderTable {
     pub fn new(live: usize, remembered: usize) -> OrderTable {
         let capacity = live + remembered;
         assert!(capacity < 1 << 30);
+        let slab = Vec::with_capacity(capacity);
+        advise(&slab);
         OrderTable {
             index: IdIndex::new(capacity),
-            slab: Vec::with_capacity(capacity),
+            slab,
             free: NONE,
             done: vec![0; remembered].into_boxed_slice(),
             done_head: 0,

@@ -2,6 +2,7 @@
 
 use crate::limits::Gauge;
 use crate::model::Side;
+use crate::ring::huge::{advise, advise_slice};
 use crate::risk::orders::NONE;
 use crate::units::{Conversion, InstrumentId, REPRESENTABLE_MAX, StrategyId};
 
@@ -158,11 +159,15 @@ impl PairTable {
     #[must_use]
     pub fn new(strategies: usize, instruments: usize, capacity: usize) -> PairTable {
         let capacity = capacity.min(strategies * instruments);
+        // Zero is "none": zeroed memory costs nothing until it is used.
+        let index = vec![0; strategies * instruments].into_boxed_slice();
+        let slab = Vec::with_capacity(capacity);
+        advise_slice(&index);
+        advise(&slab);
         PairTable {
-            // Zero is "none": zeroed memory costs nothing until it is used.
-            index: vec![0; strategies * instruments].into_boxed_slice(),
+            index,
             instruments,
-            slab: Vec::with_capacity(capacity),
+            slab,
             capacity,
             first: vec![NONE; instruments].into_boxed_slice(),
             count: vec![0; instruments].into_boxed_slice(),

@@ -9,6 +9,7 @@
 //! [`Rates::record`] takes. What is not denied (a cancel, an observed order) is recorded even if it does not fit.
 
 use crate::limits::{LimitTable, RateKind, RateLimit, RateOf};
+use crate::ring::huge::advise;
 use crate::units::MonoNanos;
 
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +87,7 @@ impl Rates {
             }
         }
         rates.starts.push(rates.meters.len() as u32);
+        advise(&rates.times);
         rates
     }
 
