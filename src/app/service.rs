@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-use crate::api::{self, ApiOptions, ApiParts, Authenticator, Principal, Role};
+use crate::api::{self, ApiOptions, ApiParts, Authenticator, Principal};
 use crate::app::config::{self, Loaded};
 use crate::app::logs;
 use crate::app::reload::Reloader;
@@ -227,11 +227,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let mut principals = options.principals;
     principals.extend(loaded.auth.operators.iter().map(|operator| Principal {
         name: operator.name.clone(),
-        role: match operator.role {
-            config::Role::Viewer => Role::Viewer,
-            config::Role::Operator => Role::Operator,
-            config::Role::Risk => Role::Risk,
-        },
+        role: operator.role,
         token_hash: operator.hash,
     }));
     let auth = Arc::new(Authenticator::new(principals));

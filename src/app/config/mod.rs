@@ -30,6 +30,7 @@ use self::limits::LimitText;
 use self::reader::Reader;
 use self::violation::{Errors, Spot};
 pub use self::violation::{Violation, Violations};
+pub use crate::api::Role;
 use crate::duty::Idle;
 use crate::engine::core::Sizing;
 use crate::limits::LimitTable;
@@ -93,29 +94,6 @@ impl Http {
 impl Default for Http {
     fn default() -> Self {
         Http { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, Http::PORT)) }
-    }
-}
-
-/// What a person's token allows, ascending: each role may do what the ones before it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Role {
-    /// Look.
-    Viewer,
-    /// Kill.
-    Operator,
-    /// Re-arm, change limits.
-    Risk,
-}
-
-impl Role {
-    /// The word for it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Role::Viewer => "viewer",
-            Role::Operator => "operator",
-            Role::Risk => "risk",
-        }
     }
 }
 
