@@ -23,7 +23,7 @@ use crate::api::{self, ApiOptions, ApiParts, Authenticator, Principal};
 use crate::app::config::{self, Loaded};
 use crate::app::logs;
 use crate::app::reload::Reloader;
-use crate::app::signals::{self, Asked};
+use crate::app::signals::{Asked, Signals};
 use crate::duty::{Bell, Clock, SystemClock};
 use crate::engine::agent::{AgentParts, EngineAgent, Wake, port};
 use crate::engine::core::Engine;
@@ -112,6 +112,8 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
     for note in &loaded.notes {
         tracing::warn!(event = "config", field = note.field, "{}", note.text);
     }
+    // Before the state directory is taken: from then on an end has to be an orderly one.
+    let signals = Signals::hear()?;
     let running = start(loaded, StartOptions { path: Some(path.to_owned()), ..StartOptions::default() })?;
     abort_on_panic(&running);
     tracing::info!(event = "started", ws = %running.ws_addr, http = %running.http_addr, "serving");
@@ -124,7 +126,7 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
             let _ = reloader.reload("signal", "SIGHUP");
         }
     })?;
-    signals::listen(|asked| match asked {
+    signals.listen(|asked| match asked {
         Asked::End => false,
         Asked::Reload => {
             // Full: one is still to begin, and reads what is there by then.
@@ -137,7 +139,7 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
             let _ = running.switch.press(Scope::Firm, Stop::Halted, "signal", "SIGUSR1", now);
             true
         }
-    })?;
+    });
     tracing::info!(event = "stopping", "ending");
     running.stop()?;
     Ok(ExitCode::SUCCESS)
