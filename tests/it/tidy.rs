@@ -106,7 +106,7 @@ fn repository() -> Vec<File> {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             let name = path.strip_prefix(top).unwrap().to_str().unwrap().to_owned();
-            if name == ".git" || ignored.contains(&name) {
+            if name == ".git" || is_ignored(&ignored, &name) {
                 continue;
             }
             if path.is_dir() {
@@ -123,6 +123,11 @@ fn repository() -> Vec<File> {
 
 fn ignored(gitignore: &str) -> BTreeSet<String> {
     gitignore.lines().map(|line| line.trim_matches('/').to_owned()).collect()
+}
+
+/// As git has it: a name without a directory before it is ignored at any depth.
+fn is_ignored(ignored: &BTreeSet<String>, path: &str) -> bool {
+    ignored.contains(path) || path.rsplit('/').next().is_some_and(|name| ignored.contains(name))
 }
 
 /// `text` with comments, strings and character literals blanked; every other character stays where it is.
@@ -427,7 +432,8 @@ fn check_registries(files: &[File]) -> Vec<String> {
     let mut complaints = Vec::new();
     for file in files {
         for (n, text) in file.text.lines().enumerate() {
-            let public_lock = file.path == "Cargo.lock" && text == format!("source = \"{public}\"");
+            let lock = file.path == "Cargo.lock" || file.path.ends_with("/Cargo.lock");
+            let public_lock = lock && text == format!("source = \"{public}\"");
             let named = REGISTRIES.iter().any(|(a, b)| text.to_ascii_lowercase().contains(&[*a, *b].concat()));
             if named && !public_lock {
                 complaints.push(format!("{}:{}: names a registry", file.path, n + 1));
@@ -435,6 +441,12 @@ fn check_registries(files: &[File]) -> Vec<String> {
         }
     }
     complaints
+}
+
+/// What haltline is compared with stays out of what haltline is made of: other licence, hundreds of dependencies.
+fn check_peers(files: &[File]) -> Vec<String> {
+    let ours = files.iter().filter(|f| ["Cargo.toml", "Cargo.lock"].contains(&f.path.as_str()));
+    ours.filter(|f| f.text.contains("nautilus")).map(|f| format!("{}: names nautilus", f.path)).collect()
 }
 
 #[track_caller]
@@ -471,6 +483,11 @@ fn the_top_level_stays_short() {
 #[test]
 fn no_file_names_a_registry() {
     clean(check_registries(&repository()));
+}
+
+#[test]
+fn peers_stay_out_of_the_package() {
+    clean(check_peers(&repository()));
 }
 
 #[test]
@@ -568,6 +585,14 @@ fn other_checks_find_what_they_look_for() {
     assert_eq!(check_registries(&[file("README.md", &format!("see\n{host}"))]), ["README.md:2: names a registry"]);
     let lock = ["source = \"registry", "+https://elsewhere.example/index\""].concat();
     assert_eq!(check_registries(&[file("Cargo.lock", &lock)]).len(), 1);
+    let lock = ["source = \"registry", "+https://github.com/rust-lang/crates", ".io-index\""].concat();
+    clean(check_registries(&[file("Cargo.lock", &lock), file("benches/x/Cargo.lock", &lock)]));
+    assert_eq!(check_registries(&[file("not-Cargo.lock", &lock)]).len(), 1);
+    let peer = "nautilus-risk = \"1\"";
+    assert_eq!(check_peers(&[file("Cargo.toml", peer), file("benches/x/Cargo.toml", peer)]).len(), 1);
+    let ignored = ignored("target/\nbuild/out\n");
+    assert!(is_ignored(&ignored, "target") && is_ignored(&ignored, "benches/x/target"));
+    assert!(is_ignored(&ignored, "build/out") && !is_ignored(&ignored, "build") && !is_ignored(&ignored, "x/targets"));
 }
 
 #[test]
