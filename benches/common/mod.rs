@@ -1,4 +1,5 @@
-//! What the benches share: arguments, floors measured in the same run, and the report.
+//! What the benches share: arguments, floors measured in the same run, and the report. `nautilus`, the comparison with
+//! nautilus-risk, is a package of its own that shares this file and that nothing here builds: see its `src/main.rs`.
 #![allow(dead_code)]
 
 use std::hint::black_box;
