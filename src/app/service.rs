@@ -24,7 +24,7 @@ use crate::app::config::{self, Loaded};
 use crate::app::logs;
 use crate::app::reload::Reloader;
 use crate::app::signals::{Asked, Signals};
-use crate::duty::{Bell, Clock, SystemClock};
+use crate::duty::{Clock, SystemClock};
 use crate::engine::agent::{AgentParts, EngineAgent, Wake, port};
 use crate::engine::core::Engine;
 use crate::engine::published::Published;
@@ -39,6 +39,7 @@ use crate::kill::switch::{Cause, Stop, Switch, SwitchParts, Waker};
 use crate::limits::{Gauge, LimitTable};
 use crate::metrics::{Metrics, MetricsParts, ReloadState};
 use crate::model::{Mode, Scope, ScopeKind, Universe};
+use crate::ring::bell::Bell;
 
 /// What a start needs besides the configuration.
 #[derive(Default)]
@@ -212,6 +213,8 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         page: page.clone(),
         published: published.clone(),
         ports: vec![engine_port],
+        lane_changes: crossbeam_channel::never(),
+        lease_lag_ns: 0,
         commands: take_commands,
         notices,
         page_raised: Box::new(PageRaised { switch: switch.clone() }),

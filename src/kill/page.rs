@@ -1,26 +1,104 @@
 //! HOT: no I/O, lock, allocation, logging, formatting, clock or syscall.
 //!
-//! The halt page: one word per scope, written by whoever presses kill, read by everybody.
+//! The halt page: one word per scope, written by whoever presses kill, read by everybody. It lies in a mapped file, so that
+//! gates in other processes read the same words (see [`settle_in`](HaltPage::settle_in)), or on the heap.
+//!
+//! # Layout
+//!
+//! Version 1, 64-bit words in the byte order of the machine:
+//!
+//! ```text
+//!   0  magic        0x4547_4150_544C_4148, "HALTPAGE"
+//!   1  layout version (low half), words before the first mode word (high half)
+//!   2  digest of all names, in their order: whose slots these are
+//!   3  accounts (low half), strategies (high half)
+//!   4  instruments (low half), sessions (high half)
+//!   5  state: 1 in service, anything else: deny
+//!  16  raised       scopes whose mode is not normal; never less than there are
+//!  17  epoch        the next one
+//!  18  changes      how often a word changed
+//!  32  lease        CLOCK_MONOTONIC ns until which gates may admit
+//!  33  lease span   ns from a renewal to the end of the lease; 0: no lease is kept, gates deny
+//!  48  progress     rounds of the engine's loop
+//!  49  round        CLOCK_MONOTONIC ns of the last one
+//!  50  input lag    ns
+//!  64  mode words   firm, accounts, strategies, instruments, sessions
+//!   …  account of each strategy
+//! ```
+//!
+//! Words 16 to 18 change when somebody presses; 32 some dozen times a second; 48 to 50 all the time, and no gate reads them. Each
+//! group has 128 bytes of its own.
 //!
 //! # Synchronization
 //!
-//! A word is `mode << 62 | epoch`. [`HaltPage::raise`] replaces it, by compare-and-swap, with the larger
+//! A mode word is `mode << 62 | epoch`. [`HaltPage::raise`] replaces it, by compare-and-swap, with the larger
 //! of the two modes and a **new** epoch, from one counter for the whole page. So:
 //!
-//! - any number of threads may raise at once, and none is lost;
+//! - any number of threads, in any number of processes, may raise at once, and none is lost;
 //! - a re-arm names the epoch that it was decided on and lowers by compare-and-swap from exactly that
 //!   word: a kill that came in between, even one that changed no mode, has changed the epoch and wins.
 //!
 //! `raise` ends with `SeqCst`, as does every reader's look on the verdict path, so that a thread that was
 //! told of a kill can give no later verdict that admits. After the words, `changes` counts up: who
 //! polls it (one load) sees the words behind it.
-
-use core::sync::atomic::{AtomicU64, Ordering};
+//!
+//! `raised` counts up *before* a word leaves `Normal` and down *after* it came back: a gate that finds it 0, on the right
+//! side of the [barrier](crate::ring::barrier), needs to look at no word. A process that dies in between leaves it too
+//! high, which costs gates a few loads until the file is made anew, and admits nothing.
+//!
+//! The lease is a word of its own that only the engine writes: a renewal can never undo a kill.
 
 use crate::model::scope::Mode;
+#[cfg(feature = "service")]
+use crate::model::universe::Universe;
+use crate::ring::shm::{View, Words};
+use crate::ring::sync::Ordering;
 
 const EPOCH_BITS: u32 = 62;
 const EPOCH_MASK: u64 = (1 << EPOCH_BITS) - 1;
+
+/// Where things lie on the page, in words.
+pub mod layout {
+    /// The first word of every halt page.
+    pub const MAGIC: u64 = 0x4547_4150_544C_4148;
+    /// The version of this layout.
+    pub const VERSION: u64 = 1;
+    /// See the module's picture.
+    pub const AT_VERSION: usize = 1;
+    /// Digest of all names.
+    pub const AT_DIGEST: usize = 2;
+    /// Accounts and strategies.
+    pub const AT_ACCOUNTS: usize = 3;
+    /// Instruments and sessions.
+    pub const AT_INSTRUMENTS: usize = 4;
+    /// Whether the page is in service.
+    pub const AT_STATE: usize = 5;
+    /// How many scopes are not normal, at least.
+    pub const AT_RAISED: usize = 16;
+    /// The next epoch.
+    pub const AT_EPOCH: usize = 17;
+    /// How often a word changed.
+    pub const AT_CHANGES: usize = 18;
+    /// End of the lease.
+    pub const AT_LEASE: usize = 32;
+    /// Length of the lease.
+    pub const AT_SPAN: usize = 33;
+    /// Rounds of the engine.
+    pub const AT_PROGRESS: usize = 48;
+    /// Time of the last round.
+    pub const AT_ROUND: usize = 49;
+    /// Input lag.
+    pub const AT_LAG: usize = 50;
+    /// The firm's mode word.
+    pub const AT_WORDS: usize = 64;
+    /// [`AT_STATE`] of a page that is in service.
+    pub const IN_SERVICE: u64 = 1;
+    /// In [`AT_RAISED`] of a page that is out of service.
+    pub const RETIRED_COUNT: u64 = 1 << 63;
+    /// [`AT_STATE`] of a page that another has taken the place of: attach again.
+    pub const RETIRED: u64 = 2;
+}
+use layout::*;
 
 /// A scope's mode and the epoch at which it got it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,7 +113,10 @@ impl ModeWord {
     const fn pack(self) -> u64 {
         (self.mode as u64) << EPOCH_BITS | (self.epoch & EPOCH_MASK)
     }
-    const fn unpack(word: u64) -> ModeWord {
+    /// What a word of the page says.
+    #[inline]
+    #[must_use]
+    pub const fn unpack(word: u64) -> ModeWord {
         let mode = match word >> EPOCH_BITS {
             0 => Mode::Normal,
             1 => Mode::ReduceOnly,
@@ -48,9 +129,113 @@ impl ModeWord {
 /// The mode words of all scopes, by [`Universe::slot`](crate::model::Universe::slot).
 #[derive(Debug)]
 pub struct HaltPage {
-    words: Box<[AtomicU64]>,
-    epoch: AtomicU64,
-    changes: AtomicU64,
+    all: Words,
+    words: Words,
+}
+
+/// Whose words a page holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Digest of all names; see [`Shape::of`].
+    pub digest: u64,
+    /// How many accounts there are.
+    pub accounts: usize,
+    /// The account of each strategy.
+    pub account_of: Vec<u16>,
+    /// How many instruments there are.
+    pub instruments: usize,
+    /// How many sessions there are.
+    pub sessions: usize,
+}
+
+impl Shape {
+    /// The shape for the scopes of `universe`.
+    #[cfg(feature = "service")]
+    #[must_use]
+    pub fn of(universe: &Universe) -> Shape {
+        // FNV-1a over the names, each with its length: not against forgers, who would need the file's owner's rights anyway.
+        let mut digest = 0xCBF2_9CE4_8422_2325_u64;
+        let mut eat = |bytes: &[u8]| {
+            for &byte in bytes {
+                digest = (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+            }
+        };
+        for slot in 0..universe.scope_count() {
+            let Some(scope) = universe.scope_at(slot) else { continue };
+            let name = universe.scope_name(scope);
+            eat(&[scope.kind() as u8]);
+            eat(&(name.len() as u64).to_le_bytes());
+            eat(name.as_bytes());
+        }
+        let account_of: Vec<u16> = universe.strategies.iter().map(|s| s.account.0).collect();
+        for account in &account_of {
+            eat(&account.to_le_bytes());
+        }
+        Shape {
+            digest,
+            accounts: universe.accounts.len(),
+            account_of,
+            instruments: universe.instruments.len(),
+            sessions: universe.sessions.len(),
+        }
+    }
+
+    /// How many mode words there are.
+    #[must_use]
+    pub fn scopes(&self) -> usize {
+        1 + self.accounts + self.account_of.len() + self.instruments + self.sessions
+    }
+
+    /// How many words the page has.
+    #[must_use]
+    pub fn words(&self) -> usize {
+        // Whole pages of the system.
+        (AT_WORDS + self.scopes() + self.account_of.len()).next_multiple_of(512)
+    }
+
+    fn header(&self) -> [(usize, u64); 5] {
+        let two = |low: usize, high: usize| low as u64 | (high as u64) << 32;
+        [
+            (0, MAGIC),
+            (AT_VERSION, VERSION | (AT_WORDS as u64) << 32),
+            (AT_DIGEST, self.digest),
+            (AT_ACCOUNTS, two(self.accounts, self.account_of.len())),
+            (AT_INSTRUMENTS, two(self.instruments, self.sessions)),
+        ]
+    }
+
+    #[cfg(all(feature = "service", not(loom)))]
+    fn write(&self, all: &Words) {
+        for (at, value) in self.header() {
+            all[at].store(value, Ordering::Relaxed);
+        }
+        let accounts = AT_WORDS + self.scopes();
+        for (i, account) in self.account_of.iter().enumerate() {
+            all[accounts + i].store(u64::from(*account), Ordering::Relaxed);
+        }
+    }
+
+    fn is_of(&self, all: &Words) -> bool {
+        let accounts = AT_WORDS + self.scopes();
+        all.len() == self.words()
+            && self.header().iter().all(|&(at, value)| all[at].load(Ordering::Relaxed) == value)
+            && (0..self.account_of.len())
+                .all(|i| all[accounts + i].load(Ordering::Relaxed) == u64::from(self.account_of[i]))
+    }
+}
+
+/// A page that is in a file now, see [`HaltPage::settle_in`].
+#[cfg(all(feature = "service", not(loom)))]
+#[derive(Debug)]
+pub struct Settled {
+    /// The page.
+    pub page: HaltPage,
+    /// A descriptor of its file that can only be read from, to be given to gates.
+    pub read_only: std::os::fd::OwnedFd,
+    /// Scopes that were raised in the file, from outside, beyond what the latch knew.
+    pub adopted: Vec<usize>,
+    /// Why the file that was there could not be taken over, if so. Gates of it find it out of service.
+    pub replaced: Option<String>,
 }
 
 /// Why a mode was not lowered.
@@ -61,16 +246,132 @@ pub struct Superseded {
 }
 
 impl HaltPage {
-    /// A page of `scopes` words, all `Normal`, whose next epoch is `first_epoch`.
+    /// A page of `scopes` words on the heap, all `Normal`, whose next epoch is `first_epoch`.
     ///
     /// After a restart `first_epoch` must be beyond every epoch ever used.
     #[must_use]
     pub fn new(scopes: usize, first_epoch: u64) -> HaltPage {
-        HaltPage {
-            words: (0..scopes).map(|_| AtomicU64::new(0)).collect(),
-            epoch: AtomicU64::new(first_epoch.max(1)),
-            changes: AtomicU64::new(0),
+        let all = Words::heap(AT_WORDS + scopes);
+        all[AT_EPOCH].store(first_epoch.max(1), Ordering::Relaxed);
+        let words = all.part(AT_WORDS..AT_WORDS + scopes);
+        HaltPage { all, words }
+    }
+
+    /// Moves this page into the file at `path`, where gates see it. Nobody else may have the page yet.
+    ///
+    /// If a page of the same shape is there, it is taken over with the gates that have mapped it: each scope keeps the more severe of the
+    /// two modes, so a halt that was raised in the file while nobody served is in force. Otherwise the old
+    /// file is taken out of service and a new one made. The lease is at its end until the engine renews it.
+    ///
+    /// # Errors
+    /// The system's.
+    #[cfg(all(feature = "service", not(loom)))]
+    pub fn settle_in(
+        self,
+        path: &std::path::Path,
+        shape: &Shape,
+        mode: u32,
+        lease_span_ns: u64,
+    ) -> std::io::Result<Settled> {
+        let mut replaced = None;
+        let found = match Words::of_file(path) {
+            Ok(all) if shape.is_of(&all) => Some(all),
+            Ok(all) => {
+                if all.len() > AT_STATE && all[0].load(Ordering::Relaxed) == MAGIC {
+                    all[AT_STATE].store(RETIRED, Ordering::SeqCst);
+                    // A gate that finds nothing raised does not look at the state.
+                    all[AT_RAISED].fetch_or(RETIRED_COUNT, Ordering::SeqCst);
+                }
+                replaced = Some("it is of another configuration or layout".into());
+                None
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => {
+                replaced = Some(error.to_string());
+                None
+            }
+        };
+        if replaced.is_some() {
+            std::fs::remove_file(path)?;
         }
+        let all = match found {
+            Some(all) => all,
+            None => {
+                let (all, _, _) = Words::in_file(path, shape.words(), mode)?;
+                shape.write(&all);
+                all
+            }
+        };
+        let page = HaltPage { words: all.part(AT_WORDS..AT_WORDS + shape.scopes()), all };
+        page.all[AT_LEASE].store(0, Ordering::SeqCst);
+        page.all[AT_SPAN].store(lease_span_ns, Ordering::SeqCst);
+        let first = self.next_epoch().max(page.all[AT_EPOCH].load(Ordering::SeqCst) & EPOCH_MASK);
+        page.all[AT_EPOCH].store(first, Ordering::SeqCst);
+        let mut adopted = Vec::new();
+        for slot in 0..page.words.len() {
+            // By compare-and-swap: somebody may be raising the file at this moment.
+            let latched = self.get(slot);
+            let mut seen = page.words[slot].load(Ordering::SeqCst);
+            loop {
+                let there = ModeWord::unpack(seen);
+                if there.mode > latched.mode {
+                    adopted.push(slot);
+                    break;
+                }
+                let epoch = there.epoch.max(latched.epoch);
+                let word = ModeWord { mode: latched.mode, epoch };
+                match page.words[slot].compare_exchange(seen, word.pack(), Ordering::SeqCst, Ordering::SeqCst) {
+                    Ok(_) => break,
+                    Err(now) => seen = now,
+                }
+            }
+            let word = page.get(slot);
+            page.all[AT_EPOCH].fetch_max(word.epoch + 1, Ordering::SeqCst);
+        }
+        // Never down: somebody may have counted and be about to raise.
+        let count = (0..page.words.len()).filter(|&slot| page.get(slot).mode != Mode::Normal).count();
+        page.all[AT_RAISED].fetch_max(count as u64, Ordering::SeqCst);
+        page.all[AT_CHANGES].fetch_add(1, Ordering::SeqCst);
+        page.all[AT_STATE].store(IN_SERVICE, Ordering::SeqCst);
+        let read_only = rustix::fs::open(
+            path,
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )?;
+        Ok(Settled { page, read_only, adopted, replaced })
+    }
+
+    /// Opens the page in the file at `path` of a service that is dead, wedged or alive, to raise it from outside.
+    /// `shape` says whose it should be; `None` trusts the header, and only the firm's slot, 0, is known.
+    ///
+    /// # Errors
+    /// If there is none, it may not be written, or it is not of that shape.
+    #[cfg(not(loom))]
+    pub fn open(path: &std::path::Path, shape: Option<&Shape>) -> std::io::Result<HaltPage> {
+        let all = Words::of_file(path)?;
+        let wrong = |text: &str| Err(std::io::Error::other(text.to_owned()));
+        if all.len() <= AT_WORDS || all[0].load(Ordering::Relaxed) != MAGIC {
+            return wrong("this is no halt page");
+        }
+        if all[AT_VERSION].load(Ordering::Relaxed) != VERSION | (AT_WORDS as u64) << 32 {
+            return wrong("the halt page has another layout");
+        }
+        if all[AT_STATE].load(Ordering::SeqCst) != IN_SERVICE {
+            return wrong("the halt page is out of service");
+        }
+        let scopes = match shape {
+            Some(shape) if shape.is_of(&all) => shape.scopes(),
+            Some(_) => return wrong("the halt page is of another configuration"),
+            None => 1,
+        };
+        let words = all.part(AT_WORDS..AT_WORDS + scopes);
+        Ok(HaltPage { all, words })
+    }
+
+    /// A look at the whole page, as a gate has it.
+    #[must_use]
+    pub fn view(&self) -> View {
+        View::of(&self.all)
     }
 
     /// How many scopes it has.
@@ -92,22 +393,28 @@ impl HaltPage {
     /// # Panics
     /// If `slot` is not on the page.
     pub fn raise(&self, slot: usize, mode: Mode) -> ModeWord {
-        let mut epoch = self.epoch.fetch_add(1, Ordering::SeqCst);
         let word = &self.words[slot];
+        // Before the word: who finds the count at 0 looks at no word.
+        self.all[AT_RAISED].fetch_add(1, Ordering::SeqCst);
+        let mut epoch = self.all[AT_EPOCH].fetch_add(1, Ordering::SeqCst);
         let mut seen = word.load(Ordering::SeqCst);
         loop {
             let old = ModeWord::unpack(seen);
             // Of two raises at once the one that swaps last takes a new epoch: the word must change, or a re-arm
             // of the other would lower this one as well.
             if epoch <= old.epoch {
-                epoch = self.epoch.fetch_add(1, Ordering::SeqCst);
+                epoch = self.all[AT_EPOCH].fetch_add(1, Ordering::SeqCst);
             }
             let new = ModeWord { mode: old.mode.max(mode), epoch };
             // SYNC word: pairs with the load in `get`; a reader that sees it gives no verdict under the old mode.
             match word.compare_exchange_weak(seen, new.pack(), Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => {
+                    // Counted by whoever raised it first, or not raised at all.
+                    if old.mode != Mode::Normal || new.mode == Mode::Normal {
+                        self.all[AT_RAISED].fetch_sub(1, Ordering::SeqCst);
+                    }
                     // SYNC changes: pairs with `changes`; makes the word visible to who polls the counter.
-                    self.changes.fetch_add(1, Ordering::SeqCst);
+                    self.all[AT_CHANGES].fetch_add(1, Ordering::SeqCst);
                     return new;
                 }
                 Err(now) => seen = now,
@@ -129,10 +436,13 @@ impl HaltPage {
         if old.epoch != epoch {
             return Err(Superseded { now: old });
         }
-        let new = ModeWord { mode: Mode::Normal, epoch: self.epoch.fetch_add(1, Ordering::SeqCst) };
+        let new = ModeWord { mode: Mode::Normal, epoch: self.all[AT_EPOCH].fetch_add(1, Ordering::SeqCst) };
         match word.compare_exchange(seen, new.pack(), Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => {
-                self.changes.fetch_add(1, Ordering::SeqCst);
+                if old.mode != Mode::Normal {
+                    self.all[AT_RAISED].fetch_sub(1, Ordering::SeqCst);
+                }
+                self.all[AT_CHANGES].fetch_add(1, Ordering::SeqCst);
                 Ok(new)
             }
             Err(now) => Err(Superseded { now: ModeWord::unpack(now) }),
@@ -144,10 +454,14 @@ impl HaltPage {
     /// # Panics
     /// If `slot` is not on the page.
     pub fn restore(&mut self, slot: usize, word: ModeWord) {
-        *self.words[slot].get_mut() = word.pack();
-        let epoch = self.epoch.get_mut();
-        *epoch = (*epoch).max(word.epoch + 1);
-        *self.changes.get_mut() += 1;
+        let old = ModeWord::unpack(self.words[slot].swap(word.pack(), Ordering::SeqCst));
+        match (old.mode == Mode::Normal, word.mode == Mode::Normal) {
+            (true, false) => self.all[AT_RAISED].fetch_add(1, Ordering::SeqCst),
+            (false, true) => self.all[AT_RAISED].fetch_sub(1, Ordering::SeqCst),
+            (true, true) | (false, false) => 0,
+        };
+        self.all[AT_EPOCH].fetch_max(word.epoch + 1, Ordering::SeqCst);
+        self.all[AT_CHANGES].fetch_add(1, Ordering::SeqCst);
     }
 
     /// The word at `slot`; a slot that is not on the page is halted.
@@ -164,17 +478,47 @@ impl HaltPage {
     #[inline]
     #[must_use]
     pub fn changes(&self) -> u64 {
-        self.changes.load(Ordering::Acquire)
+        self.all[AT_CHANGES].load(Ordering::Acquire)
+    }
+
+    /// Lets gates admit until `until` (`CLOCK_MONOTONIC` ns). Never shortens. The engine's thread only.
+    #[inline]
+    pub fn renew_lease(&self, until: u64) {
+        // One writer, so load and store lose nothing; no kill is ever in this word.
+        if until > self.all[AT_LEASE].load(Ordering::Relaxed) {
+            self.all[AT_LEASE].store(until, Ordering::Release);
+        }
+    }
+
+    /// Until when gates may admit, `CLOCK_MONOTONIC` ns; 0 before the first renewal.
+    #[must_use]
+    pub fn lease(&self) -> u64 {
+        self.all[AT_LEASE].load(Ordering::Acquire)
+    }
+
+    /// Length of the lease in ns; 0: none is kept.
+    #[must_use]
+    pub fn lease_span(&self) -> u64 {
+        self.all[AT_SPAN].load(Ordering::Relaxed)
+    }
+
+    /// Shows a round of the engine at `now` (`CLOCK_MONOTONIC` ns) that was `lag` ns late. The engine's thread only.
+    #[inline]
+    pub fn show_round(&self, now: u64, lag: u64) {
+        let progress = &self.all[AT_PROGRESS];
+        progress.store(progress.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.all[AT_ROUND].store(now, Ordering::Relaxed);
+        self.all[AT_LAG].store(lag, Ordering::Relaxed);
     }
 
     /// The next epoch: beyond all that are in use.
     #[must_use]
     pub fn next_epoch(&self) -> u64 {
-        self.epoch.load(Ordering::SeqCst)
+        self.all[AT_EPOCH].load(Ordering::SeqCst)
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
