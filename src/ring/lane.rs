@@ -126,7 +126,7 @@ pub struct Reader {
 /// The place of position `p`, and the stamp that it had a lap ago.
 #[inline(always)]
 fn place(mask: u64, p: u64) -> (usize, u64) {
-    let before = if p > mask + 1 { p - (mask + 1) } else { 0 };
+    let before = p.saturating_sub(mask + 1);
     (((p.wrapping_sub(1)) & mask) as usize * RECORD_WORDS, before)
 }
 

@@ -26,6 +26,13 @@ enum Region {
     },
 }
 
+// JUSTIFICATION: a raw pointer is not Send or Sync by itself.
+// SAFETY: it is the address of a mapping of atomics that belongs to no thread, and is used to unmap it only.
+unsafe impl Send for Region {}
+// JUSTIFICATION: as above.
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
 impl Drop for Region {
     fn drop(&mut self) {
         match self {
