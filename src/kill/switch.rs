@@ -254,6 +254,8 @@ struct Records {
     causes: HashMap<usize, Vec<Cause>>,
     orphans: Vec<LatchEntry>,
     receipts: Receipts,
+    /// Receipts of trips: apart, so that many trips do not push a person's receipt out.
+    trips: Receipts,
     rearms: Rearms,
     latch: LatchStatus,
     tally: Tally,
@@ -345,29 +347,10 @@ impl Switch {
         // Before anybody is woken: who is quick confirms before the last waker returns.
         let raised = self.clock.now();
         // Gates first: they need nobody to be woken.
-        let only = match scope {
-            Scope::Session(session) => Some(session),
-            Scope::Firm | Scope::Account(_) | Scope::Strategy(_) | Scope::Pair(..) | Scope::Instrument(_) => None,
-        };
-        let gates = self.gates.begin(only);
+        let mut tally = Tally::default();
+        let mut receipt = self.begin_receipt(scope, stop.mode(), word, changes, pressed, raised);
         let confirm = |receipt: &mut Receipt, tally: &mut Tally| {
             receipt.look_at_gates(|| self.clock.now().mono.0, |ns| tally.gates.record(ns));
-        };
-        let mut tally = Tally::default();
-        let mut receipt = Receipt {
-            id: 0,
-            scope,
-            asked: stop.mode(),
-            word,
-            changes,
-            actor: String::new(),
-            reason: String::new(),
-            pressed,
-            raised,
-            durable: None,
-            sessions: Vec::new(),
-            gates,
-            working_orders: None,
         };
         confirm(&mut receipt, &mut tally);
         self.page_changed();
@@ -401,6 +384,38 @@ impl Switch {
         drop(records);
         self.ask_for_latch();
         Ok(receipt)
+    }
+
+    /// A receipt of which nothing but the raise is known, whose gates are being waited for from now on.
+    fn begin_receipt(
+        &self,
+        scope: Scope,
+        asked: Mode,
+        word: ModeWord,
+        changes: u64,
+        pressed: Now,
+        raised: Now,
+    ) -> Receipt {
+        let only = match scope {
+            Scope::Session(session) => Some(session),
+            Scope::Firm | Scope::Account(_) | Scope::Strategy(_) | Scope::Pair(..) | Scope::Instrument(_) => None,
+        };
+        let gates = self.gates.begin(only);
+        Receipt {
+            id: 0,
+            scope,
+            asked,
+            word,
+            changes,
+            actor: String::new(),
+            reason: String::new(),
+            pressed,
+            raised,
+            durable: None,
+            sessions: Vec::new(),
+            gates,
+            working_orders: None,
+        }
     }
 
     /// Sessions of `scope` that can send orders.
@@ -439,10 +454,15 @@ impl Switch {
         let _ = self.latch_jobs.try_send(());
     }
 
-    /// Records why the engine raised the page. The page itself was raised by the engine, before it told of it.
+    /// Records why the engine raised the page, and begins a receipt for it. The page itself was raised by the engine, before
+    /// it told of it: what the receipt says of gates and sessions is counted from then, and is late rather than early.
     pub fn record_trip(&self, trip: &Trip, at: Now) {
         let Some(slot) = self.universe.slot(trip.scope) else { return };
         let word = self.page.get(slot);
+        let changes = self.page.changes();
+        let mut receipt = self.begin_receipt(trip.scope, trip.mode, word, changes, at, at);
+        receipt.sessions = self.rows(trip.scope);
+        receipt.working_orders = (self.working)(slot);
         let universe = &self.universe;
         let (rule, place) = (trip.cause.rule, trip.cause.scope);
         let detail = TripCause {
@@ -467,7 +487,13 @@ impl Switch {
         records.tally.trips += 1;
         // Lowered in the meantime by somebody who had seen it: there is no halt to give a cause for.
         if word.mode != Mode::Normal {
+            receipt.id = records.take_id();
+            receipt.actor.clone_from(&cause.actor);
+            receipt.reason.clone_from(&cause.reason);
+            receipt.look_at_gates(|| self.clock.now().mono.0, |ns| records.tally.gates.record(ns));
             records.add_cause(slot, cause);
+            records.trips.push(receipt);
+            records.settle_durable();
         }
         drop(records);
         self.ask_for_latch();
@@ -607,8 +633,8 @@ impl Switch {
     #[must_use]
     pub fn receipt(&self, id: u64) -> Option<Receipt> {
         let mut guard = self.lock();
-        let Records { receipts, tally, .. } = &mut *guard;
-        let receipt = receipts.get_mut(id)?;
+        let Records { receipts, trips, tally, .. } = &mut *guard;
+        let receipt = receipts.get_mut(id).or_else(|| trips.get_mut(id))?;
         self.look_again(receipt, tally);
         Some(receipt.clone())
     }
@@ -617,19 +643,23 @@ impl Switch {
     #[must_use]
     pub fn is_confirmed(&self, id: u64) -> Option<bool> {
         let mut guard = self.lock();
-        let Records { receipts, tally, .. } = &mut *guard;
-        let receipt = receipts.get_mut(id)?;
+        let Records { receipts, trips, tally, .. } = &mut *guard;
+        let receipt = receipts.get_mut(id).or_else(|| trips.get_mut(id))?;
         self.look_again(receipt, tally);
         Some(receipt.is_confirmed())
     }
 
-    /// The newest `count` receipts, newest first, as they are now.
+    /// The newest `count` receipts of presses and of trips, newest first, as they are now.
     #[must_use]
     pub fn receipts(&self, count: usize) -> Vec<Receipt> {
         let mut guard = self.lock();
-        let Records { receipts, tally, .. } = &mut *guard;
-        let newest = receipts.iter_mut().rev().take(count);
+        let Records { receipts, trips, tally, .. } = &mut *guard;
+        let mut newest: Vec<&mut Receipt> =
+            receipts.iter_mut().rev().take(count).chain(trips.iter_mut().rev().take(count)).collect();
+        newest.sort_by_key(|receipt| core::cmp::Reverse(receipt.id));
         newest
+            .into_iter()
+            .take(count)
             .map(|receipt| {
                 self.look_again(receipt, tally);
                 receipt.clone()
@@ -646,8 +676,9 @@ impl Switch {
     /// nobody reads the receipt. The control loop calls this now and then.
     pub fn look(&self) {
         let mut guard = self.lock();
-        let Records { receipts, tally, .. } = &mut *guard;
-        for receipt in receipts.iter_mut().rev().take(16).filter(|r| !r.is_confirmed()) {
+        let Records { receipts, trips, tally, .. } = &mut *guard;
+        let newest = receipts.iter_mut().rev().take(16).chain(trips.iter_mut().rev().take(16));
+        for receipt in newest.filter(|r| !r.is_confirmed()) {
             self.look_again(receipt, tally);
         }
     }
@@ -781,7 +812,7 @@ impl Records {
     /// Gives the time of the last successful write to everything that it covers and that has none yet.
     fn settle_durable(&mut self) {
         let (Some(durable), Some(at)) = (self.latch.durable_changes, self.latch.durable_at) else { return };
-        for receipt in self.receipts.iter_mut() {
+        for receipt in self.receipts.iter_mut().chain(self.trips.iter_mut()) {
             if receipt.durable.is_none() && receipt.changes <= durable {
                 receipt.durable = Some(at);
                 self.tally.durable.record(at.mono.since(receipt.raised.mono));
@@ -813,9 +844,13 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
+    use crate::kill::gates::AttachedGate;
     use crate::kill::testing::{TestClock, switch, universe};
     use crate::model::effect::Denial;
     use crate::model::{Rule, Why};
+    use crate::ring::barrier::Fencing;
+    use crate::ring::shm::Words;
+    use crate::ring::slots::{SLOT_WORDS, Slot};
     use crate::units::StrategyId;
 
     const ALPHA: Scope = Scope::Strategy(StrategyId(0));
@@ -1044,5 +1079,29 @@ mod tests {
         switch.record_trip(&trip, clock.now());
         assert_eq!(switch.halts()[0].causes[0].actor, "engine");
         assert_eq!(jobs.len(), 1);
+    }
+    #[test]
+    fn a_trip_has_a_receipt_that_waits_for_gates_and_the_latch() {
+        let clock = TestClock::new();
+        let (switch, _jobs) = switch(clock.clone());
+        let slots = Words::heap(2 * SLOT_WORDS);
+        let mut inside = Slot::claim(&slots, 1, Fencing::Fence).unwrap();
+        let gate = AttachedGate::new(SessionId(0), 1, 1, String::new(), false, slots);
+        switch.gates().add(Arc::new(gate));
+        inside.enter();
+        switch.page().raise(switch.universe().slot(ALPHA).unwrap(), Mode::Halted);
+        let cause = Denial { rule: Rule::OrderRate, why: Why::Breach, scope: ALPHA, observed: 11, limit: 10 };
+        let trip = Trip { scope: ALPHA, mode: Mode::Halted, cause, session: SessionId(0), seq: 3 };
+        switch.record_trip(&trip, clock.now());
+        let press = switch.press(Scope::Firm, Stop::Halted, "olga", "too", clock.now()).unwrap();
+        let all = switch.receipts(10);
+        assert_eq!(all.iter().map(|r| &*r.actor).collect::<Vec<_>>(), ["olga", "engine"]);
+        assert_eq!(all.iter().map(|r| r.missing().gates).collect::<Vec<_>>(), [1, 1]);
+        switch.latch_written(switch.page().changes(), clock.now());
+        inside.exit();
+        for id in [press.id, all[1].id] {
+            let receipt = switch.receipt(id).unwrap();
+            assert_eq!((receipt.missing().gates, receipt.missing().latch), (0, false));
+        }
     }
 }
