@@ -2,6 +2,9 @@
 
 #[cfg(feature = "service")]
 #[allow(unsafe_code)]
+pub mod cells;
+#[cfg(feature = "service")]
+#[allow(unsafe_code)]
 pub mod huge;
 #[allow(unsafe_code)]
 pub mod prefetch;
