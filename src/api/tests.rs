@@ -115,6 +115,8 @@ impl World {
                 published: published.clone(),
                 ports: vec![],
                 commands,
+                recorder: None,
+                durable_before_verdict: false,
                 notices,
                 page_raised: Box::new(NoWake),
                 clock: clock.clone(),

@@ -213,6 +213,8 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         published: published.clone(),
         ports: vec![engine_port],
         commands: take_commands,
+        recorder: None,
+        durable_before_verdict: false,
         notices,
         page_raised: Box::new(PageRaised { switch: switch.clone() }),
         clock: clock.clone(),

@@ -4,16 +4,23 @@
 //! batch of events from each port, then time. An event is taken from a port only while the port's
 //! effect ring has room for everything one step can produce, so effects are never lost and the engine
 //! never waits.
+//!
+//! With a [`Recorder`] every input is in the journal's ring before its effects go anywhere. While that ring has no room
+//! nothing more is taken in, so nothing is admitted that is not recorded; the page is still raised by trips and kills,
+//! whose effect at the edge does not depend on this thread. With `durable_before_verdict` effects for the ports wait here
+//! until what they came of is on disk.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::duty::{Bell, Clock, Idle, Idler};
-use crate::engine::command::Command;
+use crate::engine::command::{Command, Instruction};
 use crate::engine::core::Engine;
 use crate::engine::published::Published;
+use crate::engine::record::{BlobKind, Name, Recorder};
 use crate::kill::page::{HaltPage, ModeWord};
 use crate::model::{Effect, Effects, Event, Universe};
 use crate::units::{MonoNanos, Now, SessionId};
@@ -49,6 +56,8 @@ pub struct EdgePort {
     pub events: rtrb::Producer<Inbound>,
     /// Where it takes verdicts and acknowledgements.
     pub effects: rtrb::Consumer<Effect>,
+    /// Where it tells of a text id that got a number, before the first event with that number.
+    pub names: rtrb::Producer<Name>,
     /// Rung after events were put in.
     pub engine: Arc<Bell>,
 }
@@ -57,7 +66,10 @@ pub struct EdgePort {
 pub struct EnginePort {
     events: rtrb::Consumer<Inbound>,
     effects: rtrb::Producer<Effect>,
+    names: rtrb::Consumer<Name>,
     wake: Box<dyn Wake>,
+    /// Effects that wait for the disk: up to which cell, and what. With [`AgentParts::durable_before_verdict`] only.
+    held: VecDeque<(u64, Effect)>,
 }
 
 /// Makes the two ends of a port. `capacity` events may wait on the way in.
@@ -65,9 +77,10 @@ pub struct EnginePort {
 pub fn port(capacity: usize, engine: Arc<Bell>, wake: Box<dyn Wake>) -> (EdgePort, EnginePort) {
     let (event_in, event_out) = rtrb::RingBuffer::new(capacity);
     let (effect_in, effect_out) = rtrb::RingBuffer::new(capacity + (BATCH + 1) * Effects::CAPACITY);
+    let (name_in, name_out) = rtrb::RingBuffer::new(2 * capacity.max(1));
     (
-        EdgePort { events: event_in, effects: effect_out, engine },
-        EnginePort { events: event_out, effects: effect_in, wake },
+        EdgePort { events: event_in, effects: effect_out, names: name_in, engine },
+        EnginePort { events: event_out, effects: effect_in, names: name_out, wake, held: VecDeque::new() },
     )
 }
 
@@ -104,7 +117,11 @@ pub struct AgentParts {
     /// The transports.
     pub ports: Vec<EnginePort>,
     /// Instructions.
-    pub commands: Receiver<Command>,
+    pub commands: Receiver<Instruction>,
+    /// Where inputs are recorded; `None`: nowhere.
+    pub recorder: Option<Recorder>,
+    /// Whether effects for the ports wait until what they came of survives a power loss.
+    pub durable_before_verdict: bool,
     /// Trips, warnings and anomalies go here. Never waited for.
     pub notices: Sender<Notice>,
     /// Called after the page was raised by a trip: everyone who watches it is woken.
@@ -128,7 +145,11 @@ struct Shell {
     page: Arc<HaltPage>,
     published: Arc<Published>,
     ports: Vec<EnginePort>,
-    commands: Receiver<Command>,
+    commands: Receiver<Instruction>,
+    /// Taken from `commands`, and there is no room to record it yet.
+    put_off: Option<Instruction>,
+    recorder: Option<Recorder>,
+    hold: bool,
     notices: Sender<Notice>,
     page_raised: Box<dyn Wake>,
     clock: Arc<dyn Clock>,
@@ -149,9 +170,15 @@ const SHOW_PER_ROUND: [usize; 2] = [32, 4];
 const TICK_NS: u64 = 1_000_000;
 
 impl EngineAgent {
-    /// An agent that has done nothing yet. The page's present words reach the core in its first round.
+    /// An agent that has done nothing yet. The page's present words reach the core in its first round. For a recovered
+    /// core the page has to be raised to its modes before: what the page does not show does not reach the core.
     #[must_use]
-    pub fn new(parts: AgentParts) -> EngineAgent {
+    pub fn new(mut parts: AgentParts) -> EngineAgent {
+        if parts.durable_before_verdict && parts.recorder.is_some() {
+            for port in &mut parts.ports {
+                port.held.reserve_exact(port.effects.slots());
+            }
+        }
         let shell = Shell {
             seen: vec![ModeWord::default(); parts.page.len()],
             seen_changes: u64::MAX,
@@ -163,6 +190,9 @@ impl EngineAgent {
             published: parts.published,
             ports: parts.ports,
             commands: parts.commands,
+            put_off: None,
+            hold: parts.durable_before_verdict && parts.recorder.is_some(),
+            recorder: parts.recorder,
             notices: parts.notices,
             page_raised: parts.page_raised,
             clock: parts.clock,
@@ -181,7 +211,9 @@ impl EngineAgent {
         let mut idler = Idler::new(idle);
         loop {
             let work = self.do_work();
-            if work == 0 && stop.load(Ordering::Acquire) {
+            if work == 0 && stop.load(Ordering::Acquire) && !self.shell.holds_back() {
+                let now = self.shell.clock.now();
+                self.shell.check(&self.engine, now);
                 return;
             }
             let shell = &self.shell;
@@ -189,6 +221,7 @@ impl EngineAgent {
                 shell.ports.iter().any(|p| !p.events.is_empty())
                     || !shell.commands.is_empty()
                     || shell.page.changes() != shell.seen_changes
+                    || shell.held_is_durable()
                     || stop.load(Ordering::Acquire)
             });
         }
@@ -197,16 +230,24 @@ impl EngineAgent {
     /// One round. Returns how many inputs it took.
     pub fn do_work(&mut self) -> usize {
         let now = self.shell.clock.now();
-        let mut work = self.shell.take_page(&mut self.engine, now) + self.shell.take_commands(&mut self.engine, now);
+        let mut work = self.shell.release_held();
+        work += self.shell.take_page(&mut self.engine, now) + self.shell.take_commands(&mut self.engine, now);
         self.show_lag(now);
         for port in 0..self.shell.ports.len() {
             work += self.take_events(port, now);
         }
-        if now.mono.since(self.last_tick) >= TICK_NS {
+        if now.mono.since(self.last_tick) >= TICK_NS && self.shell.recorder.as_mut().is_none_or(|r| r.fits(1)) {
             self.last_tick = now.mono;
             self.shell.effects.clear();
-            self.engine.tick(now, &mut self.shell.effects);
-            self.shell.hand_on(&self.engine, None, now);
+            if self.engine.tick(now, &mut self.shell.effects) {
+                if let Some(recorder) = &mut self.shell.recorder {
+                    recorder.tick(now);
+                }
+                self.shell.hand_on(&self.engine, None, now);
+            }
+        }
+        if self.shell.recorder.as_ref().is_some_and(|r| r.check_is_due(now)) {
+            self.shell.check(&self.engine, now);
         }
         self.show(now, work);
         work
@@ -219,8 +260,21 @@ impl EngineAgent {
         if port == 0 {
             shell.published.queue_depth.set(waiting as u64);
         }
-        // Everything that the batch can produce must find room in the port's effect ring.
-        let room = (end.effects.slots() / Effects::CAPACITY).saturating_sub(1);
+        // Everything that the batch can produce must find room in the port's effect ring, and the batch in the journal's.
+        let free = end.effects.slots().saturating_sub(end.held.len());
+        let mut room = (free / Effects::CAPACITY).saturating_sub(1);
+        if let Some(recorder) = &mut shell.recorder {
+            // SYNC names: a name was put in before the first event with it; `waiting` was read before this, so the names of
+            // all events that are taken now are here.
+            while recorder.fits(Name::CELLS_MAX)
+                && let Ok(name) = end.names.pop()
+            {
+                recorder.name(&name);
+            }
+            room = if end.names.is_empty() { room.min(recorder.events_fit()) } else { 0 };
+        } else {
+            while end.names.pop().is_ok() {}
+        }
         let Ok(chunk) = end.events.read_chunk(BATCH.min(waiting).min(room)) else { return 0 };
         batch.clear();
         let (first, second) = chunk.as_slices();
@@ -252,6 +306,9 @@ impl EngineAgent {
         shown.progress.add(1);
         shown.last_round.set(now.mono.0);
         self.engine.show_totals(shown);
+        if let Some(recorder) = &self.shell.recorder {
+            recorder.durability().recorded.set(recorder.position());
+        }
         let scopes = self.shell.seen.len();
         for _ in 0..SHOW_PER_ROUND[usize::from(work > 0)].min(scopes) {
             self.engine.show_scope(now, self.show_next, shown);
@@ -266,6 +323,10 @@ impl Shell {
         if changes == self.seen_changes {
             return 0;
         }
+        // Without room to record it the page waits, and with it everything that would have to obey it.
+        if self.recorder.as_mut().is_some_and(|r| !r.page_fits()) {
+            return 0;
+        }
         self.seen_changes = changes;
         let mut work = 0;
         for slot in 0..self.seen.len() {
@@ -275,6 +336,9 @@ impl Shell {
             {
                 self.seen[slot] = word;
                 self.effects.clear();
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.mode(now, scope, word.mode, word.epoch);
+                }
                 let command = Command::Mode { scope, mode: word.mode, epoch: word.epoch };
                 engine.command(now, command, &mut self.effects);
                 self.hand_on(engine, None, now);
@@ -286,13 +350,76 @@ impl Shell {
 
     fn take_commands(&mut self, engine: &mut Engine, now: Now) -> usize {
         let mut work = 0;
-        while let Ok(command) = self.commands.try_recv() {
+        while let Some(instruction) = self.put_off.take().or_else(|| self.commands.try_recv().ok()) {
+            let cells = match &instruction {
+                Instruction::Limits { text, .. } => Recorder::blob_cells(text.len()),
+                Instruction::NewDay => 1,
+            };
+            if self.recorder.as_mut().is_some_and(|r| !r.fits(cells)) {
+                self.put_off = Some(instruction);
+                break;
+            }
+            let command = match instruction {
+                Instruction::Limits { table, text } => {
+                    if let Some(recorder) = &mut self.recorder {
+                        recorder.blob(now, BlobKind::Limits, text.as_bytes());
+                    }
+                    Command::SetLimits(table)
+                }
+                Instruction::NewDay => {
+                    if let Some(recorder) = &mut self.recorder {
+                        recorder.new_day(now);
+                    }
+                    Command::NewDay
+                }
+            };
             self.effects.clear();
             engine.command(now, command, &mut self.effects);
             self.hand_on(engine, None, now);
             work += 1;
         }
         work
+    }
+
+    /// Whether anything waits here for room or for the disk.
+    fn holds_back(&self) -> bool {
+        self.put_off.is_some() || self.ports.iter().any(|port| !port.held.is_empty())
+    }
+
+    /// Records what a replay has to come to here.
+    fn check(&mut self, engine: &Engine, now: Now) {
+        if let Some(recorder) = &mut self.recorder
+            && recorder.fits(1)
+        {
+            recorder.check(now, engine.state_hash());
+        }
+    }
+
+    /// Whether something that waited for the disk is there now.
+    fn held_is_durable(&self) -> bool {
+        self.recorder.as_ref().is_some_and(|recorder| {
+            self.ports.iter().any(|port| port.held.front().is_some_and(|(position, _)| recorder.is_durable(*position)))
+        })
+    }
+
+    /// Lets go what waited for the disk and is there now; returns how much.
+    fn release_held(&mut self) -> usize {
+        let Some(recorder) = &self.recorder else { return 0 };
+        let mut released = 0;
+        for port in self.ports.iter_mut().filter(|port| !port.held.is_empty()) {
+            let before = released;
+            while let Some((position, effect)) = port.held.front()
+                && recorder.is_durable(*position)
+            {
+                // Room was made sure of before the step.
+                released += usize::from(port.effects.push(*effect).is_ok());
+                port.held.pop_front();
+            }
+            if released > before {
+                port.wake.wake();
+            }
+        }
+        released
     }
 
     /// Steps one event; returns how many effects went to the port.
@@ -302,6 +429,9 @@ impl Shell {
             self.take_page(engine, now);
         }
         self.effects.clear();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.event(now, &inbound.event);
+        }
         self.sampled += 1;
         if self.sampled.is_multiple_of(64) {
             let before = self.clock.now();
@@ -318,6 +448,9 @@ impl Shell {
 
     /// Hands the effects of one step on; returns how many went to the port.
     fn hand_on(&mut self, engine: &Engine, port: Option<usize>, now: Now) -> usize {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.publish(self.effects.as_slice());
+        }
         if self.effects.has_lost_trips() {
             self.raise_what_is_latched(engine);
         }
@@ -390,7 +523,14 @@ impl Shell {
 
     /// `take_events` made sure of the room; a command or a tick has no effects for a port.
     fn send(&mut self, port: Option<usize>, effect: Effect) -> usize {
-        port.map_or(0, |port| usize::from(self.ports[port].effects.push(effect).is_ok()))
+        let Some(port) = port.map(|port| &mut self.ports[port]) else { return 0 };
+        if self.hold
+            && let Some(recorder) = &self.recorder
+        {
+            port.held.push_back((recorder.position(), effect));
+            return 0;
+        }
+        usize::from(port.effects.push(effect).is_ok())
     }
 
     fn notify(&self, effect: Effect, now: Now) {
@@ -428,6 +568,8 @@ mod tests {
             universe,
             ports: vec![end],
             commands,
+            recorder: None,
+            durable_before_verdict: false,
             notices,
             page_raised: Box::new(NoWake),
             clock: clock.clone(),
@@ -500,6 +642,8 @@ mod tests {
             published: published.clone(),
             ports,
             commands,
+            recorder: None,
+            durable_before_verdict: false,
             notices,
             page_raised: Box::new(NoWake),
             clock: clock.clone(),
