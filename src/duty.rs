@@ -56,6 +56,28 @@ impl Clock for SystemClock {
     }
 }
 
+/// A clock that goes on from where another run's stood: its monotonic readings, which the journal keeps, never go back.
+pub struct ContinuedClock {
+    inner: Arc<dyn Clock>,
+    ahead: u64,
+}
+
+impl ContinuedClock {
+    /// `inner`, whose monotonic reading is `mono` now. If it is past that, it stays as it is.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Clock>, mono: MonoNanos) -> ContinuedClock {
+        let ahead = mono.since(inner.now().mono);
+        ContinuedClock { inner, ahead }
+    }
+}
+
+impl Clock for ContinuedClock {
+    fn now(&self) -> Now {
+        let Now { mono, unix } = self.inner.now();
+        Now { mono: MonoNanos(mono.0.saturating_add(self.ahead)), unix }
+    }
+}
+
 /// What a thread does when there is nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Idle {

@@ -117,6 +117,8 @@ impl World {
                 commands,
                 recorder: None,
                 durable_before_verdict: false,
+                grace_ns: 0,
+                begin: None,
                 notices,
                 page_raised: Box::new(NoWake),
                 clock: clock.clone(),

@@ -122,6 +122,10 @@ pub struct AgentParts {
     pub recorder: Option<Recorder>,
     /// Whether effects for the ports wait until what they came of survives a power loss.
     pub durable_before_verdict: bool,
+    /// How long what is recorded may be not durable before new flow is denied, in ns.
+    pub grace_ns: u64,
+    /// What [`EngineAgent::run`] records first, and does.
+    pub begin: Option<Begin>,
     /// Trips, warnings and anomalies go here. Never waited for.
     pub notices: Sender<Notice>,
     /// Called after the page was raised by a trip: everyone who watches it is woken.
@@ -130,10 +134,22 @@ pub struct AgentParts {
     pub clock: Arc<dyn Clock>,
 }
 
+/// The beginning of a run.
+#[derive(Clone, Debug)]
+pub struct Begin {
+    /// The reading that it begins at: a new core was made with it.
+    pub now: Now,
+    /// The bytes of a [`BlobKind::Start`].
+    pub start: Vec<u8>,
+    /// Limits that are in force from here on, if they are others than the core was recovered with.
+    pub limits: Option<Arc<crate::limits::LimitTable>>,
+}
+
 /// The single writer of risk state.
 pub struct EngineAgent {
     engine: Engine,
     shell: Shell,
+    begin: Option<Begin>,
     batch: Vec<Inbound>,
     show_next: usize,
     last_tick: MonoNanos,
@@ -150,6 +166,11 @@ struct Shell {
     put_off: Option<Instruction>,
     recorder: Option<Recorder>,
     hold: bool,
+    grace_ns: u64,
+    /// A cell that is not durable yet, as far as is known, and since when there are such: all before it is older.
+    mark: (u64, MonoNanos),
+    /// The core was told that the journal is behind.
+    behind: bool,
     notices: Sender<Notice>,
     page_raised: Box<dyn Wake>,
     clock: Arc<dyn Clock>,
@@ -192,6 +213,9 @@ impl EngineAgent {
             commands: parts.commands,
             put_off: None,
             hold: parts.durable_before_verdict && parts.recorder.is_some(),
+            grace_ns: parts.grace_ns,
+            mark: (0, MonoNanos(0)),
+            behind: parts.engine.is_behind(),
             recorder: parts.recorder,
             notices: parts.notices,
             page_raised: parts.page_raised,
@@ -200,6 +224,7 @@ impl EngineAgent {
         EngineAgent {
             engine: parts.engine,
             shell,
+            begin: parts.begin,
             batch: Vec::with_capacity(BATCH),
             show_next: 0,
             last_tick: MonoNanos(0),
@@ -209,6 +234,7 @@ impl EngineAgent {
     /// Loops until `stop` is set and nothing is left to take. `bell` is the one that the ports ring.
     pub fn run(mut self, idle: Idle, bell: &Bell, stop: &AtomicBool) {
         let mut idler = Idler::new(idle);
+        self.begin();
         loop {
             let work = self.do_work();
             if work == 0 && stop.load(Ordering::Acquire) && !self.shell.holds_back() {
@@ -227,11 +253,25 @@ impl EngineAgent {
         }
     }
 
+    /// Records the beginning of the run: before anything else, so that a replay knows what to make of it.
+    fn begin(&mut self) {
+        let Some(Begin { now, start, limits }) = self.begin.take() else { return };
+        if let Some(recorder) = &mut self.shell.recorder {
+            recorder.blob(now, BlobKind::Start, &start);
+        }
+        self.shell.effects.clear();
+        if let Some(table) = limits {
+            self.engine.command(now, Command::SetLimits(table), &mut self.shell.effects);
+        }
+        self.shell.hand_on(&self.engine, None, now);
+    }
+
     /// One round. Returns how many inputs it took.
     pub fn do_work(&mut self) -> usize {
         let now = self.shell.clock.now();
         let mut work = self.shell.release_held();
         work += self.shell.take_page(&mut self.engine, now) + self.shell.take_commands(&mut self.engine, now);
+        self.shell.look_at_journal(&mut self.engine, now);
         self.show_lag(now);
         for port in 0..self.shell.ports.len() {
             work += self.take_events(port, now);
@@ -379,6 +419,23 @@ impl Shell {
             work += 1;
         }
         work
+    }
+
+    /// Tells the core when the journal falls further behind than its grace, and when it has caught up.
+    fn look_at_journal(&mut self, engine: &mut Engine, now: Now) {
+        let Some(recorder) = &mut self.recorder else { return };
+        if recorder.is_durable(self.mark.0) {
+            self.mark = (recorder.position(), now.mono);
+        }
+        let late = !recorder.is_durable(self.mark.0) && now.mono.since(self.mark.1) > self.grace_ns;
+        if late != self.behind && recorder.fits(1) {
+            self.behind = late;
+            recorder.durability().behind.set(u64::from(late));
+            recorder.behind(now, late);
+            self.effects.clear();
+            engine.command(now, Command::Behind(late), &mut self.effects);
+            self.hand_on(engine, None, now);
+        }
     }
 
     /// Whether anything waits here for room or for the disk.
@@ -570,6 +627,8 @@ mod tests {
             commands,
             recorder: None,
             durable_before_verdict: false,
+            grace_ns: 0,
+            begin: None,
             notices,
             page_raised: Box::new(NoWake),
             clock: clock.clone(),
@@ -644,6 +703,8 @@ mod tests {
             commands,
             recorder: None,
             durable_before_verdict: false,
+            grace_ns: 0,
+            begin: None,
             notices,
             page_raised: Box::new(NoWake),
             clock: clock.clone(),

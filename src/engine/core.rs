@@ -143,6 +143,8 @@ pub struct Engine {
     pub(super) instrument_base: usize,
     pub(super) session_base: usize,
     pub(super) working: u64,
+    /// The journal is further behind than it may be.
+    pub(super) behind: bool,
     /// Whom the fill of the present step concerns.
     pub(super) fill: Option<Targets>,
 }
@@ -228,6 +230,7 @@ impl Engine {
             instrument_base: 1 + universe.accounts.len() + universe.strategies.len(),
             session_base: 1 + universe.accounts.len() + universe.strategies.len() + universe.instruments.len(),
             working: 0,
+            behind: false,
             fill: None,
             hot: limits.hot().into(),
             table: limits,
@@ -443,6 +446,7 @@ impl Engine {
             }
             Command::SetLimits(table) => self.set_limits(table, now),
             Command::NewDay => self.new_day(now),
+            Command::Behind(behind) => self.behind = behind,
         }
         self.end(now, None, out);
     }
@@ -497,6 +501,12 @@ impl Engine {
             digest.word(stream.expected << 3 | u64::from(stream.seen) | u64::from(stream.gap) << 1);
         }
         digest.value()
+    }
+
+    /// Whether the core was told that the journal is behind.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.behind
     }
 
     /// The sequence that the session's next event has to have; 1 for an unknown one.

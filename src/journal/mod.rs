@@ -10,8 +10,12 @@
 pub mod control;
 pub mod disk;
 pub mod format;
+pub mod key;
 pub mod latch;
 pub mod reader;
+pub mod recover;
+pub mod replay;
+pub mod run;
 #[cfg(test)]
 mod tests;
 pub mod verify;

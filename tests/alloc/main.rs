@@ -431,7 +431,7 @@ fn no_event_and_no_tick_allocates() {
         stream.hear(&event, &effects);
         if n % 20 == 0 {
             effects.clear();
-            let (cost, ()) = counted(|| engine.tick(time, &mut effects));
+            let (cost, _) = counted(|| engine.tick(time, &mut effects));
             assert_eq!(cost, NOTHING, "the tick after event {n} allocated (calls, bytes)");
             seen.note(&effects);
         }
