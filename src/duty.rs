@@ -1,5 +1,6 @@
 //! Threads as roles: clocks and idle strategies.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::ring::bell::Bell;
@@ -9,6 +10,11 @@ use crate::units::{MonoNanos, Now, UnixNanos};
 pub trait Clock: Send + Sync {
     /// Both readings. `mono` never goes back.
     fn now(&self) -> Now;
+
+    /// The host's `CLOCK_MONOTONIC`, in ns, at the moment of the reading `mono`: what other processes can compare with.
+    fn host_ns(&self, mono: MonoNanos) -> u64 {
+        mono.0
+    }
 }
 
 /// The host's clocks, optionally run faster (for the demo).
@@ -61,6 +67,32 @@ pub fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     // Counts from the boot of the machine: never negative.
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// A clock that goes on from where another run's stood: its monotonic readings, which the journal keeps, never go back.
+pub struct ContinuedClock {
+    inner: Arc<dyn Clock>,
+    ahead: u64,
+}
+
+impl ContinuedClock {
+    /// `inner`, whose monotonic reading is `mono` now. If it is past that, it stays as it is.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Clock>, mono: MonoNanos) -> ContinuedClock {
+        let ahead = mono.since(inner.now().mono);
+        ContinuedClock { inner, ahead }
+    }
+}
+
+impl Clock for ContinuedClock {
+    fn now(&self) -> Now {
+        let Now { mono, unix } = self.inner.now();
+        Now { mono: MonoNanos(mono.0.saturating_add(self.ahead)), unix }
+    }
+
+    fn host_ns(&self, mono: MonoNanos) -> u64 {
+        self.inner.host_ns(MonoNanos(mono.0.saturating_sub(self.ahead)))
+    }
 }
 
 /// What a thread does when there is nothing to do.

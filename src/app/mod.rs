@@ -1,6 +1,7 @@
 //! Everything put together: configuration, clocks, threads, the async runtimes.
 
 pub mod config;
+mod journal;
 mod logs;
 mod reload;
 pub mod service;

@@ -8,7 +8,7 @@ use crossbeam_channel::Sender;
 
 use crate::app::config::{self, Loaded};
 use crate::duty::Clock;
-use crate::engine::Command;
+use crate::engine::Instruction;
 use crate::limits::LimitTable;
 use crate::metrics::ReloadState;
 use crate::ring::bell::Bell;
@@ -18,7 +18,7 @@ pub(super) struct Reloader {
     pub path: Option<PathBuf>,
     pub loaded: Mutex<Loaded>,
     pub limits: Arc<RwLock<Arc<LimitTable>>>,
-    pub commands: Sender<Command>,
+    pub commands: Sender<Instruction>,
     pub bell: Arc<Bell>,
     pub state: Arc<ReloadState>,
     pub clock: Arc<dyn Clock>,
@@ -66,7 +66,7 @@ impl Reloader {
         // What the engine reads is computed here, not on its thread.
         let _ = table.hot();
         self.commands
-            .send_timeout(Command::SetLimits(table.clone()), HAND_OVER)
+            .send_timeout(Instruction::Limits { table: table.clone(), text: text.into() }, HAND_OVER)
             .map_err(|_| vec!["the engine takes no commands".to_owned()])?;
         self.bell.ring();
         let generation = table.generation;

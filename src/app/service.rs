@@ -23,12 +23,12 @@ use anyhow::Context as _;
 
 use crate::api::{self, ApiOptions, ApiParts, Authenticator, Principal};
 use crate::app::config::{self, Loaded};
+use crate::app::journal;
 use crate::app::logs;
 use crate::app::reload::Reloader;
 use crate::app::signals::{Asked, Signals};
 use crate::duty::{Clock, SystemClock};
 use crate::engine::agent::{AgentParts, EngineAgent, Wake, port};
-use crate::engine::core::Engine;
 use crate::engine::published::Published;
 use crate::ingest::gates::{self, GateOptions, GateParts};
 use crate::ingest::tokens::SessionTokens;
@@ -97,6 +97,7 @@ struct Threads {
     control: JoinHandle<std::io::Result<()>>,
     api: JoinHandle<()>,
     latch: JoinHandle<LatchStore>,
+    journal: Option<journal::Running>,
 }
 
 /// Events that may wait in front of the engine. At a million events a second that is 16 ms.
@@ -109,7 +110,8 @@ const NOTICES: usize = 65_536;
 /// # Errors
 /// If there is anything in `dir`, or it cannot be written.
 pub fn init_state_dir(dir: &Path) -> anyhow::Result<()> {
-    LatchStore::init(dir).with_context(|| format!("cannot make the state directory {}", dir.display()))
+    LatchStore::init(dir).with_context(|| format!("cannot make the state directory {}", dir.display()))?;
+    journal::init(dir)
 }
 
 /// Runs the service of the configuration at `path` until it is told to end.
@@ -160,6 +162,7 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// If an address is taken, the state directory is missing, in use or unusable, or a thread cannot be made.
 pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
+    let mut loaded = loaded;
     let clock = options.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
     let universe = loaded.universe.clone();
 
@@ -175,9 +178,26 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         tracing::error!(event = "latch", "{fault}: the firm starts halted");
     }
     let mut causes = restored.causes;
+    let (bell_words, bell_fd) = Words::sealed("haltline-bell", BELL_WORDS).context("memory for the engine's bell")?;
+    let bell = Arc::new(Bell::over(bell_words));
+    let previous = store.previous_run();
+    let prepared = journal::prepare(&loaded, clock, &bell, previous.unclean, previous.took_events)?;
+    let clock = prepared.clock;
     let (page, page_fd) = settle_page(restored.page, gate_door.as_ref(), &universe, &mut causes, clock.as_ref())?;
-    if store.previous_run().positions_unknown() {
-        hold_after_restart(&page, &mut causes, &universe, clock.as_ref());
+    loaded.limits.generation = prepared.generation;
+    if let Some(why) = &prepared.unknown {
+        tracing::error!(event = "restart", "{why}: the firm starts halted");
+        if let Some(firm) = universe.slot(Scope::Firm) {
+            let reason = format!("positions and working orders are unknown after a restart: {why}");
+            latch_again(&page, &mut causes, (firm, Mode::Halted), reason, clock.as_ref());
+        }
+    }
+    for (slot, mode, trip) in prepared.latched {
+        // What the engine had latched and the latch file does not have: it ended in between.
+        if mode > page.get(slot).mode {
+            let reason = trip.unwrap_or_else(|| "the journal has it, the latch did not".to_owned());
+            latch_again(&page, &mut causes, (slot, mode), reason, clock.as_ref());
+        }
     }
 
     // 2. What everybody shares.
@@ -187,8 +207,6 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let table = Arc::new(loaded.limits.clone());
     let limits = Arc::new(RwLock::new(table.clone()));
     let alerts = Arc::new(Alerts::default());
-    let (bell_words, bell_fd) = Words::sealed("haltline-bell", BELL_WORDS).context("memory for the engine's bell")?;
-    let bell = Arc::new(Bell::over(bell_words));
     let gates = Arc::new(Gates::default());
     let (lane_changes, take_lane_changes) = crossbeam_channel::bounded(64);
     let ingest_wake = IngestWake::default();
@@ -221,9 +239,17 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
 
     // 4. The engine and its port.
     let (edge, engine_port) = port(EVENT_RING, bell.clone(), Box::new(ingest_wake.clone()));
-    let engine = Engine::new(universe.clone(), table, loaded.engine.sizing, clock.now());
+    let grace_ns = u64::try_from(loaded.journal.grace.as_nanos()).unwrap_or(u64::MAX);
+    let (recorder, begin, writer, durability) = match prepared.parts {
+        Some(parts) => {
+            let durability = parts.durability.clone();
+            let (recorder, begin, ring, writer) = parts.split();
+            (Some(recorder), Some(begin), Some((ring, writer)), Some(durability))
+        }
+        None => (None, None, None, None),
+    };
     let agent = EngineAgent::new(AgentParts {
-        engine,
+        engine: prepared.engine,
         universe: universe.clone(),
         page: page.clone(),
         published: published.clone(),
@@ -231,6 +257,10 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         lane_changes: take_lane_changes,
         lease_lag_ns: loaded.gate.as_ref().map_or(0, |gate| gate.lag.as_nanos() as u64),
         commands: take_commands,
+        recorder,
+        durable_before_verdict: loaded.journal.durable_before_verdict,
+        grace_ns,
+        begin,
         notices,
         page_raised: Box::new(PageRaised { switch: switch.clone() }),
         clock: clock.clone(),
@@ -280,6 +310,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         let (switch, clock, stop) = (switch.clone(), clock.clone(), stop_latch.clone());
         spawn("latch", move || run_latch(store, &switch, &latch_jobs, &clock, &stop))?
     };
+    let journal = writer.map(|(ring, parts)| journal::spawn(ring, parts)).transpose()?;
     let control = {
         let (switch, alerts, published, stop) =
             (switch.clone(), alerts.clone(), published.clone(), stop_control.clone());
@@ -359,7 +390,8 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             wake: ingest_wake.clone(),
             stats,
             stop: hear_ingest_stop,
-            next_seq: Vec::new(),
+            next_seq: prepared.next_seq,
+            names: prepared.names,
         };
         spawn("ingest", move || {
             if let Err(error) = ws::run(parts) {
@@ -381,6 +413,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         control,
         api,
         latch,
+        journal,
     };
     Ok(Running { ws_addr, http_addr, universe, limits, published, switch, clock, reloader, threads })
 }
@@ -410,6 +443,9 @@ impl Running {
         t.stop_engine.store(true, Ordering::Release);
         t.bell.ring();
         t.engine.join().map_err(|_| joined("engine"))?;
+        if let Some(journal) = t.journal {
+            journal.end()?;
+        }
         t.stop_control.store(true, Ordering::Release);
         let noted = t.control.join().map_err(|_| joined("control"))?;
         let _ = t.stop_api.send(true);
@@ -509,22 +545,20 @@ impl Wake for PageRaised {
     }
 }
 
-/// There is no journal to recover positions from: after a run that took events, a person has to say that they are known.
-fn hold_after_restart(page: &HaltPage, causes: &mut Vec<(usize, Vec<Cause>)>, universe: &Universe, clock: &dyn Clock) {
-    let Some(firm) = universe.slot(Scope::Firm) else { return };
-    let word = page.raise(firm, Mode::Halted);
-    let cause = Cause {
-        mode: Mode::Halted,
-        epoch: word.epoch,
-        at: clock.now().unix.0,
-        actor: "haltline".to_owned(),
-        reason: "positions and working orders are unknown after a restart".to_owned(),
-        trip: None,
-    };
-    tracing::error!(event = "restart", "{}: the firm starts halted", cause.reason);
-    match causes.iter_mut().find(|(slot, _)| *slot == firm) {
+/// Raises the page at start, for a reason of our own.
+fn latch_again(
+    page: &HaltPage,
+    causes: &mut Vec<(usize, Vec<Cause>)>,
+    (slot, mode): (usize, Mode),
+    reason: String,
+    clock: &dyn Clock,
+) {
+    let word = page.raise(slot, mode);
+    let actor = "haltline".to_owned();
+    let cause = Cause { mode, epoch: word.epoch, at: clock.now().unix.0, actor, reason, trip: None };
+    match causes.iter_mut().find(|(at, _)| *at == slot) {
         Some((_, list)) => list.push(cause),
-        None => causes.push((firm, vec![cause])),
+        None => causes.push((slot, vec![cause])),
     }
 }
 
@@ -567,7 +601,10 @@ fn listen(addr: SocketAddr, any_port: bool) -> anyhow::Result<TcpListener> {
     Ok(listener)
 }
 
-fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<JoinHandle<T>> {
+pub(super) fn spawn<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<JoinHandle<T>> {
     std::thread::Builder::new()
         .name(format!("haltline-{name}"))
         .spawn(run)

@@ -180,7 +180,8 @@ fn is_armed(limits: &ScopeLimits, rule: Rule) -> bool {
         | Rule::DuplicateId
         | Rule::UnknownOrder
         | Rule::Permission
-        | Rule::Restricted => false,
+        | Rule::Restricted
+        | Rule::Journal => false,
     }
 }
 

@@ -53,7 +53,11 @@ pub(super) fn service(args: &DemoArgs) -> anyhow::Result<ServiceHandle> {
     let mut loaded = config::load("config/demo.toml", CONFIG).map_err(ConfigError::Invalid)?;
     match args.controls {
         Controls::Config => {}
-        Controls::None => loaded.limits = LimitTable::unlimited(&loaded.universe),
+        Controls::None => {
+            loaded.limits = LimitTable::unlimited(&loaded.universe);
+            // A journal is replayed with the limits that its configuration says.
+            loaded.journal.enabled = false;
+        }
     }
     let limits = Arc::new(loaded.limits.clone());
     let dir = TempDir::unused()?;

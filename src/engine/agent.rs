@@ -4,17 +4,24 @@
 //! batch of events from each port, then time. An event is taken from a port only while the port's
 //! effect ring has room for everything one step can produce, so effects are never lost and the engine
 //! never waits.
+//!
+//! With a [`Recorder`] every input is in the journal's ring before its effects go anywhere. While that ring has no room
+//! nothing more is taken in, so nothing is admitted that is not recorded; the page is still raised by trips and kills,
+//! whose effect at the edge does not depend on this thread. With `durable_before_verdict` effects for the ports wait here
+//! until what they came of is on disk.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::duty::{Clock, Idle, Idler};
-use crate::engine::command::{Command, LaneChange};
+use crate::engine::command::{Command, Instruction, LaneChange};
 use crate::engine::core::Engine;
 use crate::engine::lanes::{Broken, LanePort};
 use crate::engine::published::Published;
+use crate::engine::record::{BlobKind, Name, Recorder};
 use crate::kill::page::{HaltPage, ModeWord};
 use crate::model::effect::{Anomaly, AnomalyKind, Denial};
 use crate::model::record::BadField;
@@ -53,6 +60,8 @@ pub struct EdgePort {
     pub events: rtrb::Producer<Inbound>,
     /// Where it takes verdicts and acknowledgements.
     pub effects: rtrb::Consumer<Effect>,
+    /// Where it tells of a text id that got a number, before the first event with that number.
+    pub names: rtrb::Producer<Name>,
     /// Rung after events were put in.
     pub engine: Arc<Bell>,
 }
@@ -61,7 +70,10 @@ pub struct EdgePort {
 pub struct EnginePort {
     events: rtrb::Consumer<Inbound>,
     effects: rtrb::Producer<Effect>,
+    names: rtrb::Consumer<Name>,
     wake: Box<dyn Wake>,
+    /// Effects that wait for the disk: up to which cell, and what. With [`AgentParts::durable_before_verdict`] only.
+    held: VecDeque<(u64, Effect)>,
 }
 
 /// Makes the two ends of a port. `capacity` events may wait on the way in.
@@ -69,9 +81,10 @@ pub struct EnginePort {
 pub fn port(capacity: usize, engine: Arc<Bell>, wake: Box<dyn Wake>) -> (EdgePort, EnginePort) {
     let (event_in, event_out) = rtrb::RingBuffer::new(capacity);
     let (effect_in, effect_out) = rtrb::RingBuffer::new(capacity + (BATCH + 1) * Effects::CAPACITY);
+    let (name_in, name_out) = rtrb::RingBuffer::new(2 * capacity.max(1));
     (
-        EdgePort { events: event_in, effects: effect_out, engine },
-        EnginePort { events: event_out, effects: effect_in, wake },
+        EdgePort { events: event_in, effects: effect_out, names: name_in, engine },
+        EnginePort { events: event_out, effects: effect_in, names: name_out, wake, held: VecDeque::new() },
     )
 }
 
@@ -112,7 +125,15 @@ pub struct AgentParts {
     /// How late the engine may be and still renew the lease of the gates, in ns.
     pub lease_lag_ns: u64,
     /// Instructions.
-    pub commands: Receiver<Command>,
+    pub commands: Receiver<Instruction>,
+    /// Where inputs are recorded; `None`: nowhere.
+    pub recorder: Option<Recorder>,
+    /// Whether effects for the ports wait until what they came of survives a power loss.
+    pub durable_before_verdict: bool,
+    /// How long what is recorded may be not durable before new flow is denied, in ns.
+    pub grace_ns: u64,
+    /// What [`EngineAgent::run`] records first, and does.
+    pub begin: Option<Begin>,
     /// Trips, warnings and anomalies go here. Never waited for.
     pub notices: Sender<Notice>,
     /// Called after the page was raised by a trip: everyone who watches it is woken.
@@ -121,10 +142,22 @@ pub struct AgentParts {
     pub clock: Arc<dyn Clock>,
 }
 
+/// The beginning of a run.
+#[derive(Clone, Debug)]
+pub struct Begin {
+    /// The reading that it begins at: a new core was made with it.
+    pub now: Now,
+    /// The bytes of a [`BlobKind::Start`].
+    pub start: Vec<u8>,
+    /// Limits that are in force from here on, if they are others than the core was recovered with.
+    pub limits: Option<Arc<crate::limits::LimitTable>>,
+}
+
 /// The single writer of risk state.
 pub struct EngineAgent {
     engine: Engine,
     shell: Shell,
+    begin: Option<Begin>,
     batch: Vec<Inbound>,
     show_next: usize,
     last_tick: MonoNanos,
@@ -140,7 +173,16 @@ struct Shell {
     lane_changes: Receiver<LaneChange>,
     lease_lag_ns: u64,
     lease_renewed: MonoNanos,
-    commands: Receiver<Command>,
+    commands: Receiver<Instruction>,
+    /// Taken from `commands`, and there is no room to record it yet.
+    put_off: Option<Instruction>,
+    recorder: Option<Recorder>,
+    hold: bool,
+    grace_ns: u64,
+    /// A cell that is not durable yet, as far as is known, and since when there are such: all before it is older.
+    mark: (u64, MonoNanos),
+    /// The core was told that the journal is behind.
+    behind: bool,
     notices: Sender<Notice>,
     page_raised: Box<dyn Wake>,
     clock: Arc<dyn Clock>,
@@ -172,9 +214,15 @@ const SHOW_PER_ROUND: [usize; 2] = [32, 4];
 const TICK_NS: u64 = 1_000_000;
 
 impl EngineAgent {
-    /// An agent that has done nothing yet. The page's present words reach the core in its first round.
+    /// An agent that has done nothing yet. The page's present words reach the core in its first round. For a recovered
+    /// core the page has to be raised to its modes before: what the page does not show does not reach the core.
     #[must_use]
-    pub fn new(parts: AgentParts) -> EngineAgent {
+    pub fn new(mut parts: AgentParts) -> EngineAgent {
+        if parts.durable_before_verdict && parts.recorder.is_some() {
+            for port in &mut parts.ports {
+                port.held.reserve_exact(port.effects.slots());
+            }
+        }
         let shell = Shell {
             lanes: Vec::with_capacity(parts.universe.sessions.len()),
             seen: vec![ModeWord::default(); parts.page.len()],
@@ -190,6 +238,12 @@ impl EngineAgent {
             lease_lag_ns: parts.lease_lag_ns,
             lease_renewed: MonoNanos(0),
             commands: parts.commands,
+            put_off: None,
+            hold: parts.durable_before_verdict && parts.recorder.is_some(),
+            grace_ns: parts.grace_ns,
+            mark: (0, MonoNanos(0)),
+            behind: parts.engine.is_behind(),
+            recorder: parts.recorder,
             notices: parts.notices,
             page_raised: parts.page_raised,
             clock: parts.clock,
@@ -197,6 +251,7 @@ impl EngineAgent {
         EngineAgent {
             engine: parts.engine,
             shell,
+            begin: parts.begin,
             batch: Vec::with_capacity(BATCH),
             show_next: 0,
             last_tick: MonoNanos(0),
@@ -206,9 +261,12 @@ impl EngineAgent {
     /// Loops until `stop` is set and nothing is left to take. `bell` is the one that the ports ring.
     pub fn run(mut self, idle: Idle, bell: &Bell, stop: &AtomicBool) {
         let mut idler = Idler::new(idle);
+        self.begin();
         loop {
             let work = self.do_work();
-            if work == 0 && stop.load(Ordering::Acquire) {
+            if work == 0 && stop.load(Ordering::Acquire) && !self.shell.holds_back() {
+                let now = self.shell.clock.now();
+                self.shell.check(&self.engine, now);
                 return;
             }
             let shell = &self.shell;
@@ -218,16 +276,32 @@ impl EngineAgent {
                     || !shell.lane_changes.is_empty()
                     || !shell.commands.is_empty()
                     || shell.page.changes() != shell.seen_changes
+                    || shell.held_is_durable()
                     || stop.load(Ordering::Acquire)
             });
         }
     }
 
+    /// Records the beginning of the run: before anything else, so that a replay knows what to make of it.
+    fn begin(&mut self) {
+        let Some(Begin { now, start, limits }) = self.begin.take() else { return };
+        if let Some(recorder) = &mut self.shell.recorder {
+            recorder.blob(now, BlobKind::Start, &start);
+        }
+        self.shell.effects.clear();
+        if let Some(table) = limits {
+            self.engine.command(now, Command::SetLimits(table), &mut self.shell.effects);
+        }
+        self.shell.hand_on(&self.engine, Out::Nobody, now);
+    }
+
     /// One round. Returns how many inputs it took.
     pub fn do_work(&mut self) -> usize {
         let now = self.shell.clock.now();
-        let mut work = self.shell.take_page(&mut self.engine, now) + self.shell.take_commands(&mut self.engine, now);
+        let mut work = self.shell.release_held();
+        work += self.shell.take_page(&mut self.engine, now) + self.shell.take_commands(&mut self.engine, now);
         work += self.shell.take_lane_changes(&self.engine);
+        self.shell.look_at_journal(&mut self.engine, now);
         self.show_lag(now);
         for port in 0..self.shell.ports.len() {
             work += self.take_events(port, now);
@@ -235,11 +309,18 @@ impl EngineAgent {
         for lane in 0..self.shell.lanes.len() {
             work += self.take_lane(lane, now);
         }
-        if now.mono.since(self.last_tick) >= TICK_NS {
+        if now.mono.since(self.last_tick) >= TICK_NS && self.shell.recorder.as_mut().is_none_or(|r| r.fits(1)) {
             self.last_tick = now.mono;
             self.shell.effects.clear();
-            self.engine.tick(now, &mut self.shell.effects);
-            self.shell.hand_on(&self.engine, Out::Nobody, now);
+            if self.engine.tick(now, &mut self.shell.effects) {
+                if let Some(recorder) = &mut self.shell.recorder {
+                    recorder.tick(now);
+                }
+                self.shell.hand_on(&self.engine, Out::Nobody, now);
+            }
+        }
+        if self.shell.recorder.as_ref().is_some_and(|r| r.check_is_due(now)) {
+            self.shell.check(&self.engine, now);
         }
         self.shell.renew_lease(now);
         self.show(now, work);
@@ -253,8 +334,21 @@ impl EngineAgent {
         if port == 0 {
             shell.published.queue_depth.set(waiting as u64);
         }
-        // Everything that the batch can produce must find room in the port's effect ring.
-        let room = (end.effects.slots() / Effects::CAPACITY).saturating_sub(1);
+        // Everything that the batch can produce must find room in the port's effect ring, and the batch in the journal's.
+        let free = end.effects.slots().saturating_sub(end.held.len());
+        let mut room = (free / Effects::CAPACITY).saturating_sub(1);
+        if let Some(recorder) = &mut shell.recorder {
+            // SYNC names: a name was put in before the first event with it; `waiting` was read before this, so the names of
+            // all events that are taken now are here.
+            while recorder.fits(Name::CELLS_MAX)
+                && let Ok(name) = end.names.pop()
+            {
+                recorder.name(&name);
+            }
+            room = if end.names.is_empty() { room.min(recorder.events_fit()) } else { 0 };
+        } else {
+            while end.names.pop().is_ok() {}
+        }
         let Ok(chunk) = end.events.read_chunk(BATCH.min(waiting).min(room)) else { return 0 };
         batch.clear();
         let (first, second) = chunk.as_slices();
@@ -277,7 +371,8 @@ impl EngineAgent {
     fn take_lane(&mut self, lane: usize, now: Now) -> usize {
         let EngineAgent { engine, shell, batch, .. } = self;
         batch.clear();
-        let taken = shell.lanes[lane].take(BATCH, now.mono, batch);
+        let most = shell.recorder.as_mut().map_or(BATCH, |recorder| recorder.events_fit().min(BATCH));
+        let taken = shell.lanes[lane].take(most, now.mono, batch);
         if !batch.is_empty() {
             engine.step_batch(
                 batch,
@@ -309,8 +404,12 @@ impl EngineAgent {
         let shown = &self.shell.published;
         shown.progress.add(1);
         shown.last_round.set(now.mono.0);
-        self.shell.page.show_round(now.mono.0, shown.input_lag_ns.get());
+        let host_now = self.shell.clock.host_ns(now.mono);
+        self.shell.page.show_round(host_now, shown.input_lag_ns.get());
         self.engine.show_totals(shown);
+        if let Some(recorder) = &self.shell.recorder {
+            recorder.durability().recorded.set(recorder.position());
+        }
         let scopes = self.shell.seen.len();
         for _ in 0..SHOW_PER_ROUND[usize::from(work > 0)].min(scopes) {
             self.engine.show_scope(now, self.show_next, shown);
@@ -325,6 +424,10 @@ impl Shell {
         if changes == self.seen_changes {
             return 0;
         }
+        // Without room to record it the page waits, and with it everything that would have to obey it.
+        if self.recorder.as_mut().is_some_and(|r| !r.page_fits()) {
+            return 0;
+        }
         self.seen_changes = changes;
         let mut work = 0;
         for slot in 0..self.seen.len() {
@@ -334,6 +437,9 @@ impl Shell {
             {
                 self.seen[slot] = word;
                 self.effects.clear();
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.mode(now, scope, word.mode, word.epoch);
+                }
                 let command = Command::Mode { scope, mode: word.mode, epoch: word.epoch };
                 engine.command(now, command, &mut self.effects);
                 self.hand_on(engine, Out::Nobody, now);
@@ -345,13 +451,100 @@ impl Shell {
 
     fn take_commands(&mut self, engine: &mut Engine, now: Now) -> usize {
         let mut work = 0;
-        while let Ok(command) = self.commands.try_recv() {
+        while let Some(instruction) = self.put_off.take().or_else(|| self.commands.try_recv().ok()) {
+            let cells = match &instruction {
+                Instruction::Limits { text, .. } => Recorder::blob_cells(text.len()),
+                Instruction::NewDay => 1,
+            };
+            if self.recorder.as_mut().is_some_and(|r| !r.fits(cells)) {
+                self.put_off = Some(instruction);
+                break;
+            }
+            let command = match instruction {
+                Instruction::Limits { table, text } => {
+                    if let Some(recorder) = &mut self.recorder {
+                        recorder.blob(now, BlobKind::Limits, text.as_bytes());
+                    }
+                    Command::SetLimits(table)
+                }
+                Instruction::NewDay => {
+                    if let Some(recorder) = &mut self.recorder {
+                        recorder.new_day(now);
+                    }
+                    Command::NewDay
+                }
+            };
             self.effects.clear();
             engine.command(now, command, &mut self.effects);
             self.hand_on(engine, Out::Nobody, now);
             work += 1;
         }
         work
+    }
+
+    /// Tells the core when the journal falls further behind than its grace, and when it has caught up.
+    fn look_at_journal(&mut self, engine: &mut Engine, now: Now) {
+        let Some(recorder) = &mut self.recorder else { return };
+        if recorder.is_durable(self.mark.0) {
+            self.mark = (recorder.position(), now.mono);
+        }
+        let late = !recorder.is_durable(self.mark.0) && now.mono.since(self.mark.1) > self.grace_ns;
+        if late != self.behind && recorder.fits(1) {
+            self.behind = late;
+            recorder.durability().behind.set(u64::from(late));
+            recorder.behind(now, late);
+            self.effects.clear();
+            engine.command(now, Command::Behind(late), &mut self.effects);
+            self.hand_on(engine, Out::Nobody, now);
+        }
+    }
+
+    /// Whether anything waits here for room or for the disk.
+    fn holds_back(&self) -> bool {
+        self.put_off.is_some()
+            || self.ports.iter().any(|port| !port.held.is_empty())
+            || self.lanes.iter().any(LanePort::holds_back)
+    }
+
+    /// Records what a replay has to come to here.
+    fn check(&mut self, engine: &Engine, now: Now) {
+        if let Some(recorder) = &mut self.recorder
+            && recorder.fits(1)
+        {
+            recorder.check(now, engine.state_hash());
+        }
+    }
+
+    /// Whether something that waited for the disk is there now.
+    fn held_is_durable(&self) -> bool {
+        self.recorder.as_ref().is_some_and(|recorder| {
+            self.ports.iter().any(|port| port.held.front().is_some_and(|(position, _)| recorder.is_durable(*position)))
+                || self.lanes.iter().any(|lane| lane.can_release(|position| recorder.is_durable(position)))
+        })
+    }
+
+    /// Lets go what waited for the disk and is there now; returns how much.
+    fn release_held(&mut self) -> usize {
+        let Some(recorder) = &self.recorder else { return 0 };
+        let mut released = 0;
+        for lane in &mut self.lanes {
+            // A lane that breaks here is found broken when it is looked at next.
+            released += lane.release_held(|position| recorder.is_durable(position)).unwrap_or(0);
+        }
+        for port in self.ports.iter_mut().filter(|port| !port.held.is_empty()) {
+            let before = released;
+            while let Some((position, effect)) = port.held.front()
+                && recorder.is_durable(*position)
+            {
+                // Room was made sure of before the step.
+                released += usize::from(port.effects.push(*effect).is_ok());
+                port.held.pop_front();
+            }
+            if released > before {
+                port.wake.wake();
+            }
+        }
+        released
     }
 
     /// Steps one event; returns how many effects went to the port.
@@ -361,6 +554,9 @@ impl Shell {
             self.take_page(engine, now);
         }
         self.effects.clear();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.event(now, &inbound.event);
+        }
         self.sampled += 1;
         if self.sampled.is_multiple_of(64) {
             let before = self.clock.now();
@@ -377,6 +573,9 @@ impl Shell {
 
     /// Hands the effects of one step on; returns how many went to the port.
     fn hand_on(&mut self, engine: &Engine, out: Out, now: Now) -> usize {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.publish(self.effects.as_slice());
+        }
         if self.effects.has_lost_trips() {
             self.raise_what_is_latched(engine);
         }
@@ -453,7 +652,16 @@ impl Shell {
             (Out::Nobody, _) => 0,
             (Out::Port(port), effect) => self.push(port, effect),
             (Out::Lane(lane), Effect::Verdict(verdict)) => {
-                if let Err(broken) = self.lanes[lane].answer(&verdict) {
+                // Held until the disk has what it came of, where that is asked for.
+                let position = self.recorder.as_ref().filter(|_| self.hold).map(Recorder::position);
+                let answered = match position {
+                    Some(position) => {
+                        self.lanes[lane].hold(position, verdict);
+                        Ok(())
+                    }
+                    None => self.lanes[lane].answer(&verdict),
+                };
+                if let Err(broken) = answered {
                     self.break_lane(lane, broken, now);
                 }
                 1
@@ -469,15 +677,25 @@ impl Shell {
     }
 
     fn push(&mut self, port: usize, effect: Effect) -> usize {
-        usize::from(self.ports[port].effects.push(effect).is_ok())
+        let port = &mut self.ports[port];
+        if self.hold
+            && let Some(recorder) = &self.recorder
+        {
+            port.held.push_back((recorder.position(), effect));
+            return 0;
+        }
+        usize::from(port.effects.push(effect).is_ok())
     }
 
     fn take_lane_changes(&mut self, engine: &Engine) -> usize {
         let mut work = 0;
         while let Ok(change) = self.lane_changes.try_recv() {
             match change {
-                LaneChange::Add(lane) => {
+                LaneChange::Add(mut lane) => {
                     self.lanes.retain(|other| other.session() != lane.session());
+                    if self.hold {
+                        lane.reserve();
+                    }
                     self.lanes.push(lane);
                 }
                 // Who asked may have given up.
@@ -524,7 +742,7 @@ impl Shell {
         }
         // From the round's begin, which is before anything that it did.
         self.lease_renewed = now.mono;
-        self.page.renew_lease(now.mono.0.saturating_add(span));
+        self.page.renew_lease(self.clock.host_ns(now.mono).saturating_add(span));
     }
 
     fn notify(&self, effect: Effect, now: Now) {
@@ -564,6 +782,10 @@ mod tests {
             lane_changes: crossbeam_channel::never(),
             lease_lag_ns: 0,
             commands,
+            recorder: None,
+            durable_before_verdict: false,
+            grace_ns: 0,
+            begin: None,
             notices,
             page_raised: Box::new(NoWake),
             clock: clock.clone(),
@@ -638,6 +860,10 @@ mod tests {
             lane_changes: crossbeam_channel::never(),
             lease_lag_ns: 0,
             commands,
+            recorder: None,
+            durable_before_verdict: false,
+            grace_ns: 0,
+            begin: None,
             notices,
             page_raised: Box::new(NoWake),
             clock: clock.clone(),

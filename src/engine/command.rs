@@ -27,6 +27,22 @@ pub enum Command {
     SetLimits(Arc<LimitTable>),
     /// A new trading day: daily loss, day volume and loss windows start anew from the present marks.
     NewDay,
+    /// The journal is further behind than it may be (`true`), or no longer: while it is, new flow is denied.
+    Behind(bool),
+}
+
+/// What the control plane sends to the engine's thread. Modes do not come this way: they are on the halt page.
+#[derive(Clone, Debug)]
+pub enum Instruction {
+    /// [`Command::SetLimits`], and the text of the configuration that the table was made of, for the journal.
+    Limits {
+        /// The limits.
+        table: Arc<LimitTable>,
+        /// The whole configuration.
+        text: Arc<str>,
+    },
+    /// [`Command::NewDay`].
+    NewDay,
 }
 
 /// Something for the engine to do with its lanes.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::engine::command::Command;
 use crate::engine::judge::{Judgement, Targets, likeness_of};
 use crate::engine::published::{Published, ScopeView};
+use crate::engine::record::Digest;
 use crate::limits::hot::{armed, threshold};
 use crate::limits::{Gauge, HotProfile, LimitTable, MAX_RATES, RateOf, ScopeLimits, UNLIMITED};
 use crate::model::effect::Denial;
@@ -142,6 +143,8 @@ pub struct Engine {
     pub(super) instrument_base: usize,
     pub(super) session_base: usize,
     pub(super) working: u64,
+    /// The journal is further behind than it may be.
+    pub(super) behind: bool,
     /// Whom the fill of the present step concerns.
     pub(super) fill: Option<Targets>,
 }
@@ -152,6 +155,8 @@ const RATES_PER_STEP: usize = 16;
 const AHEAD: usize = 6;
 /// Pairs revalued per tick.
 const REVALUE_PER_TICK: usize = 256;
+/// Scopes and sessions that go into the state's hash.
+const HASHED: usize = 64;
 /// Room for every scope and pair that one step can touch.
 const TOUCHED: usize = 5 * (REVALUE_PER_TICK + 8);
 
@@ -225,6 +230,7 @@ impl Engine {
             instrument_base: 1 + universe.accounts.len() + universe.strategies.len(),
             session_base: 1 + universe.accounts.len() + universe.strategies.len() + universe.instruments.len(),
             working: 0,
+            behind: false,
             fill: None,
             hot: limits.hot().into(),
             table: limits,
@@ -441,13 +447,16 @@ impl Engine {
             }
             Command::SetLimits(table) => self.set_limits(table, now),
             Command::NewDay => self.new_day(now),
+            Command::Behind(behind) => self.behind = behind,
         }
         self.end(now, None, out);
     }
 
-    /// Lets time pass: silent sessions, revaluations that are still due. Call it about every millisecond.
-    pub fn tick(&mut self, now: Now, out: &mut Effects) {
+    /// Lets time pass: silent sessions, revaluations that are still due. Call it about every millisecond. Returns
+    /// whether anything came of it: if not, leaving it out would have been the same.
+    pub fn tick(&mut self, now: Now, out: &mut Effects) -> bool {
         let now = self.begin(now);
+        let mut moved = self.queue_len > 0 || self.fx.iter().any(|f| f.left > 0);
         for session in 0..self.streams.len() {
             let stream = self.streams[session];
             if !stream.seen || stream.silent {
@@ -461,6 +470,7 @@ impl Engine {
             }
             let (action, limit) = (limits.action[Rule::HeartbeatLoss as usize], limits.heartbeat_ns);
             self.streams[session].silent = true;
+            moved = true;
             let cause = Denial { rule: Rule::HeartbeatLoss, why: Why::Breach, scope, observed: clip(silence), limit };
             let event = Event::new(EventKind::Heartbeat, SessionId(session as u16), 0);
             anomaly(out, AnomalyKind::HeartbeatLoss, &event, 0, clip(silence));
@@ -468,12 +478,54 @@ impl Engine {
         }
         self.sweep(REVALUE_PER_TICK);
         self.end(now, None, out);
+        moved
     }
 
-    /// The sequence that is next in the stream of `session`; 0 for an unknown one.
+    /// A digest of the state that takes the same short time whatever its size: totals, streams, and the gauges of the
+    /// firm and the scopes behind it. Two engines that took the same inputs have the same.
+    #[must_use]
+    pub fn state_hash(&self) -> [u64; 2] {
+        let mut digest = Digest::default();
+        let totals = [self.working, self.orders.remembered() as u64, self.execs.len() as u64, self.pairs.len() as u64];
+        totals.into_iter().for_each(|n| digest.word(n));
+        digest.word(u64::from(self.table.generation));
+        for state in self.scopes.iter().take(HASHED) {
+            digest.word(state.mode as u64 | u64::from(state.overflowed) << 8);
+            for (gauge, value) in state.gauges.iter().enumerate() {
+                // Falls with time, and is brought up to date whenever somebody looks.
+                if gauge != Gauge::LossVelocity as usize {
+                    digest.word(*value as u64);
+                }
+            }
+        }
+        for stream in self.streams.iter().take(HASHED) {
+            digest.word(stream.expected << 3 | u64::from(stream.seen) | u64::from(stream.gap) << 1);
+        }
+        digest.value()
+    }
+
+    /// Whether the core was told that the journal is behind.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.behind
+    }
+
+    /// The sequence that the session's next event has to have; 1 for an unknown one.
     #[must_use]
     pub fn expected(&self, session: SessionId) -> u64 {
-        self.streams.get(usize::from(session.0)).map_or(0, |stream| stream.expected)
+        self.streams.get(usize::from(session.0)).map_or(1, |stream| stream.expected)
+    }
+
+    /// Whether the engine remembers this order id: it is live, or was and is not forgotten.
+    #[must_use]
+    pub fn remembers_order(&self, session: SessionId, id: crate::units::OrdId) -> bool {
+        self.orders.find(session, id).is_some()
+    }
+
+    /// Whether the engine remembers this execution.
+    #[must_use]
+    pub fn remembers_exec(&self, session: SessionId, id: crate::units::ExecId) -> bool {
+        self.execs.find(session, id).is_some()
     }
 
     /// The mode of `scope` as the engine has it; `None` for a pair or an unknown scope.

@@ -77,7 +77,8 @@ impl Judgement {
             (action.mode(), resolve(target_of(action), cause.scope, &self.targets))
         } else if self.observed {
             // What is denied before limits are looked at is the session's doing.
-            let session = self.targets.session.filter(|_| cause.rule <= Rule::DuplicateOrder);
+            let is_its_doing = cause.rule <= Rule::DuplicateOrder || cause.rule == Rule::Journal;
+            let session = self.targets.session.filter(|_| is_its_doing);
             let own = session.map_or(cause.scope, Scope::Session);
             (Mode::Halted, resolve(crate::model::Target::Own, own, &self.targets))
         } else {
@@ -172,7 +173,8 @@ const SESSION_CHECKS: u64 = 1 << Rule::Capacity as u64
     | 1 << Rule::DuplicateId as u64
     | 1 << Rule::Permission as u64
     | 1 << Rule::Restricted as u64
-    | 1 << Rule::SidePermission as u64;
+    | 1 << Rule::SidePermission as u64
+    | 1 << Rule::Journal as u64;
 pub(super) const ENTITY_CHECKS: u64 =
     1 << Rule::Malformed as u64 | 1 << Rule::UnknownEntity as u64 | 1 << Rule::UnknownOrder as u64;
 const ORDER_CHECKS: u64 = 1 << Rule::OrderQty as u64
@@ -281,6 +283,10 @@ impl Engine {
             && self.has_duplicate_room(now.mono, r);
         if !room {
             let cause = Denial { rule: Rule::Capacity, why: Why::Breach, scope, observed: 0, limit: 0 };
+            j.breach(cause, Action::Deny);
+        }
+        if self.behind {
+            let cause = Denial { rule: Rule::Journal, why: Why::Breach, scope: Scope::Firm, observed: 0, limit: 0 };
             j.breach(cause, Action::Deny);
         }
         if limits.heartbeat_ns != UNLIMITED && (limits.heartbeat_ns == 0 || clip(silence) > limits.heartbeat_ns) {

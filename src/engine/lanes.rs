@@ -2,6 +2,7 @@
 //!
 //! The engine's end of the lanes that gateways on this host share with it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,6 +21,8 @@ pub struct LanePort {
     verdicts: Writer,
     /// Since when something waits, as far as the engine has seen.
     waiting_since: Option<MonoNanos>,
+    /// Verdicts that wait until what they came of, up to this position of the journal, is durable.
+    held: VecDeque<(u64, Verdict)>,
     broken: Arc<AtomicBool>,
 }
 
@@ -36,14 +39,8 @@ impl LanePort {
     /// The lanes of `session`, whose event at position `p` is number `base + p` of its stream. `broken` is set when nothing more
     /// is taken from them.
     #[must_use]
-    pub const fn new(
-        session: SessionId,
-        base: u64,
-        events: Reader,
-        verdicts: Writer,
-        broken: Arc<AtomicBool>,
-    ) -> LanePort {
-        LanePort { session, base, events, verdicts, waiting_since: None, broken }
+    pub fn new(session: SessionId, base: u64, events: Reader, verdicts: Writer, broken: Arc<AtomicBool>) -> LanePort {
+        LanePort { session, base, events, verdicts, waiting_since: None, held: VecDeque::new(), broken }
     }
 
     /// Whose they are.
@@ -68,7 +65,7 @@ impl LanePort {
             return Ok(());
         }
         let room = match self.verdicts.room() {
-            Ok(room) => usize::try_from(room).unwrap_or(usize::MAX),
+            Ok(room) => usize::try_from(room).unwrap_or(usize::MAX).saturating_sub(self.held.len()),
             Err(damaged) => return self.breaks(Broken::Damaged(damaged)),
         };
         if room == 0 {
@@ -104,6 +101,42 @@ impl LanePort {
     #[must_use]
     pub const fn waiting_since(&self) -> Option<MonoNanos> {
         self.waiting_since
+    }
+
+    /// Has room for as many verdicts as the lane may ever owe, so that holding them takes no memory later.
+    pub fn reserve(&mut self) {
+        self.held.reserve_exact(self.verdicts.places());
+    }
+
+    /// Keeps `verdict` back until the journal is durable up to `position`.
+    pub fn hold(&mut self, position: u64, verdict: Verdict) {
+        self.held.push_back((position, verdict));
+    }
+
+    /// Whether a verdict is held back that need not be, once the journal is durable up to what `is_durable` says.
+    pub fn can_release(&self, is_durable: impl Fn(u64) -> bool) -> bool {
+        self.held.front().is_some_and(|&(position, _)| is_durable(position))
+    }
+
+    /// Whether any verdict is held back.
+    #[must_use]
+    pub fn holds_back(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Gives the verdicts that need not be held back any longer; returns how many.
+    ///
+    /// # Errors
+    /// If the lane is broken.
+    pub fn release_held(&mut self, is_durable: impl Fn(u64) -> bool) -> Result<usize, Broken> {
+        let mut released = 0;
+        while self.can_release(&is_durable)
+            && let Some((_, verdict)) = self.held.pop_front()
+        {
+            self.answer(&verdict)?;
+            released += 1;
+        }
+        Ok(released)
     }
 
     /// Gives `verdict`. `take` made sure of the room.

@@ -1,12 +1,14 @@
-//! The single writer of risk state: [`core`] decides, [`agent`] loops.
+//! The single writer of risk state: [`core`] decides, [`record`] writes its inputs down, [`agent`] loops.
 
 pub mod agent;
 mod book;
 pub mod command;
 pub mod core;
+pub mod durability;
 mod judge;
 pub mod lanes;
 pub mod published;
 mod quick;
+pub mod record;
 
-pub use command::Command;
+pub use command::{Command, Instruction};

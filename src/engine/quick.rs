@@ -33,6 +33,7 @@ impl Engine {
         let reference = self.references.get(event.instrument.0 as usize)?;
         let (qty, px) = (event.qty.0, event.px.0);
         let plain = event.flags == 0
+            && !self.behind
             && event.id.0 != 0
             && event.account == strategy.account
             && matches!(event.ord_type, OrdType::Limit | OrdType::StopLimit)

@@ -41,6 +41,15 @@ impl Names {
         Names { by_text: HashMap::new(), by_number: HashMap::new(), next, capacity }
     }
 
+    /// Gives `text` the number that it had in an earlier run, in which the engine still remembers it. Held once.
+    pub fn restore(&mut self, text: &str, number: u64) {
+        let text: Rc<str> = text.into();
+        self.by_number.insert(number, text.clone());
+        self.by_text.insert(text, Entry { number, holds: 1 });
+        // Numbers of this run begin beyond those of any before it, by the clock; a clock that went back is no excuse.
+        self.next = self.next.max(number.saturating_add(1) | OrdId::TEXT);
+    }
+
     /// The number of `text`, which gets one now if it has none. Held once more.
     ///
     /// # Errors

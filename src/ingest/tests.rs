@@ -209,6 +209,7 @@ impl Rig {
             stop: stopped,
             stats: stats.clone(),
             next_seq: Vec::new(),
+            names: Vec::new(),
         };
         let threads = vec![
             std::thread::spawn(move || fake.run()),

@@ -44,6 +44,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Message, Utf8Bytes};
 
 use crate::duty::Clock;
 use crate::engine::agent::{EdgePort, Inbound, Wake};
+use crate::engine::record::{Name, NameOf};
 use crate::ingest::intern::{NOBODY, Names};
 use crate::kill::board::SessionBoard;
 use crate::kill::page::{HaltPage, ModeWord};
@@ -227,6 +228,8 @@ pub struct IngestParts {
     pub stats: Arc<IngestStats>,
     /// By session, the next sequence that the engine expects; sessions beyond its end begin at 1.
     pub next_seq: Vec<u64>,
+    /// Text ids of earlier runs that the engine remembers.
+    pub names: Vec<Name>,
 }
 
 /// Serves until `stop`; blocks its thread.
@@ -246,17 +249,25 @@ async fn serve(parts: IngestParts) -> io::Result<()> {
     let wake = parts.wake;
     let unix_ns = parts.clock.now().unix.0;
     let sessions = parts.universe.sessions.len();
+    let mut states: Vec<SessionState> = (0..sessions)
+        .map(|s| {
+            let next = parts.next_seq.get(s).copied().unwrap_or(1).max(1);
+            SessionState::new(next, &parts.options, unix_ns / 1_000_000_000)
+        })
+        .collect();
+    for name in &parts.names {
+        let Some(state) = states.get_mut(usize::from(name.session.0)) else { continue };
+        match name.of {
+            NameOf::Order => state.orders.restore(name.text(), name.number),
+            NameOf::Exec => state.execs.restore(name.text(), name.number),
+        }
+    }
     let edge = Rc::new(Edge {
         hub: RefCell::new(Hub {
             words: vec![ModeWord::default(); parts.page.len()],
             changed_at: vec![0; parts.page.len()],
             seen_changes: u64::MAX,
-            sessions: (0..sessions)
-                .map(|s| {
-                    let next = parts.next_seq.get(s).copied().unwrap_or(1).max(1);
-                    SessionState::new(next, &parts.options, unix_ns / 1_000_000_000)
-                })
-                .collect(),
+            sessions: states,
             port: parts.port,
             withdrawn: VecDeque::new(),
         }),
@@ -889,7 +900,7 @@ impl Edge {
     fn submit(&self, conn: &Conn, draft: &Draft<'_>) -> bool {
         let mut hub = self.hub.borrow_mut();
         let hub = &mut *hub;
-        if !hub.withdrawn.is_empty() || hub.port.events.is_full() {
+        if !hub.withdrawn.is_empty() || hub.port.events.is_full() || hub.port.names.slots() < 2 {
             return false;
         }
         let mut event = draft.event;
@@ -897,7 +908,13 @@ impl Edge {
         let Some(s) = hub.sessions.get_mut(usize::from(session.0)) else { return true };
         let asks = self.universe.sessions.get(usize::from(session.0)).is_some_and(|x| x.kind == SessionKind::Ask);
         let fresh = event.seq == s.next_seq;
-        if let Err(field) = intern(s, draft, &mut event, asks, fresh) {
+        let mut new = |of, number, text: &str| {
+            // No id is longer, and there is room for the two of an event.
+            let name = Name::new(session, of, number, text);
+            let told = name.is_none_or(|name| hub.port.names.push(name).is_ok());
+            debug_assert!(told && name.is_some());
+        };
+        if let Err(field) = intern(s, draft, &mut event, asks, fresh, &mut new) {
             count(&self.stats.texts_full, 1);
             let value = if field == "id" { draft.id.as_deref() } else { draft.ref_id.as_deref() };
             let problem = Problem::new(field, value.unwrap_or(""), "is one text id more than the session may have");
@@ -1049,7 +1066,8 @@ fn concerns(universe: &Universe, session: SessionId, scope: Scope) -> bool {
     }
 }
 
-/// Gives the texts of `draft` their numbers in `event`. `fresh`: the engine will take it.
+/// Gives the texts of `draft` their numbers in `event`. `fresh`: the engine will take it. `new` is told of each that got
+/// one now.
 ///
 /// # Errors
 /// The field whose text found no room.
@@ -1059,20 +1077,30 @@ fn intern(
     event: &mut Event,
     asks: bool,
     fresh: bool,
+    new: &mut dyn FnMut(NameOf, u64, &str),
 ) -> Result<(), &'static str> {
     let kind = event.kind;
+    let mut tell = |of, names: &Names, before: usize, number: u64, text: &str| {
+        if names.len() > before {
+            new(of, number, text);
+        }
+    };
     let find = |names: &Names, text: &str| names.find(text).unwrap_or(NOBODY);
     if let Some(text) = draft.ref_id.as_deref() {
         event.ref_id = match kind {
             EventKind::Fill | EventKind::Bust | EventKind::Correct if fresh => {
                 // Without room it gets a number of its own: a fill is booked, if need be twice, never dropped.
-                s.execs.hold_once(text).unwrap_or_else(|_| s.execs.unnamed())
+                let before = s.execs.len();
+                let number = s.execs.hold_once(text).unwrap_or_else(|_| s.execs.unnamed());
+                tell(NameOf::Exec, &s.execs, before, number, text);
+                number
             }
             EventKind::Fill | EventKind::Bust | EventKind::Correct => find(&s.execs, text),
             _ => find(&s.orders, text),
         };
     }
     if let Some(text) = draft.id.as_deref() {
+        let before = s.orders.len();
         let held = match kind {
             EventKind::New | EventKind::Replace | EventKind::Cancel if asks && fresh => s.orders.hold(text),
             EventKind::New | EventKind::Replace if fresh => s.orders.hold_once(text),
@@ -1081,7 +1109,10 @@ fn intern(
         };
         // A cancel is passed on in any case: it must reach the engine.
         match held {
-            Ok(number) => event.id = OrdId(number),
+            Ok(number) => {
+                event.id = OrdId(number);
+                tell(NameOf::Order, &s.orders, before, number, text);
+            }
             Err(_) if kind == EventKind::Cancel => event.id = OrdId(NOBODY),
             Err(_) => return Err("id"),
         }

@@ -1,4 +1,22 @@
-//! What survives: the durable latch, and the loop that keeps record of what the engine reports.
+//! What survives a restart, and what is told of it: the durable latch, the journal and what is made of it, and the
+//! record of what the engine reports.
+//!
+//! ```text
+//! engine ──ring of cells──▶ writer ──groups──▶ segments ──▶ reader ──▶ verify, replay, audit, recovery
+//!                             ▲
+//!            api, control ────┘ control records
+//! ```
 
 pub mod control;
+pub mod disk;
+pub mod format;
+pub mod key;
 pub mod latch;
+pub mod reader;
+pub mod recover;
+pub mod replay;
+pub mod run;
+#[cfg(test)]
+mod tests;
+pub mod verify;
+pub mod writer;

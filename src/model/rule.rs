@@ -92,6 +92,9 @@ rules! {
     LossVelocity = 31, "loss_velocity";
     /// Denials in a window: escalates.
     Denials = 32, "denials";
+    /// What was decided is not on disk for longer than the grace: nothing new until it is. Judged with [`Rule::Capacity`];
+    /// numbered last because numbers on the wire do not change.
+    Journal = 33, "journal";
 }
 
 /// What a rule's observed value and limit are counted in.
@@ -149,7 +152,8 @@ impl Rule {
             | Rule::DuplicateId
             | Rule::UnknownOrder
             | Rule::Permission
-            | Rule::Restricted => Unit::None,
+            | Rule::Restricted
+            | Rule::Journal => Unit::None,
         }
     }
 
@@ -293,7 +297,8 @@ pub const fn applies(rule: Rule, kind: ScopeKind) -> bool {
         | Rule::UnknownOrder
         | Rule::Permission
         | Rule::Restricted
-        | Rule::SidePermission => false,
+        | Rule::SidePermission
+        | Rule::Journal => false,
     }
 }
 

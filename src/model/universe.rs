@@ -77,7 +77,7 @@ pub struct InstrumentSpec {
 }
 
 /// All names and what they stand for. Immutable.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Universe {
     /// Decimal places of the firm's base unit, 0 to 8.
     pub base_scale: u8,
@@ -94,7 +94,7 @@ pub struct Universe {
     names: Names,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Names {
     currencies: HashMap<String, CurrencyId>,
     sessions: HashMap<String, SessionId>,

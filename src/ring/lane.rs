@@ -154,6 +154,12 @@ impl Writer {
         Ok(Writer { places, cursor, mask, next, read })
     }
 
+    /// How many records the lane holds.
+    #[must_use]
+    pub const fn places(&self) -> usize {
+        self.mask as usize + 1
+    }
+
     /// The position of the next record: one more than were ever written.
     #[must_use]
     pub const fn position(&self) -> u64 {

@@ -7,6 +7,9 @@ pub mod barrier;
 pub mod bell;
 #[cfg(feature = "service")]
 #[allow(unsafe_code)]
+pub mod cells;
+#[cfg(feature = "service")]
+#[allow(unsafe_code)]
 pub mod huge;
 pub mod lane;
 #[allow(unsafe_code)]

@@ -68,7 +68,8 @@
 //!    positive where the instrument has no `negative_px`. (MAX = [`REPRESENTABLE_MAX`](crate::units::REPRESENTABLE_MAX).)
 //!    `unknown_entity`: strategy, account or instrument unknown. After either of these two no other rule is
 //!    judged, except `denials`.
-//! 2. `capacity`: no room for the order, the pair, the duplicate log; or the exec table is full.
+//! 2. `capacity`: no room for the order, the pair, the duplicate log; or the exec table is full. `journal`: the last
+//!    [`Command::Behind`](crate::engine::Command::Behind) said so (scope: the firm).
 //! 3. `stream_gap`, `heartbeat_loss`, `clock_skew`: see there. `heartbeat_loss`: the session's last event before
 //!    this one is longer ago than its bound. A bound of 0 (unset) always denies. A session that has not sent anything yet is
 //!    not silent; one that has been silent too long is reported once, and the action latches, at the next tick.

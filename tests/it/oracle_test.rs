@@ -264,7 +264,8 @@ impl Maker {
                 | Rule::UnknownOrder
                 | Rule::Permission
                 | Rule::Restricted
-                | Rule::SidePermission => {}
+                | Rule::SidePermission
+                | Rule::Journal => {}
             }
         }
         limits.loss_window_ns = match self.universe.slot(scope) {
@@ -650,7 +651,7 @@ impl Maker {
             recent_orders: 4096,
         };
         let length = maker.rng.pick(&[60, 300, 800, 1_500]);
-        let mut inputs = Vec::new();
+        let (mut inputs, mut behind) = (Vec::new(), false);
         let (mut mono, slots) = (START, maker.universe.scope_count() as u64);
         for _ in 0..length {
             mono += match maker.rng.below(10) {
@@ -680,6 +681,11 @@ impl Maker {
             }
             if maker.rng.one_in(400) {
                 inputs.push(Input::Command(now, Command::NewDay));
+            }
+            // Mostly not behind.
+            if maker.rng.one_in(if behind { 20 } else { 600 }) {
+                behind = !behind;
+                inputs.push(Input::Command(now, Command::Behind(behind)));
             }
             if maker.rng.one_in(40) {
                 inputs.push(Input::Tick(now));
@@ -917,7 +923,7 @@ fn run(case: &Case, inputs: &[Input], coverage: Option<&Coverage>) -> Result<(),
                 engine.command(*now, command.clone(), &mut effects);
                 let shown = match command {
                     Command::SetLimits(_) => "SetLimits".to_owned(),
-                    Command::Mode { .. } | Command::NewDay => format!("{command:?}"),
+                    Command::Mode { .. } | Command::NewDay | Command::Behind(_) => format!("{command:?}"),
                 };
                 (*now, expected, shown)
             }
@@ -938,7 +944,9 @@ fn run(case: &Case, inputs: &[Input], coverage: Option<&Coverage>) -> Result<(),
                 match input {
                     Input::Event(now, event, _) => engine.step(*now, event, &mut effects),
                     Input::Command(now, command) => engine.command(*now, command.clone(), &mut effects),
-                    Input::Tick(now) => engine.tick(*now, &mut effects),
+                    Input::Tick(now) => {
+                        engine.tick(*now, &mut effects);
+                    }
                 }
             }
             return Ok(());

@@ -33,19 +33,25 @@ fn sigkill_at_any_moment_after_the_receipt_loses_no_halt() {
 }
 
 #[test]
-fn an_unclean_end_starts_halted_and_a_clean_one_without_events_does_not() {
-    let daemon = Daemon::start(LIMITS);
-    let (status, dir) = daemon.terminate();
+fn without_a_journal_an_unclean_end_starts_halted_and_a_clean_one_without_events_does_not() {
+    let (status, dir) = Daemon::start(LIMITS).terminate();
     assert!(status.success());
-    let daemon = Daemon::run(dir);
+    let daemon = Daemon::run(without_journal(dir));
     assert_eq!(daemon.mode("firm", ""), "normal");
     let daemon = Daemon::run(daemon.sigkill());
     assert_eq!(daemon.mode("firm", ""), "halted");
 }
 
+fn without_journal(dir: tempfile::TempDir) -> tempfile::TempDir {
+    let path = dir.path().join("haltline.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("[journal]", "[journal]\nenabled = false")).unwrap();
+    dir
+}
+
 #[test]
 fn positions_that_are_lost_with_a_restart_halt_the_firm() {
-    let daemon = Daemon::start(LIMITS);
+    let daemon = Daemon::run(without_journal(Daemon::start(LIMITS).terminate().1));
     block_on(async {
         let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
         assert_eq!(gateway.buy("1", 10).await["verdict"], "admit");

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::reader::{Field, NAME_RULE, Reader, is_name};
 use super::violation::{Errors, Spot};
-use super::{Auth, EngineOptions, Gate, Http, Ingest, Operator, Role, Service};
+use super::{Auth, EngineOptions, Gate, Http, Ingest, Journal, Operator, Role, Service};
 use crate::duty::Idle;
 use crate::engine::core::Sizing;
 use crate::ingest::gates::GateOptions;
@@ -24,7 +24,7 @@ const DEFAULT_AGE_NS: u64 = 5_000_000_000;
 pub(super) const ANY_AGE: u64 = u64::MAX;
 
 /// Sections of options: what they say counts from the start of the process on.
-pub(super) const SECTIONS: [&str; 6] = ["service", "engine", "ingest", "gate", "http", "auth"];
+pub(super) const SECTIONS: [&str; 7] = ["service", "engine", "ingest", "gate", "http", "auth", "journal"];
 
 /// A name that refers to something else in the file.
 pub(super) type Reference = (String, Spot);
@@ -83,6 +83,7 @@ pub(super) struct FileText {
     pub gate: Option<Gate>,
     pub http: Http,
     pub auth: Auth,
+    pub journal: Journal,
     /// Where each of `auth.operators` is written.
     pub operator_spots: Vec<Spot>,
     pub base_currency: String,
@@ -106,6 +107,7 @@ impl FileText {
         let gate = root.table("gate").map(read_gate);
         let http = read_http(root.table("http"));
         let (auth, operator_spots) = read_auth(root.table("auth"));
+        let journal = read_journal(root.table("journal"));
 
         let mut currencies = Vec::new();
         each_named(root, "currencies", |name, field, mut table| {
@@ -179,6 +181,7 @@ impl FileText {
             gate,
             http,
             auth,
+            journal,
             operator_spots,
             base_currency,
             base_scale,
@@ -429,6 +432,38 @@ fn read_http(table: Option<Reader<'_>>) -> Http {
     let listen = read_listen(&mut table, Http::PORT);
     table.finish();
     Http { listen }
+}
+
+fn read_journal(table: Option<Reader<'_>>) -> Journal {
+    let mut journal = Journal::default();
+    let Some(mut table) = table else { return journal };
+    let truth = |field: Option<Field<'_>>, default| field.and_then(|f| f.boolean()).unwrap_or(default);
+    journal.enabled = truth(table.get("enabled"), journal.enabled);
+    journal.durable_before_verdict = truth(table.get("durable_before_verdict"), journal.durable_before_verdict);
+    if let Some(ns) = table.get("sync_window").and_then(|f| f.duration(100_000, 10_000_000_000)) {
+        journal.sync_window = Duration::from_nanos(ns);
+    }
+    if let Some(ns) = table.get("grace").and_then(|f| f.duration(10_000_000, 3_600_000_000_000)) {
+        journal.grace = Duration::from_nanos(ns);
+    }
+    if let Some(bytes) = table.get("segment_bytes").and_then(|f| f.integer(65_536, 1 << 34)) {
+        journal.segment_bytes = bytes as u64;
+    }
+    if let Some(cells) = table.get("ring_cells").and_then(|f| f.integer(4_096, 1 << 28)) {
+        journal.ring_cells = cells as u64;
+    }
+    let mut path = |key| {
+        let field = table.get(key)?;
+        let text = field.string()?;
+        if text.is_empty() {
+            field.refuse("must not be empty");
+        }
+        Some(PathBuf::from(text))
+    };
+    journal.ring_dir = path("ring_dir").unwrap_or(journal.ring_dir);
+    journal.heads = path("heads");
+    table.finish();
+    journal
 }
 
 /// The scopes that can be halted, so re-armed.

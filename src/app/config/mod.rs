@@ -185,6 +185,42 @@ impl Default for Auth {
     }
 }
 
+/// Section `[journal]`: what is recorded for recovery, replay and audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Journal {
+    /// Whether there is one. Without it positions are not known after a restart.
+    pub enabled: bool,
+    /// How long what was decided may wait for its sync: what a power loss can take, besides the sync's own time.
+    pub sync_window: Duration,
+    /// Whether verdicts wait until what they came of is on disk.
+    pub durable_before_verdict: bool,
+    /// How long the disk may fail before new flow is denied.
+    pub grace: Duration,
+    /// Bytes of a segment.
+    pub segment_bytes: u64,
+    /// Cells of 64 bytes that may wait for the disk. More are taken if there are many scopes.
+    pub ring_cells: u64,
+    /// Where the ring's file is made. It need only survive the process, so best in memory.
+    pub ring_dir: PathBuf,
+    /// A second place for the journal's heads: a file that a line is appended to at every checkpoint.
+    pub heads: Option<PathBuf>,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Journal {
+            enabled: true,
+            sync_window: Duration::from_millis(5),
+            durable_before_verdict: false,
+            grace: Duration::from_secs(1),
+            segment_bytes: 64 << 20,
+            ring_cells: 1 << 20,
+            ring_dir: PathBuf::from("/dev/shm"),
+            heads: None,
+        }
+    }
+}
+
 /// Something that is allowed and still worth a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
@@ -213,11 +249,15 @@ pub struct Loaded {
     pub http: Http,
     /// Persons and re-arming.
     pub auth: Auth,
+    /// What is recorded, and where.
+    pub journal: Journal,
     /// BLAKE3 of each session's token, by [`SessionId`](crate::units::SessionId). `None` only with
     /// [`Auth::tokens_at_runtime`]: such a session cannot connect until it is given one.
     pub session_tokens: Vec<Option<[u8; 32]>>,
     /// BLAKE3 of the text.
     pub hash: [u8; 32],
+    /// The text: the journal keeps it, so that it can be replayed without any other file.
+    pub text: Arc<str>,
     /// What is allowed and still worth a look.
     pub notes: Vec<Note>,
 }
@@ -351,8 +391,10 @@ fn finish(errors: &Errors<'_>, file: &FileText, limits: &LimitText, text: &str) 
         gate: file.gate.clone(),
         http: file.http,
         auth: file.auth.clone(),
+        journal: file.journal.clone(),
         session_tokens: file.sessions.iter().map(|s| s.token).collect(),
         hash: *blake3::hash(text.as_bytes()).as_bytes(),
+        text: text.into(),
         notes,
     })
 }
@@ -451,6 +493,7 @@ fn unchanged(errors: &Errors<'_>, old: &Loaded, new: &Loaded, file: &FileText, r
         old.gate != new.gate,
         old.http != new.http,
         old.auth != new.auth,
+        old.journal != new.journal,
     ];
     for (spot, changed) in file.section_spots.iter().zip(sections) {
         if changed {

@@ -83,6 +83,17 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
     }
     writeln!(out, "]")?;
 
+    let journal = &file.journal;
+    let span = |d: core::time::Duration| format_duration(d.as_nanos() as u64);
+    writeln!(out, "\n[journal]\nenabled = {}\nsync_window = \"{}\"", journal.enabled, span(journal.sync_window))?;
+    writeln!(out, "durable_before_verdict = {}", journal.durable_before_verdict)?;
+    writeln!(out, "grace = \"{}\"\nsegment_bytes = {}", span(journal.grace), journal.segment_bytes)?;
+    writeln!(out, "ring_cells = {}", journal.ring_cells)?;
+    writeln!(out, "ring_dir = {}", quoted(&journal.ring_dir.to_string_lossy()))?;
+    if let Some(heads) = &journal.heads {
+        writeln!(out, "heads = {}", quoted(&heads.to_string_lossy()))?;
+    }
+
     for c in &file.currencies {
         writeln!(out, "\n[{}]", join("currencies", &c.name))?;
         if let Some(rate) = c.rate {

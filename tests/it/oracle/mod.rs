@@ -203,6 +203,8 @@ pub struct Oracle {
     mono: u64,
     unix: u64,
     sessions: Vec<Session>,
+    /// The journal is behind.
+    behind: bool,
     modes: Vec<Mode>,
     orders: Vec<Order>,
     ids: HashMap<(SessionId, u64), usize>,
@@ -270,6 +272,7 @@ impl Oracle {
             mono: t,
             unix: now.unix.0,
             sessions: vec![Session { expected: 1, in_gap: false, last_event: None, silent: false }; uni.sessions.len()],
+            behind: false,
             modes: vec![Mode::Normal; slots],
             orders: Vec::new(),
             ids: HashMap::new(),
@@ -716,6 +719,9 @@ impl Oracle {
         if self.no_room() {
             found.push(self.deny_at(Rule::Capacity, session, 0, 0));
         }
+        if self.behind {
+            found.push(self.deny_at(Rule::Journal, Scope::Firm, 0, 0));
+        }
         let duplicate_id = self.ids.contains_key(&(e.session, e.id.0));
         let pair = self.pair_of(s, i);
         let sums = self.sums();
@@ -837,6 +843,9 @@ impl Oracle {
         let no_place = self.order_table_full();
         if self.no_room() {
             found.push(self.deny_at(Rule::Capacity, session, 0, 0));
+        }
+        if self.behind {
+            found.push(self.deny_at(Rule::Journal, Scope::Firm, 0, 0));
         }
         let duplicate_id = self.ids.contains_key(&(e.session, e.id.0));
         if duplicate_id {
@@ -1706,6 +1715,7 @@ impl Oracle {
                 self.lim = limits.clone();
             }
             Command::NewDay => self.new_day(),
+            Command::Behind(behind) => self.behind = *behind,
         }
         self.keep_values();
         Outcome::default()

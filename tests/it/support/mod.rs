@@ -52,6 +52,10 @@ recent_orders = 1_024
 listen = "127.0.0.1:0"
 [http]
 listen = "127.0.0.1:0"
+[journal]
+segment_bytes = 1_048_576
+ring_cells = 32_768
+ring_dir = "{}"
 [accounts.main]
 [strategies.alpha]
 account = "main"
@@ -73,6 +77,7 @@ two_person_rearm = ["firm"]
 tokens = [
 "#,
         state_dir.display(),
+        state_dir.parent().unwrap().display(),
         hash("gw-1"),
         hash("feed"),
     );

@@ -1,0 +1,330 @@
+//! The journal of a run: what a start recovers from it, and the thread that writes it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use anyhow::Context as _;
+use crossbeam_channel::Sender;
+
+use crate::app::config::{self, Loaded};
+use crate::duty::{Clock, ContinuedClock};
+use crate::engine::agent::Begin;
+use crate::engine::core::Engine;
+use crate::engine::durability::Durability;
+use crate::engine::record::{Name, Progress, Recorder};
+use crate::journal::disk::SystemDisk;
+use crate::journal::key;
+use crate::journal::recover::{Places, Recovered, make_ring, recover, set_aside};
+use crate::journal::replay::{Input, Made, Replayed, Watch};
+use crate::journal::run::RunStart;
+use crate::journal::writer::{NotEnded, Writer, WriterOptions, WriterParts, hex};
+use crate::kill::words::{self, ScopeName};
+use crate::model::{Effect, Mode, Trip, Universe};
+use crate::ring::bell::Bell;
+use crate::units::{MonoNanos, Now, SessionId};
+
+/// Control records that may wait for the journal's thread.
+const AUDIT: usize = 65_536;
+
+/// What the rest of a start needs of the journal.
+pub(super) struct Prepared {
+    pub engine: Engine,
+    pub clock: Arc<dyn Clock>,
+    /// Why positions are not known; `None`: they are exact.
+    pub unknown: Option<String>,
+    /// Modes that the engine had latched, and the trips that did it, by slot.
+    pub latched: Vec<(usize, Mode, Option<String>)>,
+    pub next_seq: Vec<u64>,
+    pub names: Vec<Name>,
+    /// Generation of the limits in force.
+    pub generation: u32,
+    /// `None`: there is no journal.
+    pub parts: Option<Parts>,
+}
+
+/// What makes the journal of this run.
+pub(super) struct Parts {
+    pub recorder: Recorder,
+    pub begin: Begin,
+    pub durability: Arc<Durability>,
+    pub audit: Sender<String>,
+    ring: PathBuf,
+    writer: WriterParts,
+}
+
+/// The thread that writes.
+pub(super) struct Running {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<(), NotEnded>>,
+    ring: PathBuf,
+}
+
+/// Makes a configuration of the text that a journal keeps.
+pub(super) fn make(text: &str) -> Result<Made, String> {
+    let loaded = config::load("the journal's configuration", text).map_err(|violations| violations.to_string())?;
+    Ok(Made { universe: loaded.universe, limits: loaded.limits, sizing: loaded.engine.sizing })
+}
+
+/// Remembers the last trip of every scope.
+struct Trips {
+    universe: Option<Arc<Universe>>,
+    last: Vec<Option<Trip>>,
+}
+
+impl Watch for Trips {
+    fn input(&mut self, _: u64, _: Now, input: Input<'_>, effects: &[Effect], _: &Engine) {
+        if let (Input::Start(start), None) = (input, &self.universe)
+            && let Ok(made) = make(&start.config)
+        {
+            self.last = vec![None; made.universe.scope_count()];
+            self.universe = Some(made.universe);
+        }
+        for effect in effects {
+            if let (Effect::Trip(trip), Some(universe)) = (effect, &self.universe)
+                && let Some(place) = universe.slot(trip.scope).and_then(|slot| self.last.get_mut(slot))
+            {
+                *place = Some(*trip);
+            }
+        }
+    }
+}
+
+/// Recovers what there is, and prepares the journal of this run. `killed`: the last run did not end in an orderly way;
+/// `events_taken`: there may be positions from before.
+pub(super) fn prepare(
+    loaded: &Loaded,
+    clock: Arc<dyn Clock>,
+    bell: &Arc<Bell>,
+    killed: bool,
+    events_taken: bool,
+) -> anyhow::Result<Prepared> {
+    let now = clock.now();
+    let fresh = |now: Now| {
+        let table = Arc::new(loaded.limits.clone());
+        Engine::new(loaded.universe.clone(), table, loaded.engine.sizing, now)
+    };
+    if !loaded.journal.enabled {
+        let lost = "positions and working orders are unknown after a restart without a journal";
+        return Ok(Prepared {
+            engine: fresh(now),
+            clock,
+            unknown: (killed || events_taken).then(|| lost.to_owned()),
+            latched: Vec::new(),
+            next_seq: Vec::new(),
+            names: Vec::new(),
+            generation: loaded.limits.generation,
+            parts: None,
+        });
+    }
+    let state = &loaded.service.state_dir;
+    let key = match key::load(state).context("the journal's key")? {
+        Some(key) => key,
+        None => {
+            tracing::warn!(event = "journal", "made a key for the journal: the state directory had none");
+            key::make(state).context("the journal's key")?
+        }
+    };
+    let journal = journal_id(&key);
+    let places = Places {
+        dir: state.join("journal"),
+        ring: loaded.journal.ring_dir.join(format!("haltline-{}.ring", hex(&journal))),
+        journal,
+        boot: boot(),
+    };
+    let mut trips = Trips { universe: None, last: Vec::new() };
+    let mut recovered = recover(&places, &make, killed, now.unix.0, &mut trips)?;
+    for note in &recovered.notes {
+        tracing::warn!(event = "recovery", "{note}");
+    }
+    if let Some((damage, put)) = &recovered.damage {
+        tracing::error!(event = "recovery", "{damage}; the whole journal was put to {}", put.display());
+    }
+    let same = |r: &Replayed| *r.universe == *loaded.universe && r.sizing == loaded.engine.sizing;
+    if let Some(replayed) = recovered.replayed.take_if(|replayed| !same(replayed)) {
+        let put = set_aside(&places, now.unix.0)?;
+        let why = format!(
+            "names or table sizes of the configuration changed: the journal of before was put to {}",
+            put.display()
+        );
+        tracing::warn!(event = "recovery", "{why}");
+        if replayed.progress.events > 0 {
+            recovered.unknown.get_or_insert(why);
+        }
+        recovered.tip = crate::journal::format::Tip::BEGIN;
+        recovered.cells.clear();
+    } else if recovered.replayed.is_none() && events_taken {
+        let lost = "positions and working orders are unknown: events were taken before there was a journal";
+        recovered.unknown.get_or_insert(lost.to_owned());
+    }
+    Ok(go_on(loaded, clock, bell, key, places, recovered, &trips, fresh)?)
+}
+
+#[expect(clippy::too_many_arguments, reason = "one step of a start, taken out for its length")]
+fn go_on(
+    loaded: &Loaded,
+    clock: Arc<dyn Clock>,
+    bell: &Arc<Bell>,
+    key: ed25519_dalek::SigningKey,
+    places: Places,
+    recovered: Recovered,
+    trips: &Trips,
+    fresh: impl FnOnce(Now) -> Engine,
+) -> anyhow::Result<Prepared> {
+    let options = &loaded.journal;
+    let scopes = loaded.universe.scope_count();
+    let least = 4 * Recorder::reserve(scopes) + 4 * Recorder::blob_cells(loaded.text.len());
+    let (ring_writer, ring_reader) = make_ring(&places, &recovered, options.ring_cells.max(least))?;
+    let Recovered { replayed, tip, unknown, .. } = recovered;
+
+    let clock = match &replayed {
+        Some(r) => Arc::new(ContinuedClock::new(clock.clone(), resume_at(r, &clock))) as Arc<dyn Clock>,
+        None => clock,
+    };
+    let now = clock.now();
+    let host_mono = host_mono();
+    let (mut generation, mut limits) = (loaded.limits.generation, None);
+    let (mut latched, mut next_seq, mut names) = (Vec::new(), Vec::new(), Vec::new());
+    let (engine, progress) = match replayed {
+        None => (fresh(now), Progress::default()),
+        Some(r) => {
+            generation = r.generation;
+            if r.text != *loaded.text {
+                generation = r.generation.wrapping_add(1);
+                let mut table = loaded.limits.clone();
+                table.generation = generation;
+                let _ = table.hot();
+                limits = Some(Arc::new(table));
+            }
+            for slot in 0..scopes {
+                let Some(scope) = loaded.universe.scope_at(slot) else { continue };
+                let mode = r.engine.mode(scope).unwrap_or_default();
+                if mode > Mode::Normal {
+                    let trip = trips.last.get(slot).copied().flatten();
+                    latched.push((slot, mode, trip.map(|trip| trip_text(&loaded.universe, &trip))));
+                }
+            }
+            next_seq = (0..loaded.universe.sessions.len()).map(|s| r.engine.expected(SessionId(s as u16))).collect();
+            names = r.names;
+            let events = r.progress.events;
+            tracing::info!(event = "recovery", events, checks = r.checks, "the journal was replayed");
+            (r.engine, r.progress)
+        }
+    };
+    let start = RunStart {
+        haltline: env!("CARGO_PKG_VERSION").to_owned(),
+        boot: hex(&places.boot),
+        host_mono,
+        config: loaded.text.to_string(),
+    };
+    let durability = Arc::new(Durability::default());
+    durability.capacity.set(ring_writer.capacity());
+    let (audit, take_audit) = crossbeam_channel::bounded(AUDIT);
+    let recorder = Recorder::new(ring_writer, durability.clone(), progress, scopes);
+    let synced: Box<dyn Fn() + Send> = match options.durable_before_verdict {
+        true => {
+            let bell = bell.clone();
+            Box::new(move || bell.ring())
+        }
+        false => Box::new(|| ()),
+    };
+    let writer = WriterParts {
+        dir: places.dir,
+        disk: Box::new(SystemDisk),
+        ring: ring_reader,
+        audit: take_audit,
+        durability: durability.clone(),
+        clock: clock.clone(),
+        key,
+        journal: places.journal,
+        tip,
+        synced,
+        heads: options.heads.clone(),
+        options: WriterOptions {
+            sync_window: options.sync_window,
+            segment_bytes: options.segment_bytes,
+            sync_at_once: options.durable_before_verdict,
+        },
+    };
+    let begin = Begin { now, start: start.encode(), limits };
+    let parts = Parts { recorder, begin, durability, audit, ring: places.ring, writer };
+    Ok(Prepared { engine, clock, unknown, latched, next_seq, names, generation, parts: Some(parts) })
+}
+
+/// What the monotonic clock of the run that is continued would show now.
+fn resume_at(r: &Replayed, clock: &Arc<dyn Clock>) -> MonoNanos {
+    let since_last = if r.start.boot == hex(&boot()) {
+        // The same boot: the host's own monotonic clock went on.
+        let since_start = host_mono().saturating_sub(r.start.host_mono);
+        since_start.saturating_sub(r.now.mono.since(r.start_at.mono))
+    } else {
+        clock.now().unix.0.saturating_sub(r.now.unix.0)
+    };
+    MonoNanos(r.now.mono.0.saturating_add(since_last))
+}
+
+fn trip_text(universe: &Universe, trip: &Trip) -> String {
+    let at = &trip.cause;
+    format!(
+        "{} of {}: observed {} of {} {}",
+        at.rule.name(),
+        ScopeName::of(universe, at.scope),
+        words::value(universe, at.rule, at.scope, at.observed),
+        words::value(universe, at.rule, at.scope, at.limit),
+        words::unit(universe, at.rule, at.scope),
+    )
+}
+
+/// Whose journal it is, by its key.
+fn journal_id(key: &ed25519_dalek::SigningKey) -> [u8; 16] {
+    let hash = blake3::hash(key.verifying_key().as_bytes());
+    core::array::from_fn(|i| hash.as_bytes()[i])
+}
+
+/// The boot that this is; zeros where the system does not say, which is then every boot's.
+fn boot() -> [u8; 16] {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let hash = blake3::hash(text.trim().as_bytes());
+    core::array::from_fn(|i| hash.as_bytes()[i])
+}
+
+/// The host's monotonic clock, the one that [`std::time::Instant`] reads.
+fn host_mono() -> u64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
+/// Makes the key of a new state directory.
+pub(super) fn init(state: &Path) -> anyhow::Result<()> {
+    key::make(state).map(drop).with_context(|| format!("cannot make the journal's key in {}", state.display()))
+}
+
+/// Starts the journal's thread.
+pub(super) fn spawn(ring: PathBuf, parts: WriterParts) -> anyhow::Result<Running> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let thread = {
+        let stop = stop.clone();
+        super::service::spawn("journal", move || Writer::new(parts).run(&stop))?
+    };
+    Ok(Running { stop, thread, ring })
+}
+
+impl Parts {
+    /// What the engine takes, and what the journal's thread is made of.
+    pub fn split(self) -> (Recorder, Begin, PathBuf, WriterParts) {
+        (self.recorder, self.begin, self.ring, self.writer)
+    }
+}
+
+impl Running {
+    /// Writes what is left and the end of the run. Nothing is recorded any more.
+    pub fn end(self) -> anyhow::Result<()> {
+        self.stop.store(true, Ordering::Release);
+        self.thread.thread().unpark();
+        self.thread.join().map_err(|_| anyhow::anyhow!("the journal thread panicked"))??;
+        // Everything in it is in the segments. If it stays, the next start finds that out.
+        drop(std::fs::remove_file(&self.ring));
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! Checks a journal offline: every byte against the chain, every checkpoint against its signature, and, with a head
+//! that was kept elsewhere, that nothing was cut off behind it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use ed25519_dalek::VerifyingKey;
+
+use crate::journal::format::{Chain, Checkpoint, GroupKind, Tip};
+use crate::journal::reader::{End, ReadError, Reader, checkpoint_of};
+
+/// What was found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Whose journal it is; `None` if there is none.
+    pub journal: Option<[u8; 16]>,
+    /// The keys that its segments name.
+    pub keys: BTreeSet<[u8; 32]>,
+    /// Segments, groups, cells, control-record groups and checkpoints read.
+    pub segments: usize,
+    /// Groups read.
+    pub groups: u64,
+    /// Cells of engine records read.
+    pub cells: u64,
+    /// Checkpoints whose signature and content fit.
+    pub checkpoints: u64,
+    /// How it ends.
+    pub end: End,
+    /// Behind the last whole group.
+    pub tip: Tip,
+    /// Groups behind the last signed checkpoint: covered by the chain, and not signed yet.
+    pub unsigned: u64,
+    /// Everything that is wrong, one sentence each.
+    pub faults: Vec<String>,
+    /// What is no fault and worth knowing.
+    pub notes: Vec<String>,
+}
+
+impl Report {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn is_intact(&self) -> bool {
+        self.faults.is_empty()
+    }
+}
+
+/// Checks the journal in `dir`. `key`: whose signatures are trusted; without it those of the key that the segments name
+/// (which shows accidents, and not who wrote it). `head`: a chain value noted earlier, which has to be in it.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn verify(dir: &Path, key: Option<&VerifyingKey>, head: Option<&Chain>) -> Result<Report, ReadError> {
+    let mut reader = Reader::open(dir)?;
+    let mut report = Report {
+        journal: None,
+        keys: BTreeSet::new(),
+        segments: 0,
+        groups: 0,
+        cells: 0,
+        checkpoints: 0,
+        end: End::Nothing,
+        tip: Tip::BEGIN,
+        unsigned: 0,
+        faults: Vec::new(),
+        notes: Vec::new(),
+    };
+    let mut before = Tip::BEGIN.chain;
+    let mut head_seen = head.is_none_or(|head| *head == Tip::BEGIN.chain);
+    while let Some(group) = reader.next_group()? {
+        report.groups += 1;
+        report.cells += group.cells().len() as u64 * u64::from(group.header.kind == GroupKind::Cells);
+        report.unsigned += 1;
+        head_seen |= head == Some(&group.header.chain);
+        if let Some(checkpoint) = checkpoint_of(&group) {
+            let segment = reader.segments_read().last().map(|info| info.header);
+            let fault = segment.and_then(|segment| {
+                let named = VerifyingKey::from_bytes(&segment.key).ok();
+                let signed =
+                    key.or(named.as_ref()).is_some_and(|k| Checkpoint::is_signed(&group.payload, &segment.journal, k));
+                // The first group of a segment follows on the segment's own link.
+                let follows = if group.header.group == segment.first_group { segment.chain() } else { before };
+                let fits = checkpoint.chain == follows
+                    && checkpoint.group == group.header.group
+                    && checkpoint.cell == group.header.first;
+                match (signed, fits) {
+                    (true, true) => None,
+                    (false, _) => Some("its signature is not of the key"),
+                    (true, false) => Some("it is signed, but of another place"),
+                }
+            });
+            match fault {
+                None => {
+                    report.checkpoints += 1;
+                    report.unsigned = 0;
+                }
+                Some(why) => report.faults.push(format!("checkpoint in group {}: {why}", group.header.group)),
+            }
+        }
+        before = group.header.chain;
+    }
+    report.journal = reader.journal();
+    report.segments = reader.segments_read().len();
+    report.keys = reader.segments_read().iter().map(|info| info.header.key).collect();
+    report.tip = reader.tip();
+    report.notes = reader.notes().to_vec();
+    report.end = reader.end().cloned().unwrap_or(End::Nothing);
+    match &report.end {
+        End::Nothing => report.faults.push(format!("there is no journal in {}", dir.display())),
+        End::Orderly | End::Open => {}
+        End::Torn { file, offset, what } => report.faults.push(format!(
+            "{}, byte {offset}: {what}: the last write was cut off, or what was there was changed",
+            file.display()
+        )),
+        End::Damaged(damage) => report.faults.push(damage.to_string()),
+    }
+    if !head_seen {
+        report.faults.push("the head that was given is not in it: it was cut off before, or is another journal".into());
+    }
+    if report.segments > 1 && report.keys.len() > 1 {
+        report.notes.push(format!("its segments name {} keys", report.keys.len()));
+    }
+    Ok(report)
+}
