@@ -222,6 +222,8 @@ impl Engine {
             state: OrderState::PendingNew,
             side: r.side,
             ord_type: r.ord_type,
+            instrument: r.instrument,
+            strategy: r.strategy,
             pending_cancel: false,
         };
         if self.orders.insert(order).is_err() {

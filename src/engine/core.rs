@@ -23,7 +23,7 @@ use crate::risk::losses::LossTrack;
 use crate::risk::orders::{NONE, OrderTable};
 use crate::risk::pairs::{Gauges, PairTable};
 use crate::risk::rate::Rates;
-use crate::units::{CurrencyId, InstrumentId, MonoNanos, Now, REPRESENTABLE_MAX, SessionId, UnixNanos};
+use crate::units::{CurrencyId, InstrumentId, MonoNanos, Now, REPRESENTABLE_MAX, SessionId, StrategyId, UnixNanos};
 
 /// How large the engine's tables are. All memory is taken at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +150,8 @@ pub struct Engine {
 const RATES_PER_STEP: usize = 16;
 /// How many events ahead each stage of a batch asks for memory.
 const AHEAD: usize = 6;
+/// How many ends of orders ahead the order that will be forgotten is asked for, and then its place in the index.
+const FORGET_AHEAD: [usize; 2] = [16, 6];
 /// Pairs revalued per tick.
 const REVALUE_PER_TICK: usize = 256;
 /// Room for every scope and pair that one step can touch.
@@ -297,21 +299,27 @@ impl Engine {
                 if let Some(home) = self.pairs.home(event.strategy, event.instrument) {
                     lines(home);
                 }
-                if let Some(state) = self.scopes.get(self.strategy_base + usize::from(event.strategy.0)) {
-                    lines(state);
-                }
-                if let Some(state) = self.scopes.get(self.instrument_base + event.instrument.0 as usize) {
-                    lines(state);
-                }
-                if let Some(reference) = self.references.get(event.instrument.0 as usize) {
-                    lines(reference);
-                }
+                self.warm_scopes(event.strategy, event.instrument);
             }
             EventKind::Fill => lines(self.execs.home(event.session, event.exec_id())),
             EventKind::Replace | EventKind::Replaced | EventKind::Cancel | EventKind::CancelRejected => {
                 lines(self.orders.home(event.session, event.orig_id()));
             }
             _ => {}
+        }
+    }
+
+    /// The first lines of what an order of this strategy and instrument is judged and booked by.
+    #[inline]
+    fn warm_scopes(&self, strategy: StrategyId, instrument: InstrumentId) {
+        if let Some(state) = self.scopes.get(self.strategy_base + usize::from(strategy.0)) {
+            lines(state);
+        }
+        if let Some(state) = self.scopes.get(self.instrument_base + instrument.0 as usize) {
+            lines(state);
+        }
+        if let Some(reference) = self.references.get(instrument.0 as usize) {
+            lines(reference);
         }
     }
 
@@ -333,19 +341,32 @@ impl Engine {
                 }
             }
         }
+        if ends(event.kind)
+            && let Some(old) = self.orders.to_forget(FORGET_AHEAD[0])
+        {
+            lines(old);
+        }
     }
 
     #[inline]
     fn warm_pair(&self, event: &Event) {
         if event.kind == EventKind::New {
+            if let Some(old) = self.recent.to_forget(FORGET_AHEAD[1]) {
+                lines(old);
+            }
             return;
         }
         if let Some(slot) = self.orders.likely(event.session, event.id) {
-            let place = self.orders.get(slot).pair;
-            if (place as usize) < self.pairs.len() {
-                let pair = self.pairs.get(place);
-                lines(pair);
+            let order = self.orders.get(slot);
+            if event.kind != EventKind::Ack && (order.pair as usize) < self.pairs.len() {
+                lines(self.pairs.get(order.pair));
+                self.warm_scopes(order.strategy, order.instrument);
             }
+        }
+        if ends(event.kind)
+            && let Some(old) = self.orders.to_forget(FORGET_AHEAD[1])
+        {
+            lines(self.orders.home(old.session, old.id));
         }
     }
 
@@ -910,6 +931,11 @@ impl Engine {
         let age = now.since(fx.at);
         (age > most).then_some((Why::FxStale, clip(age), clip(most)))
     }
+}
+
+/// Whether an event of `kind` can end an order.
+const fn ends(kind: EventKind) -> bool {
+    matches!(kind, EventKind::Canceled | EventKind::Expired | EventKind::Rejected | EventKind::Fill)
 }
 
 /// Adds an anomaly.

@@ -121,6 +121,17 @@ impl DuplicateLog {
         self.next += 1;
     }
 
+    /// The place in the index of the order that will be forgotten `ahead` orders from now: to be prefetched.
+    #[inline]
+    #[must_use]
+    pub fn to_forget(&self, ahead: usize) -> Option<&u64> {
+        if self.ring.len() < self.capacity {
+            return None;
+        }
+        let at = (self.next + ahead as u64) % self.capacity as u64;
+        self.ring.get(at as usize).map(|old| self.home(&old.what))
+    }
+
     /// The place in the index that a look-up starts at: to be prefetched.
     #[must_use]
     pub fn home(&self, what: &Likeness) -> &u64 {

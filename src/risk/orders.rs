@@ -3,7 +3,7 @@
 use crate::model::{OrdType, Side};
 use crate::ring::huge::advise;
 use crate::risk::index::{Full, IdIndex, hash};
-use crate::units::{OrdId, SessionId};
+use crate::units::{InstrumentId, OrdId, SessionId, StrategyId};
 
 /// "No slot."
 pub const NONE: u32 = u32::MAX;
@@ -58,6 +58,10 @@ pub struct Order {
     pub side: Side,
     /// Its type.
     pub ord_type: OrdType,
+    /// Its pair's instrument and strategy: known before the pair's own memory is.
+    pub instrument: InstrumentId,
+    /// See `instrument`.
+    pub strategy: StrategyId,
     /// A cancel request is on its way.
     pub pending_cancel: bool,
 }
@@ -114,6 +118,8 @@ const FREE: Order = Order {
     state: OrderState::Free,
     side: Side::Buy,
     ord_type: OrdType::Limit,
+    instrument: InstrumentId::UNKNOWN,
+    strategy: StrategyId::UNKNOWN,
     pending_cancel: false,
 };
 
@@ -230,17 +236,18 @@ impl OrderTable {
         if capacity == 0 {
             return Some(self.forget(slot));
         }
-        let forgotten = if self.done_len == capacity {
-            let oldest = self.done[self.done_head];
-            self.done_head = (self.done_head + 1) % capacity;
-            self.done_len -= 1;
-            Some(self.forget(oldest))
-        } else {
-            None
-        };
-        self.done[(self.done_head + self.done_len) % capacity] = slot;
-        self.done_len += 1;
-        forgotten
+        if self.done_len < capacity {
+            // Nothing was forgotten yet, so that the ring begins at its first place.
+            self.done[self.done_len] = slot;
+            self.done_len += 1;
+            return None;
+        }
+        let oldest = core::mem::replace(&mut self.done[self.done_head], slot);
+        self.done_head += 1;
+        if self.done_head == capacity {
+            self.done_head = 0;
+        }
+        Some(self.forget(oldest))
     }
 
     fn forget(&mut self, slot: u32) -> (SessionId, OrdId) {
@@ -275,6 +282,18 @@ impl OrderTable {
     #[must_use]
     pub fn next_free(&self) -> Option<&Order> {
         self.slab.get(self.free as usize)
+    }
+
+    /// The order that will be forgotten `ahead` ends from now, if one is forgotten at every end by now: to be prefetched.
+    #[inline]
+    #[must_use]
+    pub fn to_forget(&self, ahead: usize) -> Option<&Order> {
+        if self.done_len < self.done.len() {
+            return None;
+        }
+        let at = self.done_head + ahead;
+        let at = if at < self.done.len() { at } else { at - self.done.len() };
+        self.done.get(at).and_then(|&slot| self.slab.get(slot as usize))
     }
 
     /// The place in the index that a look-up of this id starts at, and nothing else: to be prefetched.
