@@ -75,11 +75,11 @@ impl Engine {
         let pair = self.pairs.get_mut(slot);
         let before = pair.gauges();
         change(pair);
-        let px = if reference.known { reference.px } else { 0 };
-        let value = pair.value(pair.raw, px, reference.conversion);
+        let px = reference.valued_at();
+        let value = pair.value(pair.raw, px, |raw| reference.up(raw));
         let pnl = if reference.known {
             let held = i128::from(pair.position) * i128::from(px);
-            pair.cash.checked_add(held).and_then(|raw| reference.conversion.down(raw))
+            pair.cash.checked_add(held).and_then(|raw| reference.down(raw))
         } else {
             Some(pair.pnl)
         };
@@ -117,13 +117,19 @@ impl Engine {
     // --- requests ---------------------------------------------------------------------------------
 
     pub(super) fn take_new(&mut self, now: Now, event: &Event, silence: u64, asks: bool, out: &mut Effects) -> bool {
-        if let Some((r, added)) = self.admits_quickly(now, event, silence) {
-            self.book_new(now, event, &r, &added, out);
+        if let Some(sure) = self.surely_admits(now, event, silence) {
+            self.book_sure(now, event, &sure, out);
             if asks {
-                out.push(Effect::Verdict(verdict(event, None, checks_of(&r))));
+                out.push(Effect::Verdict(verdict(event, None, checks_of(false, sure.reduces))));
             }
             return asks;
         }
+        self.take_unsure(now, event, silence, asks, out)
+    }
+
+    /// A new order that has to be looked at closely.
+    #[cold]
+    fn take_unsure(&mut self, now: Now, event: &Event, silence: u64, asks: bool, out: &mut Effects) -> bool {
         let known = usize::from(event.strategy.0) < self.universe.strategies.len()
             && (event.instrument.0 as usize) < self.universe.instruments.len()
             && usize::from(event.account.0) < self.universe.accounts.len();
@@ -232,7 +238,8 @@ impl Engine {
         self.working += 1;
         self.book_request(now, r, added, pair, out);
         if self.duplicate_limit(r).is_some() {
-            self.recent.record(likeness(r), now.mono);
+            let what = likeness(r);
+            self.recent.record(what, self.recent.look(&what), now.mono);
         }
     }
 
@@ -281,10 +288,7 @@ impl Engine {
                     RateOf::Cancels | RateOf::Denials => false,
                 };
                 if counts && self.rates.record(meter, now.mono) {
-                    let view = self.rates.view(meter, now.mono);
-                    let limits = self.table.at(slots[i]);
-                    let change = (view.used - 1, view.used);
-                    self.warn(view.limit.of.rule(), scopes[i], change, view.most, limits, out);
+                    self.warn_rate(now.mono, slots[i], meter, out);
                 }
             }
         }
@@ -791,7 +795,7 @@ impl Engine {
         Some(slot)
     }
 
-    fn stamp_profile(&mut self, slot: u32) {
+    pub(super) fn stamp_profile(&mut self, slot: u32) {
         let generation = self.table.generation;
         let pair = self.pairs.get_mut(slot);
         if pair.generation != generation {
@@ -804,6 +808,9 @@ impl Engine {
     fn make_current(&mut self, r: &Request, now: Now) {
         let instrument = r.instrument.0 as usize;
         let learned = self.learn_rate(instrument);
+        if learned {
+            self.enqueue(instrument);
+        }
         let due = learned || self.references[instrument].left > 0;
         if let Some(slot) = self.pairs.find(r.strategy, r.instrument) {
             self.stamp_profile(slot);

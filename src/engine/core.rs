@@ -23,7 +23,7 @@ use crate::risk::losses::LossTrack;
 use crate::risk::orders::{NONE, OrderTable};
 use crate::risk::pairs::{Gauges, PairTable};
 use crate::risk::rate::Rates;
-use crate::units::{CurrencyId, InstrumentId, MonoNanos, Now, REPRESENTABLE_MAX, SessionId, StrategyId, UnixNanos};
+use crate::units::{AccountId, Conversion, CurrencyId, InstrumentId, MonoNanos, Now, REPRESENTABLE_MAX, SessionId, StrategyId, UnixNanos};
 
 /// How large the engine's tables are. All memory is taken at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +61,24 @@ pub(super) struct ScopeState {
     pub touched: u64,
     /// Until when the loss velocity stays what it is while the profit does.
     pub velocity_until: MonoNanos,
+    /// Where its limits and its rate meters are: copied from the table, so that an order finds them beside the gauges.
+    pub profile: u32,
+    pub first_meter: u32,
+    pub meters: u8,
     pub mode: Mode,
     /// A sum went beyond what can be represented.
     pub overflowed: bool,
+}
+
+const _: () = assert!(size_of::<ScopeState>() == 128);
+
+impl ScopeState {
+    /// Its rate meters.
+    #[inline]
+    pub fn meters(&self) -> core::ops::Range<usize> {
+        let first = self.first_meter as usize;
+        first..first + usize::from(self.meters)
+    }
 }
 
 /// One session's stream.
@@ -76,24 +91,74 @@ pub(super) struct Stream {
     pub silent: bool,
 }
 
-/// What an instrument is valued by.
+/// What an instrument is valued by. Its first cache line is all that nearly every order needs.
 #[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub(super) struct Reference {
     pub px: i64,
     pub at: MonoNanos,
-    pub known: bool,
-    /// In the queue of instruments whose pairs are to be revalued.
-    pub queued: bool,
-    /// The next pair to be revalued and how many are left.
-    pub next: u32,
-    pub left: u32,
-    /// Its currency, and its average daily volume (0: none).
-    pub currency: CurrencyId,
+    /// The age in ns up to which it is fresh, and whether the instrument is on the restricted list: copied from the table.
+    pub most_age: u64,
+    /// Average daily volume; 0: none.
     pub volume: i64,
     /// The rate that `conversion` was made with.
     pub rate: i64,
-    pub conversion: crate::units::Conversion,
+    /// The conversion where it is a whole number that fits; 0 where it is not.
+    whole: i64,
+    /// How many pairs are to be revalued, and the next.
+    pub left: u32,
+    pub next: u32,
+    pub currency: CurrencyId,
+    pub known: bool,
+    /// In the queue of instruments whose pairs are to be revalued.
+    pub queued: bool,
+    pub restricted: bool,
+    conversion: Conversion,
+}
+
+const _: () = assert!(core::mem::offset_of!(Reference, restricted) < 64);
+
+impl Reference {
+    /// The price that positions are valued at: 0 while there is none.
+    #[inline]
+    pub fn valued_at(&self) -> i64 {
+        if self.known { self.px } else { 0 }
+    }
+
+    fn convert_by(&mut self, conversion: Conversion) {
+        self.conversion = conversion;
+        self.whole = conversion.whole().unwrap_or(0);
+    }
+
+    /// See [`Conversion::up`].
+    #[inline]
+    pub fn up(&self, raw: i128) -> Option<i64> {
+        match self.whole_value(raw) {
+            Some(value) => representable(value),
+            None => self.conversion.up(raw),
+        }
+    }
+
+    /// See [`Conversion::down`].
+    #[inline]
+    pub fn down(&self, raw: i128) -> Option<i64> {
+        match self.whole_value(raw) {
+            Some(value) => representable(value),
+            None => self.conversion.down(raw),
+        }
+    }
+
+    /// The value of `raw` where nothing has to be rounded and 64 bits hold everything.
+    #[inline]
+    fn whole_value(&self, raw: i128) -> Option<i64> {
+        let small = i64::try_from(raw).ok().filter(|_| self.whole != 0)?;
+        small.checked_mul(self.whole)
+    }
+}
+
+#[inline]
+fn representable(value: i64) -> Option<i64> {
+    (value.unsigned_abs() <= REPRESENTABLE_MAX as u64).then_some(value)
 }
 
 /// What a currency is worth.
@@ -138,6 +203,8 @@ pub struct Engine {
     pub(super) touched_pairs: Vec<Touched>,
     pub(super) step_number: u64,
     latest: Now,
+    /// The account of each strategy.
+    pub(super) accounts: Box<[AccountId]>,
     pub(super) strategy_base: usize,
     pub(super) instrument_base: usize,
     pub(super) session_base: usize,
@@ -183,6 +250,9 @@ impl Engine {
             gauges: [0; Gauge::COUNT],
             touched: 0,
             velocity_until: MonoNanos(0),
+            profile: 0,
+            first_meter: 0,
+            meters: 0,
             mode: Mode::Normal,
             overflowed: false,
         };
@@ -205,14 +275,17 @@ impl Engine {
                 .map(|spec| Reference {
                     px: spec.initial_reference.map_or(0, |px| px.0),
                     at: now.mono,
-                    known: spec.initial_reference.is_some(),
-                    queued: false,
-                    next: NONE,
-                    left: 0,
-                    currency: spec.currency,
+                    most_age: 0,
                     volume: spec.average_daily_volume.map_or(0, |v| v.0),
                     rate: -1,
-                    conversion: crate::units::Conversion::UNKNOWN,
+                    whole: 0,
+                    left: 0,
+                    next: NONE,
+                    currency: spec.currency,
+                    known: spec.initial_reference.is_some(),
+                    queued: false,
+                    restricted: false,
+                    conversion: Conversion::UNKNOWN,
                 })
                 .collect(),
             fx,
@@ -223,6 +296,7 @@ impl Engine {
             touched_pairs: Vec::with_capacity(TOUCHED),
             step_number: 0,
             latest: now,
+            accounts: universe.strategies.iter().map(|s| s.account).collect(),
             strategy_base: 1 + universe.accounts.len(),
             instrument_base: 1 + universe.accounts.len() + universe.strategies.len(),
             session_base: 1 + universe.accounts.len() + universe.strategies.len() + universe.instruments.len(),
@@ -235,7 +309,22 @@ impl Engine {
         for instrument in 0..engine.references.len() {
             engine.learn_rate(instrument);
         }
+        engine.copy_limits();
         engine
+    }
+
+    /// Copies what scopes and instruments keep of the limit table.
+    fn copy_limits(&mut self) {
+        for (slot, state) in self.scopes.iter_mut().enumerate() {
+            let meters = self.rates.range(slot);
+            state.profile = self.table.slot_index(slot);
+            state.first_meter = meters.start as u32;
+            state.meters = meters.len() as u8;
+        }
+        for (i, reference) in self.references.iter_mut().enumerate() {
+            reference.most_age = self.table.reference_age(InstrumentId(i as u32));
+            reference.restricted = self.table.is_restricted(InstrumentId(i as u32));
+        }
     }
 
     /// Takes one event. `out` must be clear; it holds everything that followed.
@@ -323,6 +412,18 @@ impl Engine {
         }
     }
 
+    /// The meters of a new order's strategy and instrument: the other scopes are few, and their meters at hand.
+    #[inline]
+    fn each_meter(&self, event: &Event, warm: impl Fn(usize)) {
+        let strategy = self.strategy_base + usize::from(event.strategy.0);
+        let instrument = self.instrument_base + event.instrument.0 as usize;
+        for slot in [strategy, instrument] {
+            for meter in self.scopes.get(slot).map_or(0..0, ScopeState::meters) {
+                warm(meter);
+            }
+        }
+    }
+
     #[inline]
     fn warm_order(&self, event: &Event) {
         match event.kind {
@@ -334,6 +435,7 @@ impl Engine {
                     lines(order);
                 }
                 lines(self.recent.home(&likeness_of(event)));
+                self.each_meter(event, |meter| self.rates.warm(meter));
             }
             _ => {
                 if let Some(slot) = self.orders.likely(event.session, event.id) {
@@ -354,6 +456,7 @@ impl Engine {
             if let Some(old) = self.recent.to_forget(FORGET_AHEAD[1]) {
                 lines(old);
             }
+            self.each_meter(event, |meter| self.rates.warm_times(meter));
             return;
         }
         if let Some(slot) = self.orders.likely(event.session, event.id) {
@@ -639,7 +742,7 @@ impl Engine {
         self.tracks[slot] = LossTrack::begin(now.mono, window, pnl);
         self.scopes[slot].velocity_until = MonoNanos(0);
         for meter in self.rates.range(slot) {
-            if self.rates.counts(meter, RateOf::Denials) {
+            if self.rates.of(meter) == RateOf::Denials {
                 self.rates.restart(meter);
             }
         }
@@ -667,6 +770,7 @@ impl Engine {
         }
         self.hot = table.hot().into();
         self.table = table;
+        self.copy_limits();
     }
 
     /// A new day. Walks every pair: for the pause between two days.
@@ -737,18 +841,14 @@ impl Engine {
             return false;
         }
         reference.rate = rate;
-        reference.conversion = crate::units::Conversion::new(
-            spec.multiplier,
-            (rate, Event::FX_SCALE),
-            spec.px_scale,
-            spec.qty_scale,
-            self.universe.base_scale,
-        )
-        .unwrap_or(crate::units::Conversion::UNKNOWN);
+        let scales = (spec.px_scale, spec.qty_scale, self.universe.base_scale);
+        let conversion =
+            Conversion::new(spec.multiplier, (rate, Event::FX_SCALE), scales.0, scales.1, scales.2);
+        reference.convert_by(conversion.unwrap_or(Conversion::UNKNOWN));
         true
     }
 
-    fn enqueue(&mut self, instrument: usize) {
+    pub(super) fn enqueue(&mut self, instrument: usize) {
         let (first, count) = self.pairs.of_instrument(instrument);
         let reference = &mut self.references[instrument];
         if count == 0 {

@@ -47,8 +47,17 @@ pub struct DuplicateLog {
     index: IdIndex,
     ring: Vec<Recent>,
     capacity: usize,
-    /// Number of the next one; number modulo capacity is its place.
+    /// Number of the next one.
     next: u64,
+    /// Its place: `next` modulo capacity.
+    place: u32,
+}
+
+/// What was found of an order in the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    hash: u32,
+    latest: Option<u32>,
 }
 
 impl DuplicateLog {
@@ -56,19 +65,25 @@ impl DuplicateLog {
     #[must_use]
     pub fn new(capacity: usize) -> DuplicateLog {
         let capacity = capacity.max(1);
+        assert!(capacity < 1 << 30);
         let ring = Vec::with_capacity(capacity);
         advise(&ring);
-        DuplicateLog { index: IdIndex::new(capacity), ring, capacity, next: 0 }
+        DuplicateLog { index: IdIndex::new(capacity), ring, capacity, next: 0, place: 0 }
     }
 
-    fn latest(&self, what: &Likeness) -> Option<u32> {
-        self.index.find(what.hash(), |slot| self.ring[slot as usize].what == *what)
-    }
-
-    /// How many orders like `what` are younger than `window_ns`, counted up to `most`.
+    /// Looks for orders like `what`.
+    #[inline]
     #[must_use]
-    pub fn count(&self, what: &Likeness, now: MonoNanos, window_ns: u64, most: u32) -> u32 {
-        let Some(mut slot) = self.latest(what) else { return 0 };
+    pub fn look(&self, what: &Likeness) -> Look {
+        let hash = what.hash();
+        Look { hash, latest: self.index.find(hash, |slot| self.ring[slot as usize].what == *what) }
+    }
+
+    /// How many of the orders that `look` found are younger than `window_ns`, counted up to `most`.
+    #[inline]
+    #[must_use]
+    pub fn count(&self, look: Look, now: MonoNanos, window_ns: u64, most: u32) -> u32 {
+        let Some(mut slot) = look.latest else { return 0 };
         let oldest = self.next - self.ring.len() as u64;
         let mut count = 0;
         while count < most {
@@ -86,39 +101,43 @@ impl DuplicateLog {
     }
 
     /// Whether one more can be logged without forgetting one younger than `window_ns`.
+    #[inline]
     #[must_use]
     pub fn has_room(&self, now: MonoNanos, window_ns: u64) -> bool {
-        self.ring.len() < self.capacity
-            || now.since(self.ring[(self.next % self.capacity as u64) as usize].at) >= window_ns
+        self.ring.len() < self.capacity || now.since(self.ring[self.place as usize].at) >= window_ns
     }
 
-    /// Logs an order, forgetting the oldest if there is no room.
-    pub fn record(&mut self, what: Likeness, now: MonoNanos) {
-        let slot = (self.next % self.capacity as u64) as u32;
-        if self.ring.len() == self.capacity {
+    /// Logs an order, forgetting the oldest if there is no room. `look` is that of [`DuplicateLog::look`] for `what`, and
+    /// nothing was logged since.
+    pub fn record(&mut self, what: Likeness, look: Look, now: MonoNanos) {
+        let slot = self.place;
+        let full = self.ring.len() == self.capacity;
+        if full {
             let old = self.ring[slot as usize].what;
             // If a later one is alike, the index points to that one, and nothing is removed.
             self.index.remove(old.hash(), slot);
         }
-        let before = match self.latest(&what) {
-            Some(last) => {
-                self.index.repoint(what.hash(), last, slot);
-                let age = (self.next - 1 - u64::from(last)) % self.capacity as u64;
-                self.next - 1 - age
+        let before = match look.latest {
+            Some(last) if !(full && last == slot) => {
+                self.index.repoint(look.hash, last, slot);
+                // The latest one lies at most a whole ring before this one.
+                let age = if last < slot { slot - last } else { slot + self.capacity as u32 - last };
+                self.next - u64::from(age)
             }
-            None => {
+            _ => {
                 // The index is at most half full; a refusal leaves this order unseen by later ones.
-                let _ = self.index.insert(what.hash(), slot);
+                let _ = self.index.insert(look.hash, slot);
                 u64::MAX
             }
         };
         let recent = Recent { what, at: now, before };
-        if self.ring.len() < self.capacity {
-            self.ring.push(recent);
-        } else {
+        if full {
             self.ring[slot as usize] = recent;
+        } else {
+            self.ring.push(recent);
         }
         self.next += 1;
+        self.place = if slot as usize + 1 == self.capacity { 0 } else { slot + 1 };
     }
 
     /// The place in the index of the order that will be forgotten `ahead` orders from now: to be prefetched.
@@ -128,8 +147,9 @@ impl DuplicateLog {
         if self.ring.len() < self.capacity {
             return None;
         }
-        let at = (self.next + ahead as u64) % self.capacity as u64;
-        self.ring.get(at as usize).map(|old| self.home(&old.what))
+        let at = self.place as usize + ahead;
+        let at = if at < self.capacity { at } else { at - self.capacity };
+        self.ring.get(at).map(|old| self.home(&old.what))
     }
 
     /// The place in the index that a look-up starts at: to be prefetched.
@@ -158,9 +178,9 @@ mod tests {
             let now = step * 10;
             let kept = &all[all.len().saturating_sub(5)..];
             let expected = kept.iter().filter(|(q, at)| *q == qty && now - at < 35).count() as u32;
-            assert_eq!(log.count(&like(qty), MonoNanos(now), 35, 16), expected, "step {step}");
+            assert_eq!(log.count(log.look(&like(qty)), MonoNanos(now), 35, 16), expected, "step {step}");
             if x >> 63 == 0 {
-                log.record(like(qty), MonoNanos(now));
+                log.record(like(qty), log.look(&like(qty)), MonoNanos(now));
                 all.push((qty, now));
             }
         }

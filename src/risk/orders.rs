@@ -2,7 +2,7 @@
 
 use crate::model::{OrdType, Side};
 use crate::ring::huge::advise;
-use crate::risk::index::{Full, IdIndex, hash};
+use crate::risk::index::{Full, IdIndex, Vacancy, hash};
 use crate::units::{InstrumentId, OrdId, SessionId, StrategyId};
 
 /// "No slot."
@@ -192,15 +192,17 @@ impl OrderTable {
         self.live < self.max_live && self.index.has_room(key_hash(session, id))
     }
 
-    /// Whether the id is not in the table and there is room for an order with it.
+    /// The place for an order with this id, if the id is not in the table and there is room for it.
     #[inline]
     #[must_use]
-    pub fn is_vacant(&self, session: SessionId, id: OrdId) -> bool {
-        self.live < self.max_live
-            && self.index.is_vacant(key_hash(session, id), |slot| {
-                let order = &self.slab[slot as usize];
-                order.id == id && order.session == session
-            })
+    pub fn vacancy(&self, session: SessionId, id: OrdId) -> Option<Vacancy> {
+        if self.live >= self.max_live {
+            return None;
+        }
+        self.index.vacancy(key_hash(session, id), |slot| {
+            let order = &self.slab[slot as usize];
+            order.id == id && order.session == session
+        })
     }
 
     /// Adds an order that is live or a pending replacement. The caller knows that the id is not in the table.
@@ -208,19 +210,27 @@ impl OrderTable {
     /// # Errors
     /// [`Full`]: the table is as it was.
     pub fn insert(&mut self, order: Order) -> Result<u32, Full> {
-        if self.live >= self.max_live {
-            return Err(Full);
+        match self.vacancy(order.session, order.id) {
+            Some(vacancy) => Ok(self.insert_at(vacancy, order)),
+            None => Err(Full),
         }
-        let slot = if self.free == NONE { self.slab.len() as u32 } else { self.free };
-        self.index.insert(key_hash(order.session, order.id), slot)?;
-        if self.free == NONE {
+    }
+
+    /// Adds an order where [`OrderTable::vacancy`] found a place for it. The table was not changed since.
+    #[inline]
+    pub fn insert_at(&mut self, vacancy: Vacancy, order: Order) -> u32 {
+        let slot = if self.free == NONE {
             self.slab.push(order);
+            self.slab.len() as u32 - 1
         } else {
+            let slot = self.free;
             self.free = self.slab[slot as usize].link;
             self.slab[slot as usize] = order;
-        }
+            slot
+        };
+        self.index.fill(vacancy, slot);
         self.live += 1;
-        Ok(slot)
+        slot
     }
 
     /// Ends the order in `slot`: it is remembered as `state`, and the oldest remembered one is forgotten if there

@@ -4,7 +4,7 @@ use crate::limits::Gauge;
 use crate::model::Side;
 use crate::ring::huge::{advise, advise_slice};
 use crate::risk::orders::NONE;
-use crate::units::{Conversion, InstrumentId, REPRESENTABLE_MAX, StrategyId};
+use crate::units::{InstrumentId, REPRESENTABLE_MAX, StrategyId};
 
 /// One strategy in one instrument: 128 bytes, two cache lines.
 #[derive(Clone, Copy, Debug)]
@@ -108,15 +108,12 @@ impl Pair {
         g
     }
 
-    /// Its value at `reference`, were its raw leaves `raw`. `None`: cannot be represented or converted.
+    /// Its value at `reference`, were its raw leaves `raw`; `up` converts. `None`: cannot be represented or converted.
     #[inline]
     #[must_use]
-    pub fn value(&self, raw: [i128; 2], reference: i64, conversion: Conversion) -> Option<Value> {
+    pub fn value(&self, raw: [i128; 2], reference: i64, up: impl Fn(i128) -> Option<i64>) -> Option<Value> {
         let held = i128::from(self.position) * i128::from(reference);
-        Some(Value {
-            net_long: conversion.up(raw[0].checked_add(held)?)?,
-            net_short: conversion.up(raw[1].checked_sub(held)?)?,
-        })
+        Some(Value { net_long: up(raw[0].checked_add(held)?)?, net_short: up(raw[1].checked_sub(held)?)? })
     }
 
     /// Whether an order of `qty` reduces the position whatever else is filled, without crossing zero.
