@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::engine::command::Command;
-use crate::engine::judge::{Judgement, Targets, likeness_of};
+use crate::engine::judge::{Judgement, Targets, likeness_of, participates_more};
 use crate::engine::published::{Published, ScopeView};
 use crate::limits::hot::{armed, threshold};
 use crate::limits::{Gauge, HotProfile, LimitTable, MAX_RATES, RateOf, ScopeLimits, UNLIMITED};
@@ -21,7 +21,7 @@ use crate::risk::duplicates::DuplicateLog;
 use crate::risk::execs::ExecTable;
 use crate::risk::losses::LossTrack;
 use crate::risk::orders::{NONE, OrderTable};
-use crate::risk::pairs::{Gauges, PairTable};
+use crate::risk::pairs::{Gauges, Pair, PairTable};
 use crate::risk::rate::Rates;
 use crate::units::{AccountId, Conversion, CurrencyId, InstrumentId, MonoNanos, Now, REPRESENTABLE_MAX, SessionId, StrategyId, UnixNanos};
 
@@ -199,6 +199,8 @@ pub struct Engine {
     queue: Vec<u32>,
     queue_head: usize,
     queue_len: usize,
+    /// Instruments that have not heard of their currency's rate yet: the sum of all `left`.
+    rates_due: usize,
     touched: Vec<Touched>,
     pub(super) touched_pairs: Vec<Touched>,
     pub(super) step_number: u64,
@@ -292,6 +294,7 @@ impl Engine {
             queue: vec![0; universe.instruments.len().max(1)],
             queue_head: 0,
             queue_len: 0,
+            rates_due: 0,
             touched: Vec::with_capacity(TOUCHED),
             touched_pairs: Vec::with_capacity(TOUCHED),
             step_number: 0,
@@ -648,41 +651,68 @@ impl Engine {
 
     /// Revalues what is due and judges every scope that something other than an admitted order moved.
     fn end(&mut self, now: Now, event: Option<&Event>, out: &mut Effects) {
-        if self.queue_len > 0 || self.fx.iter().any(|f| f.left > 0) {
+        if self.queue_len > 0 || self.rates_due > 0 {
             self.sweep(REVALUE_PER_STEP);
         }
-        if self.touched.is_empty() && self.touched_pairs.is_empty() {
-            self.report_drops(event, out);
-            return;
-        }
         for i in 0..self.touched.len() {
-            let Touched { place, before } = self.touched[i];
-            let slot = place as usize;
-            self.settle_losses(slot, now.mono, -before[Gauge::Loss as usize]);
-            if let Some(scope) = self.universe.scope_at(slot) {
-                let after = self.scopes[slot].gauges;
-                self.watch(scope, self.table.slot_index(slot), (&before, &after), event, out);
+            let touched = &self.touched[i];
+            let (slot, pnl) = (touched.place as usize, -touched.before[Gauge::Loss as usize]);
+            self.settle_losses(slot, pnl);
+            let state = &self.scopes[slot];
+            let volume = slot.checked_sub(self.instrument_base).and_then(|i| self.references.get(i)).map(|r| r.volume);
+            if may_reach(&state.gauges, self.hot(state.profile), volume) {
+                self.watch_scope(i, event, out);
             }
         }
         for i in 0..self.touched_pairs.len() {
-            let Touched { place, before } = self.touched_pairs[i];
-            let pair = self.pairs.get(place);
-            let (scope, after) = (Scope::Pair(pair.strategy, pair.instrument), pair.gauges());
-            let profile = self.table.pair_index(pair.strategy, pair.instrument);
-            self.watch(scope, profile, (&before, &after), event, out);
+            let pair = self.pairs.get(self.touched_pairs[i].place);
+            let volume = self.references[pair.instrument.0 as usize].volume;
+            if may_reach(&pair.gauges(), self.hot(self.profile_of(pair)), Some(volume)) {
+                self.watch_pair(i, event, out);
+            }
         }
-        self.report_drops(event, out);
+        if out.dropped() > 0 {
+            self.report_drops(event, out);
+        }
     }
 
-    fn report_drops(&self, event: Option<&Event>, out: &mut Effects) {
-        if out.dropped() > 0 {
-            let (session, seq) = event.map_or((SessionId::UNKNOWN, 0), |e| (e.session, e.seq));
-            let kind = AnomalyKind::EffectsDropped;
-            out.push_last(Effect::Anomaly(Anomaly { kind, session, seq, id: 0, detail: i64::from(out.dropped()) }));
+    #[cold]
+    fn watch_scope(&mut self, i: usize, event: Option<&Event>, out: &mut Effects) {
+        let Touched { place, before } = self.touched[i];
+        let slot = place as usize;
+        if let Some(scope) = self.universe.scope_at(slot) {
+            let after = self.scopes[slot].gauges;
+            self.watch(scope, self.scopes[slot].profile, (&before, &after), event, out);
         }
+    }
+
+    #[cold]
+    fn watch_pair(&mut self, i: usize, event: Option<&Event>, out: &mut Effects) {
+        let Touched { place, before } = self.touched_pairs[i];
+        let pair = self.pairs.get(place);
+        let (scope, after) = (Scope::Pair(pair.strategy, pair.instrument), pair.gauges());
+        self.watch(scope, self.profile_of(pair), (&before, &after), event, out);
+    }
+
+    /// The profile of a pair's limits.
+    #[inline]
+    pub(super) fn profile_of(&self, pair: &Pair) -> u32 {
+        if pair.generation == self.table.generation {
+            pair.profile
+        } else {
+            self.table.pair_index(pair.strategy, pair.instrument)
+        }
+    }
+
+    #[cold]
+    fn report_drops(&self, event: Option<&Event>, out: &mut Effects) {
+        let (session, seq) = event.map_or((SessionId::UNKNOWN, 0), |e| (e.session, e.seq));
+        let kind = AnomalyKind::EffectsDropped;
+        out.push_last(Effect::Anomaly(Anomaly { kind, session, seq, id: 0, detail: i64::from(out.dropped()) }));
     }
 
     /// Remembers how the scope at `slot` was before this step changed it.
+    #[inline]
     pub(super) fn touch(&mut self, slot: usize) {
         if self.scopes[slot].touched != self.step_number {
             // What time alone has changed is not this step's doing.
@@ -700,28 +730,28 @@ impl Engine {
         }
     }
 
-    fn settle_losses(&mut self, slot: usize, now: MonoNanos, pnl_before: i64) {
-        let gauges = &mut self.scopes[slot].gauges;
-        let pnl = -gauges[Gauge::Loss as usize];
+    /// Takes the profit of a scope that this step touched, and so brought up to the present time.
+    #[inline]
+    fn settle_losses(&mut self, slot: usize, pnl_before: i64) {
+        let state = &mut self.scopes[slot];
+        let pnl = -state.gauges[Gauge::Loss as usize];
         if pnl == pnl_before {
             return;
         }
         let track = &mut self.tracks[slot];
-        if self.hot[self.table.slot_index(slot) as usize].armed & armed::LOSS_VELOCITY != 0 {
-            track.advance(now, self.table.at(slot).loss_window_ns, pnl_before);
+        if self.hot[state.profile as usize].armed & armed::LOSS_VELOCITY != 0 {
             track.set(pnl);
-            gauges[Gauge::LossVelocity as usize] = track.velocity(pnl);
+            state.gauges[Gauge::LossVelocity as usize] = track.velocity(pnl);
         }
         track.high = track.high.max(pnl);
-        gauges[Gauge::Drawdown as usize] = track.high.saturating_sub(pnl);
+        state.gauges[Gauge::Drawdown as usize] = track.high.saturating_sub(pnl);
     }
 
     /// Lets the loss velocity of a scope fall with time.
+    #[inline]
     pub(super) fn refresh_velocity(&mut self, slot: usize, now: MonoNanos) {
-        if self.hot(self.table.slot_index(slot)).armed & armed::LOSS_VELOCITY == 0 {
-            return;
-        }
-        if now < self.scopes[slot].velocity_until {
+        let state = &self.scopes[slot];
+        if now < state.velocity_until || self.hot(state.profile).armed & armed::LOSS_VELOCITY == 0 {
             return;
         }
         let window = self.table.at(slot).loss_window_ns;
@@ -783,6 +813,7 @@ impl Engine {
         }
         self.queue_len = 0;
         self.fx.iter_mut().for_each(|fx| fx.left = 0);
+        self.rates_due = 0;
         for pair in 0..self.pairs.len() as u32 {
             let reference = self.references[self.pairs.get(pair).instrument.0 as usize];
             self.update_pair(pair, false, |p| {
@@ -828,6 +859,7 @@ impl Engine {
         fx.at = now.mono;
         if fx.rate != event.px.0 {
             fx.rate = event.px.0;
+            self.rates_due = self.rates_due - fx.left + fx.instruments.len();
             fx.left = fx.instruments.len();
         }
     }
@@ -874,6 +906,7 @@ impl Engine {
             for n in 0..left.min(RATES_PER_STEP) {
                 let instrument = self.fx[currency].instruments[left - 1 - n] as usize;
                 self.fx[currency].left -= 1;
+                self.rates_due -= 1;
                 if self.learn_rate(instrument) {
                     self.enqueue(instrument);
                 }
@@ -1036,6 +1069,18 @@ impl Engine {
 /// Whether an event of `kind` can end an order.
 const fn ends(kind: EventKind) -> bool {
     matches!(kind, EventKind::Canceled | EventKind::Expired | EventKind::Rejected | EventKind::Fill)
+}
+
+/// Whether any gauge is beyond its first threshold; `volume`: what a day's quantity is compared with.
+#[inline]
+fn may_reach(gauges: &Gauges, hot: &HotProfile, volume: Option<i64>) -> bool {
+    let mut beyond = false;
+    for g in 0..Gauge::DayQty as usize {
+        beyond |= gauges[g] > hot.soft[g];
+    }
+    let day = Gauge::DayQty as usize;
+    let of_day = |volume| participates_more(gauges[day], volume, hot.soft[day]);
+    beyond || (hot.armed & armed::DAY != 0 && volume.is_some_and(of_day))
 }
 
 /// Adds an anomaly.

@@ -643,6 +643,9 @@ impl Engine {
                     continue;
                 }
                 let Some(adv) = self.universe.instruments[i.0 as usize].average_daily_volume else { continue };
+                if !participates_more(after[g], adv.0, hot.soft[g]) {
+                    continue;
+                }
                 (participation(before[g], adv.0), participation(after[g], adv.0))
             } else {
                 (before[g], after[g])
