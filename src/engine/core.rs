@@ -219,7 +219,7 @@ pub struct Engine {
 const RATES_PER_STEP: usize = 16;
 /// How many events ahead each stage of a batch asks for memory.
 const AHEAD: usize = 6;
-/// How many ends of orders ahead the order that will be forgotten is asked for, and then its place in the index.
+/// How many turns ahead what will be forgotten is asked for, and then its place in the index.
 const FORGET_AHEAD: [usize; 2] = [16, 6];
 /// Pairs revalued per tick.
 const REVALUE_PER_TICK: usize = 256;
@@ -336,12 +336,12 @@ impl Engine {
         let Some(stream) = self.streams.get(usize::from(event.session.0)).copied() else { return };
         if event.kind == EventKind::Withdrawn {
             self.withdraw(event, out);
-            self.end(now, Some(event), out);
+            self.end(Some(event), out);
             return;
         }
         if event.seq != stream.expected {
             self.out_of_sequence(event, stream, out);
-            self.end(now, Some(event), out);
+            self.end(Some(event), out);
             return;
         }
         let silence = if stream.seen { now.mono.since(stream.last_event) } else { 0 };
@@ -361,13 +361,17 @@ impl Engine {
         if !answered {
             out.push(Effect::Applied { session: event.session, seq: event.seq });
         }
-        self.end(now, Some(event), out);
+        self.end(Some(event), out);
     }
 
     /// Steps through `batch`, asking for each event's memory a few events ahead of its turn: first the indices, then
     /// the order, then its pair. `step` must call [`Engine::step`] with the event that it is given.
     pub fn step_batch<T>(&mut self, batch: &[T], event: impl Fn(&T) -> &Event, mut step: impl FnMut(&mut Engine, &T)) {
+        let mut oldest = [None; 2];
         for i in 0..batch.len() + 3 * AHEAD {
+            if let Some(item) = batch.get(i + AHEAD) {
+                lines(event(item));
+            }
             if let Some(item) = batch.get(i) {
                 self.warm_indices(event(item));
             }
@@ -380,7 +384,32 @@ impl Engine {
             if let Some(item) = i.checked_sub(3 * AHEAD).and_then(|i| batch.get(i)) {
                 step(self, item);
             }
+            self.warm_forgotten(&mut oldest);
         }
+    }
+
+    /// An end forgets the oldest remembered order, and a new order the oldest recent one: asks for those whose turn comes.
+    /// Called after each step, so that none is left out; `oldest` is where the last call found them.
+    #[inline]
+    fn warm_forgotten(&self, oldest: &mut [Option<usize>; 2]) {
+        let present = [self.orders.oldest(), self.recent.oldest()];
+        if present[0] != oldest[0] {
+            if let Some(order) = self.orders.to_forget(FORGET_AHEAD[0]) {
+                lines(order);
+            }
+            if let Some(order) = self.orders.to_forget(FORGET_AHEAD[1]) {
+                lines(self.orders.home(order.session, order.id));
+            }
+        }
+        if present[1] != oldest[1] {
+            if let Some(recent) = self.recent.to_forget(FORGET_AHEAD[0]) {
+                lines(recent);
+            }
+            if let Some(recent) = self.recent.to_forget(FORGET_AHEAD[1]) {
+                lines(self.recent.home(recent));
+            }
+        }
+        *oldest = present;
     }
 
     #[inline]
@@ -446,19 +475,11 @@ impl Engine {
                 }
             }
         }
-        if ends(event.kind)
-            && let Some(old) = self.orders.to_forget(FORGET_AHEAD[0])
-        {
-            lines(old);
-        }
     }
 
     #[inline]
     fn warm_pair(&self, event: &Event) {
         if event.kind == EventKind::New {
-            if let Some(old) = self.recent.to_forget(FORGET_AHEAD[1]) {
-                lines(old);
-            }
             self.each_meter(event, |meter| self.rates.warm_times(meter));
             return;
         }
@@ -468,11 +489,6 @@ impl Engine {
                 lines(self.pairs.get(order.pair));
                 self.warm_scopes(order.strategy, order.instrument);
             }
-        }
-        if ends(event.kind)
-            && let Some(old) = self.orders.to_forget(FORGET_AHEAD[1])
-        {
-            lines(self.orders.home(old.session, old.id));
         }
     }
 
@@ -568,7 +584,7 @@ impl Engine {
             Command::SetLimits(table) => self.set_limits(table, now),
             Command::NewDay => self.new_day(now),
         }
-        self.end(now, None, out);
+        self.end(None, out);
     }
 
     /// Lets time pass: silent sessions, revaluations that are still due. Call it about every millisecond.
@@ -593,7 +609,7 @@ impl Engine {
             self.act(action, cause, &self.targets_of(scope), Some(&event), out);
         }
         self.sweep(REVALUE_PER_TICK);
-        self.end(now, None, out);
+        self.end(None, out);
     }
 
     /// The mode of `scope` as the engine has it; `None` for a pair or an unknown scope.
@@ -650,7 +666,7 @@ impl Engine {
     }
 
     /// Revalues what is due and judges every scope that something other than an admitted order moved.
-    fn end(&mut self, now: Now, event: Option<&Event>, out: &mut Effects) {
+    fn end(&mut self, event: Option<&Event>, out: &mut Effects) {
         if self.queue_len > 0 || self.rates_due > 0 {
             self.sweep(REVALUE_PER_STEP);
         }
@@ -1064,11 +1080,6 @@ impl Engine {
         let age = now.since(fx.at);
         (age > most).then_some((Why::FxStale, clip(age), clip(most)))
     }
-}
-
-/// Whether an event of `kind` can end an order.
-const fn ends(kind: EventKind) -> bool {
-    matches!(kind, EventKind::Canceled | EventKind::Expired | EventKind::Rejected | EventKind::Fill)
 }
 
 /// Whether any gauge is beyond its first threshold; `volume`: what a day's quantity is compared with.

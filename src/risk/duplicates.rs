@@ -140,16 +140,20 @@ impl DuplicateLog {
         self.place = if slot as usize + 1 == self.capacity { 0 } else { slot + 1 };
     }
 
-    /// The place in the index of the order that will be forgotten `ahead` orders from now: to be prefetched.
+    /// Where the oldest order stands, once one is forgotten with every new one.
     #[inline]
     #[must_use]
-    pub fn to_forget(&self, ahead: usize) -> Option<&u64> {
-        if self.ring.len() < self.capacity {
-            return None;
-        }
-        let at = self.place as usize + ahead;
+    pub fn oldest(&self) -> Option<usize> {
+        (self.ring.len() == self.capacity).then_some(self.place as usize)
+    }
+
+    /// The order that will be forgotten `ahead` orders from now: to be prefetched.
+    #[inline]
+    #[must_use]
+    pub fn to_forget(&self, ahead: usize) -> Option<&Likeness> {
+        let at = self.oldest()? + ahead;
         let at = if at < self.capacity { at } else { at - self.capacity };
-        self.ring.get(at).map(|old| self.home(&old.what))
+        self.ring.get(at).map(|old| &old.what)
     }
 
     /// The place in the index that a look-up starts at: to be prefetched.

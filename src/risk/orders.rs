@@ -294,14 +294,18 @@ impl OrderTable {
         self.slab.get(self.free as usize)
     }
 
-    /// The order that will be forgotten `ahead` ends from now, if one is forgotten at every end by now: to be prefetched.
+    /// Where the oldest remembered order stands, once an order is forgotten at every end.
+    #[inline]
+    #[must_use]
+    pub fn oldest(&self) -> Option<usize> {
+        (self.done_len == self.done.len()).then_some(self.done_head)
+    }
+
+    /// The order that will be forgotten `ahead` ends from now: to be prefetched.
     #[inline]
     #[must_use]
     pub fn to_forget(&self, ahead: usize) -> Option<&Order> {
-        if self.done_len < self.done.len() {
-            return None;
-        }
-        let at = self.done_head + ahead;
+        let at = self.oldest()? + ahead;
         let at = if at < self.done.len() { at } else { at - self.done.len() };
         self.done.get(at).and_then(|&slot| self.slab.get(slot as usize))
     }
