@@ -58,7 +58,7 @@ impl Engine {
     pub(super) fn update_pair(&mut self, slot: u32, report: bool, change: impl FnOnce(&mut Pair)) {
         let pair = self.pairs.get(slot);
         let (strategy, instrument) = (pair.strategy, pair.instrument);
-        let account = self.universe.strategies[usize::from(strategy.0)].account;
+        let account = self.accounts[usize::from(strategy.0)];
         let places = [
             0,
             1 + usize::from(account.0),
@@ -557,7 +557,7 @@ impl Engine {
         let (qty, px) = (event.qty.0, event.px.0);
         self.remember_exec(event, order_id, pair, side, false, out);
         let (strategy, instrument) = (self.pairs.get(pair).strategy, self.pairs.get(pair).instrument);
-        let account = self.universe.strategies[usize::from(strategy.0)].account;
+        let account = self.accounts[usize::from(strategy.0)];
         self.fill = Some(Targets {
             account: Some(account),
             strategy: Some(strategy),
@@ -757,10 +757,57 @@ impl Engine {
         let order = *self.orders.get(slot);
         self.end_order(slot, out);
         let shift = Shift { side: Some(order.side), before, after: (0, 0), ended: 1 };
-        let instrument = self.pairs.get(order.pair).instrument.0 as usize;
-        // Unless it lets the pair be valued again, and its profit jump.
-        let due = self.references[instrument].left > 0 || self.pairs.get(order.pair).unvalued;
-        self.update_pair(order.pair, due, |p| shift.apply(p));
+        if self.release(order.pair, order.side, &shift) {
+            return;
+        }
+        // It may let the pair be valued again, and its profit jump.
+        self.update_pair(order.pair, true, |p| shift.apply(p));
+    }
+
+    /// Takes an order that is over off a pair that is valued at the present reference, and off its scopes: the other side
+    /// and the profit stay as they are. Returns whether that is so; nothing is done if not.
+    fn release(&mut self, slot: u32, side: Side, shift: &Shift) -> bool {
+        let pair = self.pairs.get_mut(slot);
+        let reference = &self.references[pair.instrument.0 as usize];
+        if reference.left > 0 || pair.unvalued {
+            return false;
+        }
+        let mut after = *pair;
+        shift.apply(&mut after);
+        let held = i128::from(after.position) * i128::from(reference.valued_at());
+        let at = side_index(side);
+        let held = if at == 0 { held } else { -held };
+        let Some(net) = after.raw[at].checked_add(held).and_then(|raw| reference.up(raw)) else { return false };
+        let (net_at, net_before) = match side {
+            Side::Buy => (Gauge::NetLong as usize, core::mem::replace(&mut after.net_long, net)),
+            Side::Sell => (Gauge::NetShort as usize, core::mem::replace(&mut after.net_short, net)),
+        };
+        let gross = net.max(0) - net_before.max(0);
+        let qty = after.leaves[at] - pair.leaves[at];
+        let day = after.gauges()[Gauge::DayQty as usize] - pair.gauges()[Gauge::DayQty as usize];
+        let working = i64::from(after.working) - i64::from(pair.working);
+        let (strategy, instrument) = (pair.strategy, pair.instrument);
+        *pair = after;
+        let places = [
+            0,
+            1 + usize::from(self.accounts[usize::from(strategy.0)].0),
+            self.strategy_base + usize::from(strategy.0),
+            self.instrument_base + instrument.0 as usize,
+        ];
+        for place in places {
+            let state = &mut self.scopes[place];
+            for (g, change) in
+                [(Gauge::Gross as usize, gross), (net_at, net - net_before), (Gauge::Working as usize, working)]
+            {
+                state.gauges[g] = Pair::add_bounded(state.gauges[g], change, &mut state.overflowed);
+            }
+        }
+        let position = [Gauge::PositionLong, Gauge::PositionShort][at] as usize;
+        let state = &mut self.scopes[places[3]];
+        for (g, change) in [(position, qty), (Gauge::DayQty as usize, day)] {
+            state.gauges[g] = Pair::add_bounded(state.gauges[g], change, &mut state.overflowed);
+        }
+        true
     }
 
     /// The order's own part of its end; the caller takes its contribution off its pair.

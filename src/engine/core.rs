@@ -64,6 +64,7 @@ pub(super) struct ScopeState {
     /// Where its limits and its rate meters are: copied from the table, so that an order finds them beside the gauges.
     pub profile: u32,
     pub first_meter: u32,
+    /// Up to the last meter that a new order counts at.
     pub meters: u8,
     pub mode: Mode,
     /// A sum went beyond what can be represented.
@@ -73,7 +74,7 @@ pub(super) struct ScopeState {
 const _: () = assert!(size_of::<ScopeState>() == 128);
 
 impl ScopeState {
-    /// Its rate meters.
+    /// Its rate meters as far as one may count new orders: see [`counts_new`].
     #[inline]
     pub fn meters(&self) -> core::ops::Range<usize> {
         let first = self.first_meter as usize;
@@ -322,7 +323,8 @@ impl Engine {
             let meters = self.rates.range(slot);
             state.profile = self.table.slot_index(slot);
             state.first_meter = meters.start as u32;
-            state.meters = meters.len() as u8;
+            let of_new = meters.clone().rev().find(|&meter| counts_new(self.rates.of(meter)));
+            state.meters = of_new.map_or(0, |last| last + 1 - meters.start) as u8;
         }
         for (i, reference) in self.references.iter_mut().enumerate() {
             reference.most_age = self.table.reference_age(InstrumentId(i as u32));
@@ -430,14 +432,19 @@ impl Engine {
         }
     }
 
-    /// The first lines of what an order of this strategy and instrument is judged and booked by.
+    /// The places of a strategy and an instrument among the scopes, if they are known.
+    #[inline]
+    fn dense(&self, strategy: StrategyId, instrument: InstrumentId) -> [usize; 2] {
+        [self.strategy_base + usize::from(strategy.0), self.instrument_base + instrument.0 as usize]
+    }
+
+    /// Asks for what an order of this strategy and instrument is judged and booked by.
     #[inline]
     fn warm_scopes(&self, strategy: StrategyId, instrument: InstrumentId) {
-        if let Some(state) = self.scopes.get(self.strategy_base + usize::from(strategy.0)) {
-            lines(state);
-        }
-        if let Some(state) = self.scopes.get(self.instrument_base + instrument.0 as usize) {
-            lines(state);
+        for slot in self.dense(strategy, instrument) {
+            if let Some(state) = self.scopes.get(slot) {
+                lines(state);
+            }
         }
         if let Some(reference) = self.references.get(instrument.0 as usize) {
             lines(reference);
@@ -447,9 +454,7 @@ impl Engine {
     /// The meters of a new order's strategy and instrument: the other scopes are few, and their meters at hand.
     #[inline]
     fn each_meter(&self, event: &Event, warm: impl Fn(usize)) {
-        let strategy = self.strategy_base + usize::from(event.strategy.0);
-        let instrument = self.instrument_base + event.instrument.0 as usize;
-        for slot in [strategy, instrument] {
+        for slot in self.dense(event.strategy, event.instrument) {
             for meter in self.scopes.get(slot).map_or(0..0, ScopeState::meters) {
                 warm(meter);
             }
@@ -485,6 +490,13 @@ impl Engine {
         }
         if let Some(slot) = self.orders.likely(event.session, event.id) {
             let order = self.orders.get(slot);
+            if event.kind == EventKind::Fill {
+                for slot in self.dense(order.strategy, order.instrument) {
+                    if let Some(track) = self.tracks.get(slot) {
+                        lines(track.front());
+                    }
+                }
+            }
             if event.kind != EventKind::Ack && (order.pair as usize) < self.pairs.len() {
                 lines(self.pairs.get(order.pair));
                 self.warm_scopes(order.strategy, order.instrument);
@@ -1080,6 +1092,12 @@ impl Engine {
         let age = now.since(fx.at);
         (age > most).then_some((Why::FxStale, clip(age), clip(most)))
     }
+}
+
+/// Whether a new order counts at a meter of this kind.
+#[inline]
+pub(super) const fn counts_new(of: RateOf) -> bool {
+    matches!(of, RateOf::Orders | RateOf::Messages)
 }
 
 /// Whether any gauge is beyond its first threshold; `volume`: what a day's quantity is compared with.

@@ -5,10 +5,10 @@
 //! "certainly nothing" or "look closely"; the close look is [`judge`](super::judge), and it alone denies and warns.
 //! What is certain is booked by plain sums: every gauge was just seen to stay below a threshold that can be represented.
 
-use crate::engine::core::{Engine, ScopeState};
+use crate::engine::core::{Engine, ScopeState, counts_new};
 use crate::engine::judge::{likeness_of, participates_more};
 use crate::limits::hot::armed;
-use crate::limits::{Gauge, HotProfile, RateOf, SideRule, UNLIMITED};
+use crate::limits::{Gauge, HotProfile, SideRule, UNLIMITED};
 use crate::model::{Effects, Event, Mode, OrdType};
 use crate::risk::duplicates::Look;
 use crate::risk::index::Vacancy;
@@ -67,12 +67,6 @@ fn money_over(state: &ScopeState, hot: &HotProfile, added: &Added) -> bool {
         over |= now[level as usize] > soft[level as usize];
     }
     over
-}
-
-/// Whether a new order counts at a meter of this kind.
-#[inline]
-fn counts_new(of: RateOf) -> bool {
-    matches!(of, RateOf::Orders | RateOf::Messages)
 }
 
 impl Engine {

@@ -61,6 +61,13 @@ impl LossTrack {
         self.best = self.best.max(pnl);
     }
 
+    /// The part that changes within a slice: to be prefetched.
+    #[inline]
+    #[must_use]
+    pub const fn front(&self) -> &i64 {
+        &self.high
+    }
+
     /// How far `pnl` is below the largest profit of the window.
     #[inline]
     #[must_use]
