@@ -369,7 +369,7 @@ impl Engine {
     /// Steps through `batch`, asking for each event's memory a few events ahead of its turn: first the indices, then
     /// the order, then its pair. `step` must call [`Engine::step`] with the event that it is given.
     pub fn step_batch<T>(&mut self, batch: &[T], event: impl Fn(&T) -> &Event, mut step: impl FnMut(&mut Engine, &T)) {
-        let mut oldest = [None; 2];
+        let mut oldest = None;
         for i in 0..batch.len() + 3 * AHEAD {
             if let Some(item) = batch.get(i + AHEAD) {
                 lines(event(item));
@@ -390,28 +390,21 @@ impl Engine {
         }
     }
 
-    /// An end forgets the oldest remembered order, and a new order the oldest recent one: asks for those whose turn comes.
-    /// Called after each step, so that none is left out; `oldest` is where the last call found them.
+    /// An end forgets the oldest remembered order: asks for those whose turn comes. Called after each step, so that none
+    /// is left out; `oldest` is where the last call found it.
     #[inline]
-    fn warm_forgotten(&self, oldest: &mut [Option<usize>; 2]) {
-        let present = [self.orders.oldest(), self.recent.oldest()];
-        if present[0] != oldest[0] {
-            if let Some(order) = self.orders.to_forget(FORGET_AHEAD[0]) {
-                lines(order);
-            }
-            if let Some(order) = self.orders.to_forget(FORGET_AHEAD[1]) {
-                lines(self.orders.home(order.session, order.id));
-            }
-        }
-        if present[1] != oldest[1] {
-            if let Some(recent) = self.recent.to_forget(FORGET_AHEAD[0]) {
-                lines(recent);
-            }
-            if let Some(recent) = self.recent.to_forget(FORGET_AHEAD[1]) {
-                lines(self.recent.home(recent));
-            }
+    fn warm_forgotten(&self, oldest: &mut Option<usize>) {
+        let present = self.orders.oldest();
+        if present == *oldest {
+            return;
         }
         *oldest = present;
+        if let Some(order) = self.orders.to_forget(FORGET_AHEAD[0]) {
+            lines(order);
+        }
+        if let Some(order) = self.orders.to_forget(FORGET_AHEAD[1]) {
+            lines(self.orders.home(order.session, order.id));
+        }
     }
 
     #[inline]

@@ -440,7 +440,8 @@ impl Engine {
 
     fn judge_duplicate(&self, now: MonoNanos, r: &Request, j: &mut Judgement) {
         let Some(limit) = self.duplicate_limit(r) else { return };
-        let found = self.recent.count(self.recent.look(&likeness(r)), now, limit.window_ns, limit.count);
+        let what = likeness(r);
+        let found = self.recent.count(&what, self.recent.look(&what), now, limit.window_ns, limit.count);
         if found >= limit.count {
             let scope = Scope::Strategy(r.strategy);
             let cause = Denial {

@@ -229,9 +229,10 @@ impl Engine {
         }
         let look = match self.table.profile(strategy.profile).duplicate {
             Some(limit) => {
-                let look = self.recent.look(&likeness_of(event));
+                let what = likeness_of(event);
+                let look = self.recent.look(&what);
                 let free = self.recent.has_room(now.mono, limit.window_ns)
-                    && self.recent.count(look, now.mono, limit.window_ns, limit.count) < limit.count;
+                    && self.recent.count(&what, look, now.mono, limit.window_ns, limit.count) < limit.count;
                 if !free {
                     return None;
                 }
