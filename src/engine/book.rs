@@ -71,7 +71,7 @@ impl Engine {
             }
             self.touch_pair(slot);
         }
-        let reference = self.references[instrument.0 as usize];
+        let reference = &self.references[instrument.0 as usize];
         let pair = self.pairs.get_mut(slot);
         let before = pair.gauges();
         change(pair);
@@ -87,10 +87,10 @@ impl Engine {
         // What has no value keeps its last one: of before the step, for the first half of an execution was never true.
         let begin = if pair.unvalued { self.touched_pairs.iter().find(|t| t.place == slot) } else { None };
         match (value, begin) {
-            (Some(value), _) => (pair.net_long, pair.net_short) = (value.net_long, value.net_short),
+            (Some(value), _) => pair.net = value,
             (None, Some(begin)) => {
-                pair.net_long = begin.before[Gauge::NetLong as usize];
-                pair.net_short = begin.before[Gauge::NetShort as usize];
+                pair.net[0] = begin.before[Gauge::NetLong as usize];
+                pair.net[1] = begin.before[Gauge::NetShort as usize];
             }
             (None, None) => {}
         }
@@ -255,8 +255,8 @@ impl Engine {
             Some(raw) => p.raw[side] = raw,
             None => p.overflowed = true,
         }
-        p.net_long += add[Gauge::NetLong as usize];
-        p.net_short += add[Gauge::NetShort as usize];
+        p.net[0] += add[Gauge::NetLong as usize];
+        p.net[1] += add[Gauge::NetShort as usize];
         p.working += u32::from(!r.replace);
         p.unvalued |= !added.valued;
         let (after, profile) = (p.gauges(), p.profile);
@@ -774,14 +774,11 @@ impl Engine {
         }
         let mut after = *pair;
         shift.apply(&mut after);
-        let held = i128::from(after.position) * i128::from(reference.valued_at());
         let at = side_index(side);
-        let held = if at == 0 { held } else { -held };
-        let Some(net) = after.raw[at].checked_add(held).and_then(|raw| reference.up(raw)) else { return false };
-        let (net_at, net_before) = match side {
-            Side::Buy => (Gauge::NetLong as usize, core::mem::replace(&mut after.net_long, net)),
-            Side::Sell => (Gauge::NetShort as usize, core::mem::replace(&mut after.net_short, net)),
-        };
+        let value = after.value_of(side, after.raw[at], reference.valued_at(), |raw| reference.up(raw));
+        let Some(net) = value else { return false };
+        let net_before = core::mem::replace(&mut after.net[at], net);
+        let net_at = [Gauge::NetLong, Gauge::NetShort][at] as usize;
         let gross = net.max(0) - net_before.max(0);
         let qty = after.leaves[at] - pair.leaves[at];
         let day = after.gauges()[Gauge::DayQty as usize] - pair.gauges()[Gauge::DayQty as usize];

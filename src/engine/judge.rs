@@ -481,9 +481,9 @@ impl Engine {
         };
         let before = pair.gauges();
         if let Some(v) = value {
-            added[Gauge::NetLong as usize] = v.net_long - pair.net_long;
-            added[Gauge::NetShort as usize] = v.net_short - pair.net_short;
-            added[Gauge::Gross as usize] = v.net_long.max(0) + v.net_short.max(0) - before[Gauge::Gross as usize];
+            added[Gauge::NetLong as usize] = v[0] - pair.net[0];
+            added[Gauge::NetShort as usize] = v[1] - pair.net[1];
+            added[Gauge::Gross as usize] = v[0].max(0) + v[1].max(0) - before[Gauge::Gross as usize];
         }
         let position = [Gauge::PositionLong, Gauge::PositionShort][side];
         added[position as usize] = r.added_qty;

@@ -168,13 +168,11 @@ impl Engine {
 
         // What it adds. The pair is valued at the present reference, so that the other side stays as it is.
         let side = side_index(event.side);
-        let held = i128::from(pair.position) * i128::from(reference.valued_at());
+        let total = pair.raw[side].checked_add(raw)?;
+        let net = pair.value_of(event.side, total, reference.valued_at(), |raw| reference.up(raw))?;
+        let net_before = pair.net[side];
         let leaves = pair.leaves[side] + qty;
-        let (net_before, net, position) = if side == 0 {
-            (pair.net_long, reference.up(pair.raw[0].checked_add(raw)?.checked_add(held)?)?, pair.position + leaves)
-        } else {
-            (pair.net_short, reference.up(pair.raw[1].checked_add(raw)?.checked_sub(held)?)?, leaves - pair.position)
-        };
+        let position = event.side.sign() * pair.position + leaves;
         let added = Added {
             net_at: [Gauge::NetLong, Gauge::NetShort][side] as usize,
             position_at: [Gauge::PositionLong, Gauge::PositionShort][side] as usize,
@@ -201,7 +199,7 @@ impl Engine {
             | money_over(instrument, instrument_hot, &added)
             | (now_at[added.position_at] + qty > soft[added.position_at])
             | (now_at[DAY] + qty > REPRESENTABLE_MAX);
-        let gross = pair.net_long.max(0) + pair.net_short.max(0) + added.gross;
+        let gross = pair.net[0].max(0) + pair.net[1].max(0) + added.gross;
         over |= (gross > pair_hot.soft[GROSS])
             | (net > pair_hot.soft[added.net_at])
             | (position > pair_hot.soft[added.position_at])
@@ -263,11 +261,7 @@ impl Engine {
         let p = self.pairs.get_mut(pair);
         p.leaves[side] += added.qty;
         p.raw[side] += added.raw;
-        if side == 0 {
-            p.net_long += added.net;
-        } else {
-            p.net_short += added.net;
-        }
+        p.net[side] += added.net;
         p.working += 1;
         let order = Order {
             id: event.id,
