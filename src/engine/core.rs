@@ -219,7 +219,7 @@ pub struct Engine {
 /// Instruments that learn of a new rate per step.
 const RATES_PER_STEP: usize = 16;
 /// How many events ahead each stage of a batch asks for memory.
-const AHEAD: usize = 6;
+const AHEAD: usize = 10;
 /// How many turns ahead what will be forgotten is asked for, and then its place in the index.
 const FORGET_AHEAD: [usize; 2] = [16, 6];
 /// Pairs revalued per tick.

@@ -23,6 +23,8 @@ struct Meter {
     interval: u64,
     /// GCRA: how far the TAT may be ahead, `(burst − 1) × T`. Sliding: unused.
     ahead: u64,
+    /// GCRA: how far the TAT is ahead from the first warning on; `u64::MAX`: no warning. Sliding: unused.
+    warn_ahead: u64,
     /// Sliding: start of its ring. GCRA: unused.
     start: usize,
     /// Sliding: the time that one more has to be a window away from, once the ring is full.
@@ -30,8 +32,7 @@ struct Meter {
     count: u32,
     /// Sliding: how many places are in use.
     filled: u32,
-    /// Sliding: how many of the last times must be within the window for the first warning; GCRA: how many cells of
-    /// backlog. `u32::MAX`: none.
+    /// Sliding: how many of the last times must be within the window for the first warning; `u32::MAX`: none.
     warn_from: u32,
     of: RateOf,
     sliding: bool,
@@ -94,11 +95,13 @@ impl Rates {
                 } else {
                     u32::MAX
                 };
+                let reaches_from = u64::from(warn_from).saturating_sub(1);
                 let emission = limit.window_ns.div_ceil(u64::from(limit.count.max(1)));
                 rates.meters.push(Meter {
                     head: 0,
                     interval: if sliding { limit.window_ns } else { emission },
                     ahead: u64::from(most.saturating_sub(1)).saturating_mul(emission),
+                    warn_ahead: if warn_from == u32::MAX { u64::MAX } else { reaches_from.saturating_mul(emission) },
                     start,
                     oldest: MonoNanos(0),
                     count: limit.count,
@@ -196,7 +199,7 @@ impl Rates {
             m.filled >= m.warn_from && now.since(self.times[m.place(m.warn_from)]) < m.interval
         } else {
             m.head = m.head.max(now.0).saturating_add(m.interval);
-            m.warn_from != u32::MAX && m.head - now.0 > u64::from(m.warn_from - 1).saturating_mul(m.interval)
+            m.head - now.0 > m.warn_ahead
         }
     }
 
