@@ -23,7 +23,10 @@ use crate::risk::losses::LossTrack;
 use crate::risk::orders::{NONE, OrderTable};
 use crate::risk::pairs::{Gauges, Pair, PairTable};
 use crate::risk::rate::Rates;
-use crate::units::{AccountId, Conversion, CurrencyId, InstrumentId, MonoNanos, Now, REPRESENTABLE_MAX, SessionId, StrategyId, UnixNanos};
+use crate::units::{
+    AccountId, Conversion, CurrencyId, InstrumentId, MonoNanos, Now, REPRESENTABLE_MAX, SessionId, StrategyId,
+    UnixNanos,
+};
 
 /// How large the engine's tables are. All memory is taken at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -895,8 +898,7 @@ impl Engine {
         }
         reference.rate = rate;
         let scales = (spec.px_scale, spec.qty_scale, self.universe.base_scale);
-        let conversion =
-            Conversion::new(spec.multiplier, (rate, Event::FX_SCALE), scales.0, scales.1, scales.2);
+        let conversion = Conversion::new(spec.multiplier, (rate, Event::FX_SCALE), scales.0, scales.1, scales.2);
         reference.convert_by(conversion.unwrap_or(Conversion::UNKNOWN));
         true
     }
@@ -1141,5 +1143,81 @@ pub(super) fn resolve(target: Target, own: Scope, targets: &Targets) -> Scope {
         Target::Strategy => targets.strategy.map_or(own, Scope::Strategy),
         Target::Instrument => targets.instrument.map_or(own, Scope::Instrument),
         Target::Session => targets.session.map_or(own, Scope::Session),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::universe::{AccountSpec, CurrencySpec, InstrumentSpec, SessionSpec, StrategySpec};
+    use crate::model::{OrdType, Side};
+    use crate::units::{OrdId, Px, Qty};
+
+    /// More instruments in one currency than learn of a rate within a step.
+    fn many_in_euros() -> Arc<Universe> {
+        let session = |name: &str, kind| SessionSpec { name: name.into(), kind, strategies: vec![] };
+        let strategy = |name: &str| StrategySpec { name: name.into(), account: AccountId(0) };
+        let instrument = |i: usize| InstrumentSpec {
+            name: format!("i{i}"),
+            currency: CurrencyId(1),
+            px_scale: 2,
+            qty_scale: 0,
+            multiplier: (1, 0),
+            negative_px: false,
+            average_daily_volume: None,
+            initial_reference: Some(Px(100)),
+        };
+        Arc::new(Universe::new(
+            2,
+            ["USD", "EUR"].map(|name| CurrencySpec { name: name.into(), initial_rate: None }).to_vec(),
+            vec![session("gw", SessionKind::Ask), session("ref", SessionKind::Reference)],
+            vec![AccountSpec { name: "a".into() }],
+            vec![strategy("s0"), strategy("s1")],
+            (0..4 * RATES_PER_STEP).map(instrument).collect(),
+        ))
+    }
+
+    #[test]
+    fn rate_that_an_order_learns_first_revalues_the_other_pairs_of_its_instrument() {
+        let universe = many_in_euros();
+        let limits = Arc::new(LimitTable::unlimited(&universe));
+        let sizing = Sizing { working_orders: 8, remembered_orders: 8, execs: 8, pairs: 8, recent_orders: 8 };
+        let now = Now { mono: MonoNanos(1), unix: UnixNanos(1) };
+        let mut engine = Engine::new(universe, limits, sizing, now);
+        let mut out = Effects::new();
+        let mut seq = [0; 2];
+        let mut send = |engine: &mut Engine, mut event: Event| {
+            seq[usize::from(event.session.0)] += 1;
+            event.seq = seq[usize::from(event.session.0)];
+            out.clear();
+            engine.step(now, &event, &mut out);
+        };
+        let rate = |units: i64| Event {
+            instrument: InstrumentId(1),
+            px: Px(units * 10_000_000_000),
+            ..Event::new(EventKind::Fx, SessionId(1), 0)
+        };
+        let order = |id: u64, strategy: u16| Event {
+            id: OrdId(id),
+            strategy: StrategyId(strategy),
+            side: Side::Buy,
+            ord_type: OrdType::Limit,
+            qty: Qty(5),
+            px: Px(100),
+            ..Event::new(EventKind::New, SessionId(0), 0)
+        };
+        send(&mut engine, rate(1));
+        for id in 1..=2 {
+            send(&mut engine, order(id, id as u16 - 1));
+        }
+        send(&mut engine, rate(2));
+        // Instruments learn from the last to the first: this order meets the new rate before the sweep does.
+        send(&mut engine, order(3, 0));
+        for _ in 0..4 {
+            engine.tick(now, &mut Effects::new());
+        }
+        let gross = |scope| engine.gauges(scope).map(|g| g[Gauge::Gross as usize]);
+        assert_eq!(gross(Scope::Strategy(StrategyId(1))), Some(2 * 5 * 100));
+        assert_eq!(gross(Scope::Firm), Some(2 * 15 * 100));
     }
 }

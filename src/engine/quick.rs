@@ -53,9 +53,7 @@ const DAY: usize = Gauge::DayQty as usize;
 fn counts_over(state: &ScopeState, hot: &HotProfile) -> bool {
     let executions = Gauge::Executions as usize;
     let (now, soft) = (&state.gauges, &hot.soft);
-    (now[WORKING] + 1 > soft[WORKING])
-        | (now[ORDERS] + 1 > soft[ORDERS])
-        | (now[executions] > soft[executions])
+    (now[WORKING] + 1 > soft[WORKING]) | (now[ORDERS] + 1 > soft[ORDERS]) | (now[executions] > soft[executions])
 }
 
 /// The same for what is valued. No sum leaves 64 bits: a gauge and what is added are each below 2^62.

@@ -184,4 +184,19 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn chain_beyond_its_bound_counts_as_duplicates() {
+        let mut log = DuplicateLog::new(2 * MAX_CHAIN as usize);
+        let asked = like(0);
+        let bucket = log.look(&asked).bucket;
+        let colliding = (1..).map(like).filter(|what| what.hash() >> log.shift == bucket);
+        let colliding: Vec<Likeness> = colliding.take(MAX_CHAIN as usize).collect();
+        for (n, what) in colliding.into_iter().enumerate() {
+            assert_eq!(log.count(&asked, log.look(&asked), MonoNanos(1), 10, 3), 0, "after {n}");
+            log.record(what, log.look(&what), MonoNanos(1));
+        }
+        assert_eq!(log.count(&asked, log.look(&asked), MonoNanos(1), 10, 3), 3);
+        assert_eq!(log.count(&asked, log.look(&asked), MonoNanos(11), 10, 3), 0);
+    }
 }

@@ -75,7 +75,8 @@ impl Rates {
     /// The meters of `table`, all unused.
     #[must_use]
     pub fn new(table: &LimitTable, scopes: usize) -> Rates {
-        let mut rates = Rates { meters: Vec::new(), limits: Vec::new(), times: Vec::new(), starts: Vec::with_capacity(scopes + 1) };
+        let mut rates =
+            Rates { meters: Vec::new(), limits: Vec::new(), times: Vec::new(), starts: Vec::with_capacity(scopes + 1) };
         for slot in 0..scopes {
             rates.starts.push(rates.meters.len() as u32);
             let limits = table.at(slot);
