@@ -1098,11 +1098,8 @@ pub(super) const fn counts_new(of: RateOf) -> bool {
 /// Whether any gauge is beyond its first threshold; `volume`: what a day's quantity is compared with.
 #[inline]
 fn may_reach(gauges: &Gauges, hot: &HotProfile, volume: Option<i64>) -> bool {
-    let mut beyond = false;
-    for g in 0..Gauge::DayQty as usize {
-        beyond |= gauges[g] > hot.soft[g];
-    }
     let day = Gauge::DayQty as usize;
+    let beyond = gauges[..day].iter().zip(&hot.soft).fold(false, |any, (gauge, soft)| any | (gauge > soft));
     let of_day = |volume| participates_more(gauges[day], volume, hot.soft[day]);
     beyond || (hot.armed & armed::DAY != 0 && volume.is_some_and(of_day))
 }
