@@ -209,6 +209,10 @@ pub struct Engine {
     pub(super) touched_pairs: Vec<Touched>,
     pub(super) step_number: u64,
     latest: Now,
+    /// A batch asks for the memory of its events ahead of their turn.
+    asked_ahead: bool,
+    /// Where the order that will be forgotten next was, when those after it were last asked for.
+    oldest: Option<usize>,
     /// The account of each strategy.
     pub(super) accounts: Box<[AccountId]>,
     pub(super) strategy_base: usize,
@@ -303,6 +307,8 @@ impl Engine {
             touched_pairs: Vec::with_capacity(TOUCHED),
             step_number: 0,
             latest: now,
+            asked_ahead: false,
+            oldest: None,
             accounts: universe.strategies.iter().map(|s| s.account).collect(),
             strategy_base: 1 + universe.accounts.len(),
             instrument_base: 1 + universe.accounts.len() + universe.strategies.len(),
@@ -349,6 +355,13 @@ impl Engine {
             self.end(Some(event), out);
             return;
         }
+        if !self.asked_ahead {
+            // What does not wait for anything else is asked for at once.
+            self.warm_indices(event);
+            if event.kind == EventKind::New {
+                lines(self.recent.home(&likeness_of(event)));
+            }
+        }
         let silence = if stream.seen { now.mono.since(stream.last_event) } else { 0 };
         let cell = &mut self.streams[usize::from(event.session.0)];
         *cell = Stream {
@@ -367,12 +380,13 @@ impl Engine {
             out.push(Effect::Applied { session: event.session, seq: event.seq });
         }
         self.end(Some(event), out);
+        self.warm_forgotten();
     }
 
     /// Steps through `batch`, asking for each event's memory a few events ahead of its turn: first the indices, then
     /// the order, then its pair. `step` must call [`Engine::step`] with the event that it is given.
     pub fn step_batch<T>(&mut self, batch: &[T], event: impl Fn(&T) -> &Event, mut step: impl FnMut(&mut Engine, &T)) {
-        let mut oldest = None;
+        self.asked_ahead = true;
         for i in 0..batch.len() + 3 * AHEAD {
             if let Some(item) = batch.get(i + AHEAD) {
                 lines(event(item));
@@ -389,19 +403,19 @@ impl Engine {
             if let Some(item) = i.checked_sub(3 * AHEAD).and_then(|i| batch.get(i)) {
                 step(self, item);
             }
-            self.warm_forgotten(&mut oldest);
         }
+        self.asked_ahead = false;
     }
 
     /// An end forgets the oldest remembered order: asks for those whose turn comes. Called after each step, so that none
-    /// is left out; `oldest` is where the last call found it.
+    /// is left out.
     #[inline]
-    fn warm_forgotten(&self, oldest: &mut Option<usize>) {
+    fn warm_forgotten(&mut self) {
         let present = self.orders.oldest();
-        if present == *oldest {
+        if present == self.oldest {
             return;
         }
-        *oldest = present;
+        self.oldest = present;
         if let Some(order) = self.orders.to_forget(FORGET_AHEAD[0]) {
             lines(order);
         }
