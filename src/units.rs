@@ -309,6 +309,13 @@ impl Conversion {
         representable(product.div_euclid(self.den))
     }
 
+    /// The ratio, where it is a whole number that 64 bits hold and known.
+    #[must_use]
+    pub fn whole(self) -> Option<i64> {
+        let known = self.den == 1 && !self.is_unknown();
+        i64::try_from(self.num).ok().filter(|_| known)
+    }
+
     #[inline]
     fn product(self, raw: i128) -> Option<i128> {
         if self.num == 0 {

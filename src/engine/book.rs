@@ -58,7 +58,7 @@ impl Engine {
     pub(super) fn update_pair(&mut self, slot: u32, report: bool, change: impl FnOnce(&mut Pair)) {
         let pair = self.pairs.get(slot);
         let (strategy, instrument) = (pair.strategy, pair.instrument);
-        let account = self.universe.strategies[usize::from(strategy.0)].account;
+        let account = self.accounts[usize::from(strategy.0)];
         let places = [
             0,
             1 + usize::from(account.0),
@@ -71,15 +71,15 @@ impl Engine {
             }
             self.touch_pair(slot);
         }
-        let reference = self.references[instrument.0 as usize];
+        let reference = &self.references[instrument.0 as usize];
         let pair = self.pairs.get_mut(slot);
         let before = pair.gauges();
         change(pair);
-        let px = if reference.known { reference.px } else { 0 };
-        let value = pair.value(pair.raw, px, reference.conversion);
+        let px = reference.valued_at();
+        let value = pair.value(pair.raw, px, |raw| reference.up(raw));
         let pnl = if reference.known {
             let held = i128::from(pair.position) * i128::from(px);
-            pair.cash.checked_add(held).and_then(|raw| reference.conversion.down(raw))
+            pair.cash.checked_add(held).and_then(|raw| reference.down(raw))
         } else {
             Some(pair.pnl)
         };
@@ -87,10 +87,10 @@ impl Engine {
         // What has no value keeps its last one: of before the step, for the first half of an execution was never true.
         let begin = if pair.unvalued { self.touched_pairs.iter().find(|t| t.place == slot) } else { None };
         match (value, begin) {
-            (Some(value), _) => (pair.net_long, pair.net_short) = (value.net_long, value.net_short),
+            (Some(value), _) => pair.net = value,
             (None, Some(begin)) => {
-                pair.net_long = begin.before[Gauge::NetLong as usize];
-                pair.net_short = begin.before[Gauge::NetShort as usize];
+                pair.net[0] = begin.before[Gauge::NetLong as usize];
+                pair.net[1] = begin.before[Gauge::NetShort as usize];
             }
             (None, None) => {}
         }
@@ -117,13 +117,19 @@ impl Engine {
     // --- requests ---------------------------------------------------------------------------------
 
     pub(super) fn take_new(&mut self, now: Now, event: &Event, silence: u64, asks: bool, out: &mut Effects) -> bool {
-        if let Some((r, added)) = self.admits_quickly(now, event, silence) {
-            self.book_new(now, event, &r, &added, out);
+        if let Some(sure) = self.surely_admits(now, event, silence) {
+            self.book_sure(now, event, &sure, out);
             if asks {
-                out.push(Effect::Verdict(verdict(event, None, checks_of(&r))));
+                out.push(Effect::Verdict(verdict(event, None, checks_of(false, sure.reduces))));
             }
             return asks;
         }
+        self.take_unsure(now, event, silence, asks, out)
+    }
+
+    /// A new order that has to be looked at closely.
+    #[cold]
+    fn take_unsure(&mut self, now: Now, event: &Event, silence: u64, asks: bool, out: &mut Effects) -> bool {
         let known = usize::from(event.strategy.0) < self.universe.strategies.len()
             && (event.instrument.0 as usize) < self.universe.instruments.len()
             && usize::from(event.account.0) < self.universe.accounts.len();
@@ -222,6 +228,8 @@ impl Engine {
             state: OrderState::PendingNew,
             side: r.side,
             ord_type: r.ord_type,
+            instrument: r.instrument,
+            strategy: r.strategy,
             pending_cancel: false,
         };
         if self.orders.insert(order).is_err() {
@@ -230,7 +238,8 @@ impl Engine {
         self.working += 1;
         self.book_request(now, r, added, pair, out);
         if self.duplicate_limit(r).is_some() {
-            self.recent.record(likeness(r), now.mono);
+            let what = likeness(r);
+            self.recent.record(what, self.recent.look(&what), now.mono);
         }
     }
 
@@ -246,8 +255,8 @@ impl Engine {
             Some(raw) => p.raw[side] = raw,
             None => p.overflowed = true,
         }
-        p.net_long += add[Gauge::NetLong as usize];
-        p.net_short += add[Gauge::NetShort as usize];
+        p.net[0] += add[Gauge::NetLong as usize];
+        p.net[1] += add[Gauge::NetShort as usize];
         p.working += u32::from(!r.replace);
         p.unvalued |= !added.valued;
         let (after, profile) = (p.gauges(), p.profile);
@@ -279,10 +288,7 @@ impl Engine {
                     RateOf::Cancels | RateOf::Denials => false,
                 };
                 if counts && self.rates.record(meter, now.mono) {
-                    let view = self.rates.view(meter, now.mono);
-                    let limits = self.table.at(slots[i]);
-                    let change = (view.used - 1, view.used);
-                    self.warn(view.limit.of.rule(), scopes[i], change, view.most, limits, out);
+                    self.warn_rate(now.mono, slots[i], meter, out);
                 }
             }
         }
@@ -555,7 +561,7 @@ impl Engine {
         let (qty, px) = (event.qty.0, event.px.0);
         self.remember_exec(event, order_id, pair, side, false, out);
         let (strategy, instrument) = (self.pairs.get(pair).strategy, self.pairs.get(pair).instrument);
-        let account = self.universe.strategies[usize::from(strategy.0)].account;
+        let account = self.accounts[usize::from(strategy.0)];
         self.fill = Some(Targets {
             account: Some(account),
             strategy: Some(strategy),
@@ -755,10 +761,54 @@ impl Engine {
         let order = *self.orders.get(slot);
         self.end_order(slot, out);
         let shift = Shift { side: Some(order.side), before, after: (0, 0), ended: 1 };
-        let instrument = self.pairs.get(order.pair).instrument.0 as usize;
-        // Unless it lets the pair be valued again, and its profit jump.
-        let due = self.references[instrument].left > 0 || self.pairs.get(order.pair).unvalued;
-        self.update_pair(order.pair, due, |p| shift.apply(p));
+        if self.release(order.pair, order.side, &shift) {
+            return;
+        }
+        // It may let the pair be valued again, and its profit jump.
+        self.update_pair(order.pair, true, |p| shift.apply(p));
+    }
+
+    /// Takes an order that is over off a pair that is valued at the present reference, and off its scopes: the other side
+    /// and the profit stay as they are. Returns whether that is so; nothing is done if not.
+    fn release(&mut self, slot: u32, side: Side, shift: &Shift) -> bool {
+        let pair = self.pairs.get_mut(slot);
+        let reference = &self.references[pair.instrument.0 as usize];
+        if reference.left > 0 || pair.unvalued {
+            return false;
+        }
+        let mut after = *pair;
+        shift.apply(&mut after);
+        let at = side_index(side);
+        let value = after.value_of(side, after.raw[at], reference.valued_at(), |raw| reference.up(raw));
+        let Some(net) = value else { return false };
+        let net_before = core::mem::replace(&mut after.net[at], net);
+        let net_at = [Gauge::NetLong, Gauge::NetShort][at] as usize;
+        let gross = net.max(0) - net_before.max(0);
+        let qty = after.leaves[at] - pair.leaves[at];
+        let day = after.gauges()[Gauge::DayQty as usize] - pair.gauges()[Gauge::DayQty as usize];
+        let working = i64::from(after.working) - i64::from(pair.working);
+        let (strategy, instrument) = (pair.strategy, pair.instrument);
+        *pair = after;
+        let places = [
+            0,
+            1 + usize::from(self.accounts[usize::from(strategy.0)].0),
+            self.strategy_base + usize::from(strategy.0),
+            self.instrument_base + instrument.0 as usize,
+        ];
+        for place in places {
+            let state = &mut self.scopes[place];
+            for (g, change) in
+                [(Gauge::Gross as usize, gross), (net_at, net - net_before), (Gauge::Working as usize, working)]
+            {
+                state.gauges[g] = Pair::add_bounded(state.gauges[g], change, &mut state.overflowed);
+            }
+        }
+        let position = [Gauge::PositionLong, Gauge::PositionShort][at] as usize;
+        let state = &mut self.scopes[places[3]];
+        for (g, change) in [(position, qty), (Gauge::DayQty as usize, day)] {
+            state.gauges[g] = Pair::add_bounded(state.gauges[g], change, &mut state.overflowed);
+        }
+        true
     }
 
     /// The order's own part of its end; the caller takes its contribution off its pair.
@@ -793,7 +843,7 @@ impl Engine {
         Some(slot)
     }
 
-    fn stamp_profile(&mut self, slot: u32) {
+    pub(super) fn stamp_profile(&mut self, slot: u32) {
         let generation = self.table.generation;
         let pair = self.pairs.get_mut(slot);
         if pair.generation != generation {
@@ -806,6 +856,9 @@ impl Engine {
     fn make_current(&mut self, r: &Request, now: Now) {
         let instrument = r.instrument.0 as usize;
         let learned = self.learn_rate(instrument);
+        if learned {
+            self.enqueue(instrument);
+        }
         let due = learned || self.references[instrument].left > 0;
         if let Some(slot) = self.pairs.find(r.strategy, r.instrument) {
             self.stamp_profile(slot);

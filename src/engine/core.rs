@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::engine::command::Command;
-use crate::engine::judge::{Judgement, Targets, likeness_of};
+use crate::engine::judge::{Judgement, Targets, likeness_of, participates_more};
 use crate::engine::published::{Published, ScopeView};
 use crate::engine::record::Digest;
 use crate::limits::hot::{armed, threshold};
@@ -22,9 +22,12 @@ use crate::risk::duplicates::DuplicateLog;
 use crate::risk::execs::ExecTable;
 use crate::risk::losses::LossTrack;
 use crate::risk::orders::{NONE, OrderTable};
-use crate::risk::pairs::{Gauges, PairTable};
+use crate::risk::pairs::{Gauges, Pair, PairTable};
 use crate::risk::rate::Rates;
-use crate::units::{CurrencyId, InstrumentId, MonoNanos, Now, REPRESENTABLE_MAX, SessionId, UnixNanos};
+use crate::units::{
+    AccountId, Conversion, CurrencyId, InstrumentId, MonoNanos, Now, REPRESENTABLE_MAX, SessionId, StrategyId,
+    UnixNanos,
+};
 
 /// How large the engine's tables are. All memory is taken at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +65,25 @@ pub(super) struct ScopeState {
     pub touched: u64,
     /// Until when the loss velocity stays what it is while the profit does.
     pub velocity_until: MonoNanos,
+    /// Where its limits and its rate meters are: copied from the table, so that an order finds them beside the gauges.
+    pub profile: u32,
+    pub first_meter: u32,
+    /// Up to the last meter that a new order counts at.
+    pub meters: u8,
     pub mode: Mode,
     /// A sum went beyond what can be represented.
     pub overflowed: bool,
+}
+
+const _: () = assert!(size_of::<ScopeState>() == 128);
+
+impl ScopeState {
+    /// Its rate meters as far as one may count new orders: see [`counts_new`].
+    #[inline]
+    pub fn meters(&self) -> core::ops::Range<usize> {
+        let first = self.first_meter as usize;
+        first..first + usize::from(self.meters)
+    }
 }
 
 /// One session's stream.
@@ -77,24 +96,74 @@ pub(super) struct Stream {
     pub silent: bool,
 }
 
-/// What an instrument is valued by.
+/// What an instrument is valued by. Its first cache line is all that nearly every order needs.
 #[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub(super) struct Reference {
     pub px: i64,
     pub at: MonoNanos,
-    pub known: bool,
-    /// In the queue of instruments whose pairs are to be revalued.
-    pub queued: bool,
-    /// The next pair to be revalued and how many are left.
-    pub next: u32,
-    pub left: u32,
-    /// Its currency, and its average daily volume (0: none).
-    pub currency: CurrencyId,
+    /// The age in ns up to which it is fresh, and whether the instrument is on the restricted list: copied from the table.
+    pub most_age: u64,
+    /// Average daily volume; 0: none.
     pub volume: i64,
     /// The rate that `conversion` was made with.
     pub rate: i64,
-    pub conversion: crate::units::Conversion,
+    /// The conversion where it is a whole number that fits; 0 where it is not.
+    whole: i64,
+    /// How many pairs are to be revalued, and the next.
+    pub left: u32,
+    pub next: u32,
+    pub currency: CurrencyId,
+    pub known: bool,
+    /// In the queue of instruments whose pairs are to be revalued.
+    pub queued: bool,
+    pub restricted: bool,
+    conversion: Conversion,
+}
+
+const _: () = assert!(core::mem::offset_of!(Reference, restricted) < 64);
+
+impl Reference {
+    /// The price that positions are valued at: 0 while there is none.
+    #[inline]
+    pub fn valued_at(&self) -> i64 {
+        if self.known { self.px } else { 0 }
+    }
+
+    fn convert_by(&mut self, conversion: Conversion) {
+        self.conversion = conversion;
+        self.whole = conversion.whole().unwrap_or(0);
+    }
+
+    /// See [`Conversion::up`].
+    #[inline]
+    pub fn up(&self, raw: i128) -> Option<i64> {
+        match self.whole_value(raw) {
+            Some(value) => representable(value),
+            None => self.conversion.up(raw),
+        }
+    }
+
+    /// See [`Conversion::down`].
+    #[inline]
+    pub fn down(&self, raw: i128) -> Option<i64> {
+        match self.whole_value(raw) {
+            Some(value) => representable(value),
+            None => self.conversion.down(raw),
+        }
+    }
+
+    /// The value of `raw` where nothing has to be rounded and 64 bits hold everything.
+    #[inline]
+    fn whole_value(&self, raw: i128) -> Option<i64> {
+        let small = i64::try_from(raw).ok().filter(|_| self.whole != 0)?;
+        small.checked_mul(self.whole)
+    }
+}
+
+#[inline]
+fn representable(value: i64) -> Option<i64> {
+    (value.unsigned_abs() <= REPRESENTABLE_MAX as u64).then_some(value)
 }
 
 /// What a currency is worth.
@@ -135,10 +204,18 @@ pub struct Engine {
     queue: Vec<u32>,
     queue_head: usize,
     queue_len: usize,
+    /// Instruments that have not heard of their currency's rate yet: the sum of all `left`.
+    rates_due: usize,
     touched: Vec<Touched>,
     pub(super) touched_pairs: Vec<Touched>,
     pub(super) step_number: u64,
     latest: Now,
+    /// A batch asks for the memory of its events ahead of their turn.
+    asked_ahead: bool,
+    /// Where the order that will be forgotten next was, when those after it were last asked for.
+    oldest: Option<usize>,
+    /// The account of each strategy.
+    pub(super) accounts: Box<[AccountId]>,
     pub(super) strategy_base: usize,
     pub(super) instrument_base: usize,
     pub(super) session_base: usize,
@@ -152,7 +229,9 @@ pub struct Engine {
 /// Instruments that learn of a new rate per step.
 const RATES_PER_STEP: usize = 16;
 /// How many events ahead each stage of a batch asks for memory.
-const AHEAD: usize = 6;
+const AHEAD: usize = 10;
+/// How many turns ahead what will be forgotten is asked for, and then its place in the index.
+const FORGET_AHEAD: [usize; 2] = [16, 6];
 /// Pairs revalued per tick.
 const REVALUE_PER_TICK: usize = 256;
 /// Scopes and sessions that go into the state's hash.
@@ -186,6 +265,9 @@ impl Engine {
             gauges: [0; Gauge::COUNT],
             touched: 0,
             velocity_until: MonoNanos(0),
+            profile: 0,
+            first_meter: 0,
+            meters: 0,
             mode: Mode::Normal,
             overflowed: false,
         };
@@ -208,24 +290,31 @@ impl Engine {
                 .map(|spec| Reference {
                     px: spec.initial_reference.map_or(0, |px| px.0),
                     at: now.mono,
-                    known: spec.initial_reference.is_some(),
-                    queued: false,
-                    next: NONE,
-                    left: 0,
-                    currency: spec.currency,
+                    most_age: 0,
                     volume: spec.average_daily_volume.map_or(0, |v| v.0),
                     rate: -1,
-                    conversion: crate::units::Conversion::UNKNOWN,
+                    whole: 0,
+                    left: 0,
+                    next: NONE,
+                    currency: spec.currency,
+                    known: spec.initial_reference.is_some(),
+                    queued: false,
+                    restricted: false,
+                    conversion: Conversion::UNKNOWN,
                 })
                 .collect(),
             fx,
             queue: vec![0; universe.instruments.len().max(1)],
             queue_head: 0,
             queue_len: 0,
+            rates_due: 0,
             touched: Vec::with_capacity(TOUCHED),
             touched_pairs: Vec::with_capacity(TOUCHED),
             step_number: 0,
             latest: now,
+            asked_ahead: false,
+            oldest: None,
+            accounts: universe.strategies.iter().map(|s| s.account).collect(),
             strategy_base: 1 + universe.accounts.len(),
             instrument_base: 1 + universe.accounts.len() + universe.strategies.len(),
             session_base: 1 + universe.accounts.len() + universe.strategies.len() + universe.instruments.len(),
@@ -239,7 +328,23 @@ impl Engine {
         for instrument in 0..engine.references.len() {
             engine.learn_rate(instrument);
         }
+        engine.copy_limits();
         engine
+    }
+
+    /// Copies what scopes and instruments keep of the limit table.
+    fn copy_limits(&mut self) {
+        for (slot, state) in self.scopes.iter_mut().enumerate() {
+            let meters = self.rates.range(slot);
+            state.profile = self.table.slot_index(slot);
+            state.first_meter = meters.start as u32;
+            let of_new = meters.clone().rev().find(|&meter| counts_new(self.rates.of(meter)));
+            state.meters = of_new.map_or(0, |last| last + 1 - meters.start) as u8;
+        }
+        for (i, reference) in self.references.iter_mut().enumerate() {
+            reference.most_age = self.table.reference_age(InstrumentId(i as u32));
+            reference.restricted = self.table.is_restricted(InstrumentId(i as u32));
+        }
     }
 
     /// Takes one event. `out` must be clear; it holds everything that followed.
@@ -249,13 +354,20 @@ impl Engine {
         // One that haltline itself made has no place in the stream.
         if event.kind == EventKind::Withdrawn && event.seq == 0 {
             self.withdraw(event, out);
-            self.end(now, Some(event), out);
+            self.end(Some(event), out);
             return;
         }
         if event.seq != stream.expected {
             self.out_of_sequence(event, stream, out);
-            self.end(now, Some(event), out);
+            self.end(Some(event), out);
             return;
+        }
+        if !self.asked_ahead {
+            // What does not wait for anything else is asked for at once.
+            self.warm_indices(event);
+            if event.kind == EventKind::New {
+                lines(self.recent.home(&likeness_of(event)));
+            }
         }
         let silence = if stream.seen { now.mono.since(stream.last_event) } else { 0 };
         let cell = &mut self.streams[usize::from(event.session.0)];
@@ -274,13 +386,18 @@ impl Engine {
         if !answered {
             out.push(Effect::Applied { session: event.session, seq: event.seq });
         }
-        self.end(now, Some(event), out);
+        self.end(Some(event), out);
+        self.warm_forgotten();
     }
 
     /// Steps through `batch`, asking for each event's memory a few events ahead of its turn: first the indices, then
     /// the order, then its pair. `step` must call [`Engine::step`] with the event that it is given.
     pub fn step_batch<T>(&mut self, batch: &[T], event: impl Fn(&T) -> &Event, mut step: impl FnMut(&mut Engine, &T)) {
+        self.asked_ahead = true;
         for i in 0..batch.len() + 3 * AHEAD {
+            if let Some(item) = batch.get(i + AHEAD) {
+                lines(event(item));
+            }
             if let Some(item) = batch.get(i) {
                 self.warm_indices(event(item));
             }
@@ -294,6 +411,24 @@ impl Engine {
                 step(self, item);
             }
         }
+        self.asked_ahead = false;
+    }
+
+    /// An end forgets the oldest remembered order: asks for those whose turn comes. Called after each step, so that none
+    /// is left out.
+    #[inline]
+    fn warm_forgotten(&mut self) {
+        let present = self.orders.oldest();
+        if present == self.oldest {
+            return;
+        }
+        self.oldest = present;
+        if let Some(order) = self.orders.to_forget(FORGET_AHEAD[0]) {
+            lines(order);
+        }
+        if let Some(order) = self.orders.to_forget(FORGET_AHEAD[1]) {
+            lines(self.orders.home(order.session, order.id));
+        }
     }
 
     #[inline]
@@ -304,21 +439,42 @@ impl Engine {
                 if let Some(home) = self.pairs.home(event.strategy, event.instrument) {
                     lines(home);
                 }
-                if let Some(state) = self.scopes.get(self.strategy_base + usize::from(event.strategy.0)) {
-                    lines(state);
-                }
-                if let Some(state) = self.scopes.get(self.instrument_base + event.instrument.0 as usize) {
-                    lines(state);
-                }
-                if let Some(reference) = self.references.get(event.instrument.0 as usize) {
-                    lines(reference);
-                }
+                self.warm_scopes(event.strategy, event.instrument);
             }
             EventKind::Fill => lines(self.execs.home(event.session, event.exec_id())),
             EventKind::Replace | EventKind::Replaced | EventKind::Cancel | EventKind::CancelRejected => {
                 lines(self.orders.home(event.session, event.orig_id()));
             }
             _ => {}
+        }
+    }
+
+    /// The places of a strategy and an instrument among the scopes, if they are known.
+    #[inline]
+    fn dense(&self, strategy: StrategyId, instrument: InstrumentId) -> [usize; 2] {
+        [self.strategy_base + usize::from(strategy.0), self.instrument_base + instrument.0 as usize]
+    }
+
+    /// Asks for what an order of this strategy and instrument is judged and booked by.
+    #[inline]
+    fn warm_scopes(&self, strategy: StrategyId, instrument: InstrumentId) {
+        for slot in self.dense(strategy, instrument) {
+            if let Some(state) = self.scopes.get(slot) {
+                lines(state);
+            }
+        }
+        if let Some(reference) = self.references.get(instrument.0 as usize) {
+            lines(reference);
+        }
+    }
+
+    /// The meters of a new order's strategy and instrument: the other scopes are few, and their meters at hand.
+    #[inline]
+    fn each_meter(&self, event: &Event, warm: impl Fn(usize)) {
+        for slot in self.dense(event.strategy, event.instrument) {
+            for meter in self.scopes.get(slot).map_or(0..0, ScopeState::meters) {
+                warm(meter);
+            }
         }
     }
 
@@ -333,6 +489,7 @@ impl Engine {
                     lines(order);
                 }
                 lines(self.recent.home(&likeness_of(event)));
+                self.each_meter(event, |meter| self.rates.warm(meter));
             }
             _ => {
                 if let Some(slot) = self.orders.likely(event.session, event.id) {
@@ -345,13 +502,21 @@ impl Engine {
     #[inline]
     fn warm_pair(&self, event: &Event) {
         if event.kind == EventKind::New {
+            self.each_meter(event, |meter| self.rates.warm_times(meter));
             return;
         }
         if let Some(slot) = self.orders.likely(event.session, event.id) {
-            let place = self.orders.get(slot).pair;
-            if (place as usize) < self.pairs.len() {
-                let pair = self.pairs.get(place);
-                lines(pair);
+            let order = self.orders.get(slot);
+            if event.kind == EventKind::Fill {
+                for slot in self.dense(order.strategy, order.instrument) {
+                    if let Some(track) = self.tracks.get(slot) {
+                        lines(track.front());
+                    }
+                }
+            }
+            if event.kind != EventKind::Ack && (order.pair as usize) < self.pairs.len() {
+                lines(self.pairs.get(order.pair));
+                self.warm_scopes(order.strategy, order.instrument);
             }
         }
     }
@@ -449,7 +614,7 @@ impl Engine {
             Command::NewDay => self.new_day(now),
             Command::Behind(behind) => self.behind = behind,
         }
-        self.end(now, None, out);
+        self.end(None, out);
     }
 
     /// Lets time pass: silent sessions, revaluations that are still due. Call it about every millisecond. Returns
@@ -477,7 +642,7 @@ impl Engine {
             self.act(action, cause, &self.targets_of(scope), Some(&event), out);
         }
         self.sweep(REVALUE_PER_TICK);
-        self.end(now, None, out);
+        self.end(None, out);
         moved
     }
 
@@ -582,42 +747,69 @@ impl Engine {
     }
 
     /// Revalues what is due and judges every scope that something other than an admitted order moved.
-    fn end(&mut self, now: Now, event: Option<&Event>, out: &mut Effects) {
-        if self.queue_len > 0 || self.fx.iter().any(|f| f.left > 0) {
+    fn end(&mut self, event: Option<&Event>, out: &mut Effects) {
+        if self.queue_len > 0 || self.rates_due > 0 {
             self.sweep(REVALUE_PER_STEP);
         }
-        if self.touched.is_empty() && self.touched_pairs.is_empty() {
-            self.report_drops(event, out);
-            return;
-        }
         for i in 0..self.touched.len() {
-            let Touched { place, before } = self.touched[i];
-            let slot = place as usize;
-            self.settle_losses(slot, now.mono, -before[Gauge::Loss as usize]);
-            if let Some(scope) = self.universe.scope_at(slot) {
-                let after = self.scopes[slot].gauges;
-                self.watch(scope, self.table.slot_index(slot), (&before, &after), event, out);
+            let touched = &self.touched[i];
+            let (slot, pnl) = (touched.place as usize, -touched.before[Gauge::Loss as usize]);
+            self.settle_losses(slot, pnl);
+            let state = &self.scopes[slot];
+            let volume = slot.checked_sub(self.instrument_base).and_then(|i| self.references.get(i)).map(|r| r.volume);
+            if may_reach(&state.gauges, self.hot(state.profile), volume) {
+                self.watch_scope(i, event, out);
             }
         }
         for i in 0..self.touched_pairs.len() {
-            let Touched { place, before } = self.touched_pairs[i];
-            let pair = self.pairs.get(place);
-            let (scope, after) = (Scope::Pair(pair.strategy, pair.instrument), pair.gauges());
-            let profile = self.table.pair_index(pair.strategy, pair.instrument);
-            self.watch(scope, profile, (&before, &after), event, out);
+            let pair = self.pairs.get(self.touched_pairs[i].place);
+            let volume = self.references[pair.instrument.0 as usize].volume;
+            if may_reach(&pair.gauges(), self.hot(self.profile_of(pair)), Some(volume)) {
+                self.watch_pair(i, event, out);
+            }
         }
-        self.report_drops(event, out);
+        if out.dropped() > 0 {
+            self.report_drops(event, out);
+        }
     }
 
-    fn report_drops(&self, event: Option<&Event>, out: &mut Effects) {
-        if out.dropped() > 0 {
-            let (session, seq) = event.map_or((SessionId::UNKNOWN, 0), |e| (e.session, e.seq));
-            let kind = AnomalyKind::EffectsDropped;
-            out.push_last(Effect::Anomaly(Anomaly { kind, session, seq, id: 0, detail: i64::from(out.dropped()) }));
+    #[cold]
+    fn watch_scope(&mut self, i: usize, event: Option<&Event>, out: &mut Effects) {
+        let Touched { place, before } = self.touched[i];
+        let slot = place as usize;
+        if let Some(scope) = self.universe.scope_at(slot) {
+            let after = self.scopes[slot].gauges;
+            self.watch(scope, self.scopes[slot].profile, (&before, &after), event, out);
         }
+    }
+
+    #[cold]
+    fn watch_pair(&mut self, i: usize, event: Option<&Event>, out: &mut Effects) {
+        let Touched { place, before } = self.touched_pairs[i];
+        let pair = self.pairs.get(place);
+        let (scope, after) = (Scope::Pair(pair.strategy, pair.instrument), pair.gauges());
+        self.watch(scope, self.profile_of(pair), (&before, &after), event, out);
+    }
+
+    /// The profile of a pair's limits.
+    #[inline]
+    pub(super) fn profile_of(&self, pair: &Pair) -> u32 {
+        if pair.generation == self.table.generation {
+            pair.profile
+        } else {
+            self.table.pair_index(pair.strategy, pair.instrument)
+        }
+    }
+
+    #[cold]
+    fn report_drops(&self, event: Option<&Event>, out: &mut Effects) {
+        let (session, seq) = event.map_or((SessionId::UNKNOWN, 0), |e| (e.session, e.seq));
+        let kind = AnomalyKind::EffectsDropped;
+        out.push_last(Effect::Anomaly(Anomaly { kind, session, seq, id: 0, detail: i64::from(out.dropped()) }));
     }
 
     /// Remembers how the scope at `slot` was before this step changed it.
+    #[inline]
     pub(super) fn touch(&mut self, slot: usize) {
         if self.scopes[slot].touched != self.step_number {
             // What time alone has changed is not this step's doing.
@@ -635,28 +827,28 @@ impl Engine {
         }
     }
 
-    fn settle_losses(&mut self, slot: usize, now: MonoNanos, pnl_before: i64) {
-        let gauges = &mut self.scopes[slot].gauges;
-        let pnl = -gauges[Gauge::Loss as usize];
+    /// Takes the profit of a scope that this step touched, and so brought up to the present time.
+    #[inline]
+    fn settle_losses(&mut self, slot: usize, pnl_before: i64) {
+        let state = &mut self.scopes[slot];
+        let pnl = -state.gauges[Gauge::Loss as usize];
         if pnl == pnl_before {
             return;
         }
         let track = &mut self.tracks[slot];
-        if self.hot[self.table.slot_index(slot) as usize].armed & armed::LOSS_VELOCITY != 0 {
-            track.advance(now, self.table.at(slot).loss_window_ns, pnl_before);
+        if self.hot[state.profile as usize].armed & armed::LOSS_VELOCITY != 0 {
             track.set(pnl);
-            gauges[Gauge::LossVelocity as usize] = track.velocity(pnl);
+            state.gauges[Gauge::LossVelocity as usize] = track.velocity(pnl);
         }
         track.high = track.high.max(pnl);
-        gauges[Gauge::Drawdown as usize] = track.high.saturating_sub(pnl);
+        state.gauges[Gauge::Drawdown as usize] = track.high.saturating_sub(pnl);
     }
 
     /// Lets the loss velocity of a scope fall with time.
+    #[inline]
     pub(super) fn refresh_velocity(&mut self, slot: usize, now: MonoNanos) {
-        if self.hot(self.table.slot_index(slot)).armed & armed::LOSS_VELOCITY == 0 {
-            return;
-        }
-        if now < self.scopes[slot].velocity_until {
+        let state = &self.scopes[slot];
+        if now < state.velocity_until || self.hot(state.profile).armed & armed::LOSS_VELOCITY == 0 {
             return;
         }
         let window = self.table.at(slot).loss_window_ns;
@@ -677,7 +869,7 @@ impl Engine {
         self.tracks[slot] = LossTrack::begin(now.mono, window, pnl);
         self.scopes[slot].velocity_until = MonoNanos(0);
         for meter in self.rates.range(slot) {
-            if self.rates.counts(meter, RateOf::Denials) {
+            if self.rates.of(meter) == RateOf::Denials {
                 self.rates.restart(meter);
             }
         }
@@ -705,6 +897,7 @@ impl Engine {
         }
         self.hot = table.hot().into();
         self.table = table;
+        self.copy_limits();
     }
 
     /// A new day. Walks every pair: for the pause between two days.
@@ -717,6 +910,7 @@ impl Engine {
         }
         self.queue_len = 0;
         self.fx.iter_mut().for_each(|fx| fx.left = 0);
+        self.rates_due = 0;
         for pair in 0..self.pairs.len() as u32 {
             let reference = self.references[self.pairs.get(pair).instrument.0 as usize];
             self.update_pair(pair, false, |p| {
@@ -762,6 +956,7 @@ impl Engine {
         fx.at = now.mono;
         if fx.rate != event.px.0 {
             fx.rate = event.px.0;
+            self.rates_due = self.rates_due - fx.left + fx.instruments.len();
             fx.left = fx.instruments.len();
         }
     }
@@ -775,18 +970,13 @@ impl Engine {
             return false;
         }
         reference.rate = rate;
-        reference.conversion = crate::units::Conversion::new(
-            spec.multiplier,
-            (rate, Event::FX_SCALE),
-            spec.px_scale,
-            spec.qty_scale,
-            self.universe.base_scale,
-        )
-        .unwrap_or(crate::units::Conversion::UNKNOWN);
+        let scales = (spec.px_scale, spec.qty_scale, self.universe.base_scale);
+        let conversion = Conversion::new(spec.multiplier, (rate, Event::FX_SCALE), scales.0, scales.1, scales.2);
+        reference.convert_by(conversion.unwrap_or(Conversion::UNKNOWN));
         true
     }
 
-    fn enqueue(&mut self, instrument: usize) {
+    pub(super) fn enqueue(&mut self, instrument: usize) {
         let (first, count) = self.pairs.of_instrument(instrument);
         let reference = &mut self.references[instrument];
         if count == 0 {
@@ -812,6 +1002,7 @@ impl Engine {
             for n in 0..left.min(RATES_PER_STEP) {
                 let instrument = self.fx[currency].instruments[left - 1 - n] as usize;
                 self.fx[currency].left -= 1;
+                self.rates_due -= 1;
                 if self.learn_rate(instrument) {
                     self.enqueue(instrument);
                 }
@@ -971,6 +1162,21 @@ impl Engine {
     }
 }
 
+/// Whether a new order counts at a meter of this kind.
+#[inline]
+pub(super) const fn counts_new(of: RateOf) -> bool {
+    matches!(of, RateOf::Orders | RateOf::Messages)
+}
+
+/// Whether any gauge is beyond its first threshold; `volume`: what a day's quantity is compared with.
+#[inline]
+fn may_reach(gauges: &Gauges, hot: &HotProfile, volume: Option<i64>) -> bool {
+    let day = Gauge::DayQty as usize;
+    let beyond = gauges[..day].iter().zip(&hot.soft).fold(false, |any, (gauge, soft)| any | (gauge > soft));
+    let of_day = |volume| participates_more(gauges[day], volume, hot.soft[day]);
+    beyond || (hot.armed & armed::DAY != 0 && volume.is_some_and(of_day))
+}
+
 /// Adds an anomaly.
 pub(super) fn anomaly(out: &mut Effects, kind: AnomalyKind, event: &Event, id: u64, detail: i64) {
     out.push(Effect::Anomaly(Anomaly { kind, session: event.session, seq: event.seq, id, detail }));
@@ -1007,5 +1213,81 @@ pub(super) fn resolve(target: Target, own: Scope, targets: &Targets) -> Scope {
         Target::Strategy => targets.strategy.map_or(own, Scope::Strategy),
         Target::Instrument => targets.instrument.map_or(own, Scope::Instrument),
         Target::Session => targets.session.map_or(own, Scope::Session),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::universe::{AccountSpec, CurrencySpec, InstrumentSpec, SessionSpec, StrategySpec};
+    use crate::model::{OrdType, Side};
+    use crate::units::{OrdId, Px, Qty};
+
+    /// More instruments in one currency than learn of a rate within a step.
+    fn many_in_euros() -> Arc<Universe> {
+        let session = |name: &str, kind| SessionSpec { name: name.into(), kind, strategies: vec![] };
+        let strategy = |name: &str| StrategySpec { name: name.into(), account: AccountId(0) };
+        let instrument = |i: usize| InstrumentSpec {
+            name: format!("i{i}"),
+            currency: CurrencyId(1),
+            px_scale: 2,
+            qty_scale: 0,
+            multiplier: (1, 0),
+            negative_px: false,
+            average_daily_volume: None,
+            initial_reference: Some(Px(100)),
+        };
+        Arc::new(Universe::new(
+            2,
+            ["USD", "EUR"].map(|name| CurrencySpec { name: name.into(), initial_rate: None }).to_vec(),
+            vec![session("gw", SessionKind::Ask), session("ref", SessionKind::Reference)],
+            vec![AccountSpec { name: "a".into() }],
+            vec![strategy("s0"), strategy("s1")],
+            (0..4 * RATES_PER_STEP).map(instrument).collect(),
+        ))
+    }
+
+    #[test]
+    fn rate_that_an_order_learns_first_revalues_the_other_pairs_of_its_instrument() {
+        let universe = many_in_euros();
+        let limits = Arc::new(LimitTable::unlimited(&universe));
+        let sizing = Sizing { working_orders: 8, remembered_orders: 8, execs: 8, pairs: 8, recent_orders: 8 };
+        let now = Now { mono: MonoNanos(1), unix: UnixNanos(1) };
+        let mut engine = Engine::new(universe, limits, sizing, now);
+        let mut out = Effects::new();
+        let mut seq = [0; 2];
+        let mut send = |engine: &mut Engine, mut event: Event| {
+            seq[usize::from(event.session.0)] += 1;
+            event.seq = seq[usize::from(event.session.0)];
+            out.clear();
+            engine.step(now, &event, &mut out);
+        };
+        let rate = |units: i64| Event {
+            instrument: InstrumentId(1),
+            px: Px(units * 10_000_000_000),
+            ..Event::new(EventKind::Fx, SessionId(1), 0)
+        };
+        let order = |id: u64, strategy: u16| Event {
+            id: OrdId(id),
+            strategy: StrategyId(strategy),
+            side: Side::Buy,
+            ord_type: OrdType::Limit,
+            qty: Qty(5),
+            px: Px(100),
+            ..Event::new(EventKind::New, SessionId(0), 0)
+        };
+        send(&mut engine, rate(1));
+        for id in 1..=2 {
+            send(&mut engine, order(id, id as u16 - 1));
+        }
+        send(&mut engine, rate(2));
+        // Instruments learn from the last to the first: this order meets the new rate before the sweep does.
+        send(&mut engine, order(3, 0));
+        for _ in 0..4 {
+            engine.tick(now, &mut Effects::new());
+        }
+        let gross = |scope| engine.gauges(scope).map(|g| g[Gauge::Gross as usize]);
+        assert_eq!(gross(Scope::Strategy(StrategyId(1))), Some(2 * 5 * 100));
+        assert_eq!(gross(Scope::Firm), Some(2 * 15 * 100));
     }
 }

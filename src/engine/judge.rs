@@ -270,7 +270,7 @@ impl Engine {
         let added = self.judge_gauges(now.mono, r, pair, arms, &slots, &profiles, j);
         self.judge_rates(now.mono, r, &slots, j);
 
-        j.checks |= checks_of(r);
+        j.checks |= checks_of(r.replace, r.reduces);
         added
     }
 
@@ -387,7 +387,7 @@ impl Engine {
                 (None, None) => {}
                 (None, Some(worst)) => {
                     let raw = (i128::from(r.qty) * i128::from(worst)).max(0);
-                    match self.references[r.instrument.0 as usize].conversion.up(raw) {
+                    match self.references[r.instrument.0 as usize].up(raw) {
                         Some(value) => {
                             for (i, &p) in profiles.iter().enumerate() {
                                 let limit = self.hot(p).order_notional;
@@ -446,7 +446,8 @@ impl Engine {
 
     fn judge_duplicate(&self, now: MonoNanos, r: &Request, j: &mut Judgement) {
         let Some(limit) = self.duplicate_limit(r) else { return };
-        let found = self.recent.count(&likeness(r), now, limit.window_ns, limit.count);
+        let what = likeness(r);
+        let found = self.recent.count(&what, self.recent.look(&what), now, limit.window_ns, limit.count);
         if found >= limit.count {
             let scope = Scope::Strategy(r.strategy);
             let cause = Denial {
@@ -480,15 +481,15 @@ impl Engine {
         let value = match raw[side].checked_add(r.added_raw) {
             Some(sum) => {
                 raw[side] = sum;
-                pair.value(raw, if reference.known { reference.px } else { 0 }, reference.conversion)
+                pair.value(raw, reference.valued_at(), |raw| reference.up(raw))
             }
             None => None,
         };
         let before = pair.gauges();
         if let Some(v) = value {
-            added[Gauge::NetLong as usize] = v.net_long - pair.net_long;
-            added[Gauge::NetShort as usize] = v.net_short - pair.net_short;
-            added[Gauge::Gross as usize] = v.net_long.max(0) + v.net_short.max(0) - before[Gauge::Gross as usize];
+            added[Gauge::NetLong as usize] = v[0] - pair.net[0];
+            added[Gauge::NetShort as usize] = v[1] - pair.net[1];
+            added[Gauge::Gross as usize] = v[0].max(0) + v[1].max(0) - before[Gauge::Gross as usize];
         }
         let position = [Gauge::PositionLong, Gauge::PositionShort][side];
         added[position as usize] = r.added_qty;
@@ -649,6 +650,9 @@ impl Engine {
                     continue;
                 }
                 let Some(adv) = self.universe.instruments[i.0 as usize].average_daily_volume else { continue };
+                if !participates_more(after[g], adv.0, hot.soft[g]) {
+                    continue;
+                }
                 (participation(before[g], adv.0), participation(after[g], adv.0))
             } else {
                 (before[g], after[g])
@@ -731,6 +735,15 @@ impl Engine {
         }
     }
 
+    /// Warns if the one that `meter` of the scope at `slot` just counted reached a warning level.
+    #[cold]
+    pub(super) fn warn_rate(&self, now: MonoNanos, slot: usize, meter: usize, out: &mut Effects) {
+        let Some(scope) = self.universe.scope_at(slot) else { return };
+        let view = self.rates.view(meter, now);
+        let change = (view.used - 1, view.used);
+        self.warn(view.limit.of.rule(), scope, change, view.most, self.table.at(slot), out);
+    }
+
     /// Counts one at every meter of a scope that `counts`, whether it fits or not; what does not fit warns and latches.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn count_rate(
@@ -755,21 +768,19 @@ impl Engine {
                 out.push(crate::model::Effect::Warn(crate::model::Warn { at: cause, percent: 100 }));
                 self.act(limit.action, cause, targets, Some(event), out);
             } else if look {
-                let view = self.rates.view(meter, now);
-                let limits = self.table.at(slot);
-                self.warn(limit.of.rule(), scope, (view.used - 1, view.used), view.most, limits, out);
+                self.warn_rate(now, slot, meter, out);
             }
         }
     }
 }
 
-/// The rules that are looked at for `r`, a bit each.
-pub(super) const fn checks_of(r: &Request) -> u64 {
+/// The rules that are looked at for a replace or a new order, a bit each.
+pub(super) const fn checks_of(replace: bool, reduces: bool) -> u64 {
     let mut checks = ENTITY_CHECKS | SESSION_CHECKS | ORDER_CHECKS | ALWAYS_CHECKS;
-    if !r.replace {
+    if !replace {
         checks |= NEW_CHECKS;
     }
-    if !r.reduces {
+    if !reduces {
         checks |= RISK_CHECKS;
     }
     checks

@@ -71,7 +71,8 @@ impl HotProfile {
                 0 if is_level(gauge) => i64::MIN,
                 _ if limit > 0 && warn > 0 => (threshold(limit, warn) - 1).min(limit),
                 _ => limit,
-            };
+            }
+            .min(UNLIMITED);
             if limit != UNLIMITED {
                 bits |= match gauge {
                     Gauge::Gross | Gauge::NetLong | Gauge::NetShort => armed::EXPOSURE,

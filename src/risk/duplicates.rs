@@ -1,8 +1,8 @@
 //! HOT: the recent orders that the duplicate rule looks back on.
 
 use crate::model::{OrdType, Side};
-use crate::ring::huge::advise;
-use crate::risk::index::{IdIndex, hash};
+use crate::ring::huge::advise_slice;
+use crate::risk::index::hash;
 use crate::units::MonoNanos;
 
 /// What makes two orders the same.
@@ -37,95 +37,125 @@ impl Likeness {
 struct Recent {
     what: Likeness,
     at: MonoNanos,
-    /// Number of the one before that is alike; `u64::MAX`: none.
+    /// Number of the one before in the same bucket; 0: none.
     before: u64,
 }
 
-/// A ring of recent orders, each chained to the last one like it.
+/// The latest order of those whose hashes begin alike.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    /// Its number; 0: none.
+    latest: u64,
+    at: MonoNanos,
+}
+
+/// A ring of recent orders, each chained to the one before in its bucket. Nothing is taken out of a chain: it ends at the
+/// first one that is too old, or was overwritten since.
 #[derive(Debug)]
 pub struct DuplicateLog {
-    index: IdIndex,
-    ring: Vec<Recent>,
-    capacity: usize,
-    /// Number of the next one; number modulo capacity is its place.
-    next: u64,
+    buckets: Box<[Bucket]>,
+    shift: u32,
+    /// A power of two: number modulo its length is a place.
+    ring: Box<[Recent]>,
+    /// How many the log looks back on.
+    capacity: u64,
+    /// How many were logged: the number of the latest.
+    latest: u64,
 }
+
+/// The longest chain that is followed. A longer one within the window counts as a duplicate: it takes thousands of
+/// different orders made to collide.
+const MAX_CHAIN: u32 = 4096;
 
 impl DuplicateLog {
     /// A log of `capacity` orders.
     #[must_use]
     pub fn new(capacity: usize) -> DuplicateLog {
         let capacity = capacity.max(1);
-        let ring = Vec::with_capacity(capacity);
-        advise(&ring);
-        DuplicateLog { index: IdIndex::new(capacity), ring, capacity, next: 0 }
+        let size = capacity.next_power_of_two();
+        assert!(size <= 1 << 30, "a log holds at most 2^30 orders");
+        let nothing = Likeness { strategy: 0, ord_type: OrdType::Limit, side: Side::Buy, instrument: 0, qty: 0, px: 0 };
+        let unused = Recent { what: nothing, at: MonoNanos(0), before: 0 };
+        let log = DuplicateLog {
+            buckets: vec![Bucket { latest: 0, at: MonoNanos(0) }; size.max(2)].into_boxed_slice(),
+            shift: 32 - size.max(2).trailing_zeros(),
+            ring: vec![unused; size].into_boxed_slice(),
+            capacity: capacity as u64,
+            latest: 0,
+        };
+        advise_slice(&log.buckets);
+        advise_slice(&log.ring);
+        log
     }
 
-    fn latest(&self, what: &Likeness) -> Option<u32> {
-        self.index.find(what.hash(), |slot| self.ring[slot as usize].what == *what)
+    #[inline]
+    fn place(&self, number: u64) -> usize {
+        number as usize & (self.ring.len() - 1)
     }
 
-    /// How many orders like `what` are younger than `window_ns`, counted up to `most`.
+    /// Where orders like `what` are found.
+    #[inline]
     #[must_use]
-    pub fn count(&self, what: &Likeness, now: MonoNanos, window_ns: u64, most: u32) -> u32 {
-        let Some(mut slot) = self.latest(what) else { return 0 };
-        let oldest = self.next - self.ring.len() as u64;
-        let mut count = 0;
-        while count < most {
-            let recent = &self.ring[slot as usize];
-            if now.since(recent.at) >= window_ns {
-                break;
-            }
-            count += 1;
-            if recent.before == u64::MAX || recent.before < oldest {
-                break;
-            }
-            slot = (recent.before % self.capacity as u64) as u32;
+    pub fn look(&self, what: &Likeness) -> Look {
+        Look { bucket: what.hash() >> self.shift }
+    }
+
+    /// How many orders like `what` are younger than `window_ns`, counted up to `most`. `look` is that of `what`.
+    #[inline]
+    #[must_use]
+    pub fn count(&self, what: &Likeness, look: Look, now: MonoNanos, window_ns: u64, most: u32) -> u32 {
+        let bucket = &self.buckets[look.bucket as usize];
+        // The time is in the bucket too, so that most orders are let through without a look at the ring.
+        if bucket.latest == 0 || now.since(bucket.at) >= window_ns {
+            return 0;
         }
-        count
+        let oldest = self.latest.saturating_sub(self.capacity) + 1;
+        let (mut number, mut count) = (bucket.latest, 0);
+        for _ in 0..MAX_CHAIN {
+            if number < oldest || count >= most {
+                return count;
+            }
+            let recent = &self.ring[self.place(number)];
+            if now.since(recent.at) >= window_ns {
+                return count;
+            }
+            count += u32::from(recent.what == *what);
+            number = recent.before;
+        }
+        most
     }
 
     /// Whether one more can be logged without forgetting one younger than `window_ns`.
+    #[inline]
     #[must_use]
     pub fn has_room(&self, now: MonoNanos, window_ns: u64) -> bool {
-        self.ring.len() < self.capacity
-            || now.since(self.ring[(self.next % self.capacity as u64) as usize].at) >= window_ns
+        match self.latest.checked_sub(self.capacity) {
+            Some(forgotten) => now.since(self.ring[self.place(forgotten + 1)].at) >= window_ns,
+            None => true,
+        }
     }
 
-    /// Logs an order, forgetting the oldest if there is no room.
-    pub fn record(&mut self, what: Likeness, now: MonoNanos) {
-        let slot = (self.next % self.capacity as u64) as u32;
-        if self.ring.len() == self.capacity {
-            let old = self.ring[slot as usize].what;
-            // If a later one is alike, the index points to that one, and nothing is removed.
-            self.index.remove(old.hash(), slot);
-        }
-        let before = match self.latest(&what) {
-            Some(last) => {
-                self.index.repoint(what.hash(), last, slot);
-                let age = (self.next - 1 - u64::from(last)) % self.capacity as u64;
-                self.next - 1 - age
-            }
-            None => {
-                // The index is at most half full; a refusal leaves this order unseen by later ones.
-                let _ = self.index.insert(what.hash(), slot);
-                u64::MAX
-            }
-        };
-        let recent = Recent { what, at: now, before };
-        if self.ring.len() < self.capacity {
-            self.ring.push(recent);
-        } else {
-            self.ring[slot as usize] = recent;
-        }
-        self.next += 1;
+    /// Logs an order, forgetting the oldest if there is no room. `look` is that of `what`.
+    #[inline]
+    pub fn record(&mut self, what: Likeness, look: Look, now: MonoNanos) {
+        self.latest += 1;
+        let bucket = &mut self.buckets[look.bucket as usize];
+        let before = core::mem::replace(bucket, Bucket { latest: self.latest, at: now }).latest;
+        self.ring[self.place(self.latest)] = Recent { what, at: now, before };
     }
 
-    /// The place in the index that a look-up starts at: to be prefetched.
+    /// The bucket of `what`: to be prefetched.
+    #[inline]
     #[must_use]
-    pub fn home(&self, what: &Likeness) -> &u64 {
-        self.index.home_entry(what.hash())
+    pub fn home(&self, what: &Likeness) -> &impl Sized {
+        &self.buckets[self.look(what).bucket as usize]
     }
+}
+
+/// Where orders of one likeness are found in the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    bucket: u32,
 }
 
 #[cfg(test)]
@@ -147,11 +177,26 @@ mod tests {
             let now = step * 10;
             let kept = &all[all.len().saturating_sub(5)..];
             let expected = kept.iter().filter(|(q, at)| *q == qty && now - at < 35).count() as u32;
-            assert_eq!(log.count(&like(qty), MonoNanos(now), 35, 16), expected, "step {step}");
+            assert_eq!(log.count(&like(qty), log.look(&like(qty)), MonoNanos(now), 35, 16), expected, "step {step}");
             if x >> 63 == 0 {
-                log.record(like(qty), MonoNanos(now));
+                log.record(like(qty), log.look(&like(qty)), MonoNanos(now));
                 all.push((qty, now));
             }
         }
+    }
+
+    #[test]
+    fn chain_beyond_its_bound_counts_as_duplicates() {
+        let mut log = DuplicateLog::new(2 * MAX_CHAIN as usize);
+        let asked = like(0);
+        let bucket = log.look(&asked).bucket;
+        let colliding = (1..).map(like).filter(|what| what.hash() >> log.shift == bucket);
+        let colliding: Vec<Likeness> = colliding.take(MAX_CHAIN as usize).collect();
+        for (n, what) in colliding.into_iter().enumerate() {
+            assert_eq!(log.count(&asked, log.look(&asked), MonoNanos(1), 10, 3), 0, "after {n}");
+            log.record(what, log.look(&what), MonoNanos(1));
+        }
+        assert_eq!(log.count(&asked, log.look(&asked), MonoNanos(1), 10, 3), 3);
+        assert_eq!(log.count(&asked, log.look(&asked), MonoNanos(11), 10, 3), 0);
     }
 }

@@ -94,13 +94,18 @@ impl ExecTable {
     pub fn insert(&mut self, mut exec: Exec) -> Inserted {
         exec.day = self.day;
         let h = key_hash(exec.session, exec.id);
+        if self.ring.len() < self.capacity {
+            let slot = self.ring.len() as u32;
+            if self.index.insert(h, slot).is_err() {
+                return Inserted::NotRemembered;
+            }
+            self.ring.push(exec);
+            return Inserted::Remembered;
+        }
         if !self.index.has_room(h) {
             return Inserted::NotRemembered;
         }
-        let (slot, outcome) = if self.ring.len() < self.capacity {
-            self.ring.push(exec);
-            (self.ring.len() - 1, Inserted::Remembered)
-        } else {
+        let (slot, outcome) = {
             let old = self.ring[self.oldest];
             if old.day == self.day {
                 return Inserted::NotRemembered;

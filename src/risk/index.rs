@@ -13,6 +13,13 @@ const MAX_PROBE: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
+/// A place for an entry that is not in the index.
+#[derive(Clone, Copy, Debug)]
+pub struct Vacancy {
+    hash: u32,
+    at: usize,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct IdIndex {
@@ -85,21 +92,29 @@ impl IdIndex {
         self.find(hash, |_| true)
     }
 
-    /// Whether there is no entry that `is_it` confirms, and room for one.
+    /// The place for an entry with `hash`, if there is none yet that `is_it` confirms, and room for one.
     #[inline]
     #[must_use]
-    pub fn is_vacant(&self, hash: u32, mut is_it: impl FnMut(u32) -> bool) -> bool {
+    pub fn vacancy(&self, hash: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<Vacancy> {
         let home = self.home(hash);
         for at in home..home + MAX_PROBE {
-            let entry = self.entries[at & self.mask];
+            let at = at & self.mask;
+            let entry = self.entries[at];
             if entry == 0 {
-                return true;
+                return Some(Vacancy { hash, at });
             }
             if (entry >> 32) as u32 == hash && is_it(entry as u32 - 1) {
-                return false;
+                return None;
             }
         }
-        false
+        None
+    }
+
+    /// Adds an entry where [`IdIndex::vacancy`] found a place. Nothing was added or removed since.
+    #[inline]
+    pub fn fill(&mut self, vacancy: Vacancy, slot: u32) {
+        debug_assert!(self.entries[vacancy.at] == 0);
+        self.entries[vacancy.at] = IdIndex::entry(vacancy.hash, slot);
     }
 
     /// Whether `insert` of `hash` would find a place.

@@ -8,32 +8,43 @@ const KEPT: usize = SLICES as usize + 1;
 
 /// See the module. All values in base units.
 #[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
 pub struct LossTrack {
     /// Largest profit since the day, the start or the last re-arm.
     pub high: i64,
-    /// Largest profit in each of the last slices, by slice number modulo their count.
-    slices: [i64; KEPT],
+    /// Largest profit in all slices.
+    best: i64,
+    /// The same in the present slice.
+    present: i64,
     /// Number of the present slice.
     slice: u64,
+    /// Largest profit in each of the last slices, by slice number modulo their count. The present one's place is not kept.
+    slices: [i64; KEPT],
 }
 
 impl LossTrack {
     /// A track that begins now at `pnl`.
     #[must_use]
     pub fn begin(now: MonoNanos, window_ns: u64, pnl: i64) -> LossTrack {
-        LossTrack { high: pnl, slices: [pnl; KEPT], slice: number(now, window_ns) }
+        LossTrack { high: pnl, best: pnl, present: pnl, slice: number(now, window_ns), slices: [pnl; KEPT] }
     }
 
     /// Lets time pass while the profit is `pnl`.
     pub fn advance(&mut self, now: MonoNanos, window_ns: u64, pnl: i64) {
         let present = number(now, window_ns);
-        let steps = present.saturating_sub(self.slice).min(KEPT as u64);
+        if present <= self.slice {
+            return;
+        }
+        self.slices[(self.slice % KEPT as u64) as usize] = self.present;
+        let steps = (present - self.slice).min(KEPT as u64);
         for step in 1..=steps {
             // Beyond a whole round only the last KEPT slices matter, and `pnl` held in all of them.
             let n = present - steps + step;
             self.slices[(n % KEPT as u64) as usize] = pnl;
         }
-        self.slice = self.slice.max(present);
+        self.slice = present;
+        self.present = pnl;
+        self.best = self.slices.iter().fold(pnl, |a, &b| a.max(b));
     }
 
     /// When the present slice ends.
@@ -43,17 +54,25 @@ impl LossTrack {
     }
 
     /// The profit is `pnl` from now on. Call [`LossTrack::advance`] with the old one first.
+    #[inline]
     pub fn set(&mut self, pnl: i64) {
         self.high = self.high.max(pnl);
-        let present = &mut self.slices[(self.slice % KEPT as u64) as usize];
-        *present = (*present).max(pnl);
+        self.present = self.present.max(pnl);
+        self.best = self.best.max(pnl);
+    }
+
+    /// The part that changes within a slice: to be prefetched.
+    #[inline]
+    #[must_use]
+    pub const fn front(&self) -> &i64 {
+        &self.high
     }
 
     /// How far `pnl` is below the largest profit of the window.
+    #[inline]
     #[must_use]
     pub fn velocity(&self, pnl: i64) -> i64 {
-        let best = self.slices.iter().fold(i64::MIN, |a, &b| a.max(b));
-        best.saturating_sub(pnl).max(0)
+        self.best.saturating_sub(pnl).max(0)
     }
 }
 

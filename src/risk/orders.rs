@@ -2,8 +2,8 @@
 
 use crate::model::{OrdType, Side};
 use crate::ring::huge::advise;
-use crate::risk::index::{Full, IdIndex, hash};
-use crate::units::{OrdId, SessionId};
+use crate::risk::index::{Full, IdIndex, Vacancy, hash};
+use crate::units::{InstrumentId, OrdId, SessionId, StrategyId};
 
 /// "No slot."
 pub const NONE: u32 = u32::MAX;
@@ -58,6 +58,10 @@ pub struct Order {
     pub side: Side,
     /// Its type.
     pub ord_type: OrdType,
+    /// Its pair's instrument and strategy: known before the pair's own memory is.
+    pub instrument: InstrumentId,
+    /// See `instrument`.
+    pub strategy: StrategyId,
     /// A cancel request is on its way.
     pub pending_cancel: bool,
 }
@@ -114,6 +118,8 @@ const FREE: Order = Order {
     state: OrderState::Free,
     side: Side::Buy,
     ord_type: OrdType::Limit,
+    instrument: InstrumentId::UNKNOWN,
+    strategy: StrategyId::UNKNOWN,
     pending_cancel: false,
 };
 
@@ -186,15 +192,17 @@ impl OrderTable {
         self.live < self.max_live && self.index.has_room(key_hash(session, id))
     }
 
-    /// Whether the id is not in the table and there is room for an order with it.
+    /// The place for an order with this id, if the id is not in the table and there is room for it.
     #[inline]
     #[must_use]
-    pub fn is_vacant(&self, session: SessionId, id: OrdId) -> bool {
-        self.live < self.max_live
-            && self.index.is_vacant(key_hash(session, id), |slot| {
-                let order = &self.slab[slot as usize];
-                order.id == id && order.session == session
-            })
+    pub fn vacancy(&self, session: SessionId, id: OrdId) -> Option<Vacancy> {
+        if self.live >= self.max_live {
+            return None;
+        }
+        self.index.vacancy(key_hash(session, id), |slot| {
+            let order = &self.slab[slot as usize];
+            order.id == id && order.session == session
+        })
     }
 
     /// Adds an order that is live or a pending replacement. The caller knows that the id is not in the table.
@@ -202,19 +210,27 @@ impl OrderTable {
     /// # Errors
     /// [`Full`]: the table is as it was.
     pub fn insert(&mut self, order: Order) -> Result<u32, Full> {
-        if self.live >= self.max_live {
-            return Err(Full);
+        match self.vacancy(order.session, order.id) {
+            Some(vacancy) => Ok(self.insert_at(vacancy, order)),
+            None => Err(Full),
         }
-        let slot = if self.free == NONE { self.slab.len() as u32 } else { self.free };
-        self.index.insert(key_hash(order.session, order.id), slot)?;
-        if self.free == NONE {
+    }
+
+    /// Adds an order where [`OrderTable::vacancy`] found a place for it. The table was not changed since.
+    #[inline]
+    pub fn insert_at(&mut self, vacancy: Vacancy, order: Order) -> u32 {
+        let slot = if self.free == NONE {
             self.slab.push(order);
+            self.slab.len() as u32 - 1
         } else {
+            let slot = self.free;
             self.free = self.slab[slot as usize].link;
             self.slab[slot as usize] = order;
-        }
+            slot
+        };
+        self.index.fill(vacancy, slot);
         self.live += 1;
-        Ok(slot)
+        slot
     }
 
     /// Ends the order in `slot`: it is remembered as `state`, and the oldest remembered one is forgotten if there
@@ -230,17 +246,18 @@ impl OrderTable {
         if capacity == 0 {
             return Some(self.forget(slot));
         }
-        let forgotten = if self.done_len == capacity {
-            let oldest = self.done[self.done_head];
-            self.done_head = (self.done_head + 1) % capacity;
-            self.done_len -= 1;
-            Some(self.forget(oldest))
-        } else {
-            None
-        };
-        self.done[(self.done_head + self.done_len) % capacity] = slot;
-        self.done_len += 1;
-        forgotten
+        if self.done_len < capacity {
+            // Nothing was forgotten yet, so that the ring begins at its first place.
+            self.done[self.done_len] = slot;
+            self.done_len += 1;
+            return None;
+        }
+        let oldest = core::mem::replace(&mut self.done[self.done_head], slot);
+        self.done_head += 1;
+        if self.done_head == capacity {
+            self.done_head = 0;
+        }
+        Some(self.forget(oldest))
     }
 
     fn forget(&mut self, slot: u32) -> (SessionId, OrdId) {
@@ -275,6 +292,22 @@ impl OrderTable {
     #[must_use]
     pub fn next_free(&self) -> Option<&Order> {
         self.slab.get(self.free as usize)
+    }
+
+    /// Where the oldest remembered order stands, once an order is forgotten at every end.
+    #[inline]
+    #[must_use]
+    pub fn oldest(&self) -> Option<usize> {
+        (self.done_len == self.done.len()).then_some(self.done_head)
+    }
+
+    /// The order that will be forgotten `ahead` ends from now: to be prefetched.
+    #[inline]
+    #[must_use]
+    pub fn to_forget(&self, ahead: usize) -> Option<&Order> {
+        let at = self.oldest()? + ahead;
+        let at = if at < self.done.len() { at } else { at - self.done.len() };
+        self.done.get(at).and_then(|&slot| self.slab.get(slot as usize))
     }
 
     /// The place in the index that a look-up of this id starts at, and nothing else: to be prefetched.

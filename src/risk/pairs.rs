@@ -4,7 +4,7 @@ use crate::limits::Gauge;
 use crate::model::Side;
 use crate::ring::huge::{advise, advise_slice};
 use crate::risk::orders::NONE;
-use crate::units::{Conversion, InstrumentId, REPRESENTABLE_MAX, StrategyId};
+use crate::units::{InstrumentId, REPRESENTABLE_MAX, StrategyId};
 
 /// One strategy in one instrument: 128 bytes, two cache lines.
 #[derive(Clone, Copy, Debug)]
@@ -14,18 +14,16 @@ pub struct Pair {
     pub position: i64,
     /// Leaves of all orders by side: buy, sell. A pending replace counts with the larger quantity.
     pub leaves: [i64; 2],
-    /// Net value if every buy were filled, as last valued.
-    pub net_long: i64,
+    /// Quantity filled today.
+    pub traded: i64,
     /// Σ leaves × worst price by side.
     pub raw: [i128; 2],
     /// Σ −sign × quantity × price of the day's fills (and of the position at the day's begin).
     pub cash: i128,
-    /// Net value, turned round, if every sell were filled.
-    pub net_short: i64,
+    /// As last valued, by side: net value if every buy were filled; net value, turned round, if every sell were.
+    pub net: [i64; 2],
     /// Profit since the day began.
     pub pnl: i64,
-    /// Quantity filled today.
-    pub traded: i64,
     /// Pending and working orders.
     pub working: u32,
     /// Profile of its limits.
@@ -59,15 +57,6 @@ pub const fn side_index(side: Side) -> usize {
     }
 }
 
-/// What a pair is worth at a reference price.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Value {
-    /// See [`Pair::net_long`].
-    pub net_long: i64,
-    /// See [`Pair::net_short`].
-    pub net_short: i64,
-}
-
 impl Pair {
     /// A pair without position and orders.
     #[must_use]
@@ -75,10 +64,9 @@ impl Pair {
         Pair {
             position: 0,
             leaves: [0; 2],
-            net_long: 0,
             raw: [0; 2],
             cash: 0,
-            net_short: 0,
+            net: [0; 2],
             pnl: 0,
             traded: 0,
             working: 0,
@@ -97,9 +85,9 @@ impl Pair {
     #[must_use]
     pub fn gauges(&self) -> Gauges {
         let mut g = [0; Gauge::COUNT];
-        g[Gauge::Gross as usize] = self.net_long.max(0) + self.net_short.max(0);
-        g[Gauge::NetLong as usize] = self.net_long;
-        g[Gauge::NetShort as usize] = self.net_short;
+        g[Gauge::Gross as usize] = self.net[0].max(0) + self.net[1].max(0);
+        g[Gauge::NetLong as usize] = self.net[0];
+        g[Gauge::NetShort as usize] = self.net[1];
         g[Gauge::Working as usize] = i64::from(self.working);
         g[Gauge::Loss as usize] = -self.pnl;
         g[Gauge::PositionLong as usize] = self.position + self.leaves[0];
@@ -108,15 +96,21 @@ impl Pair {
         g
     }
 
-    /// Its value at `reference`, were its raw leaves `raw`. `None`: cannot be represented or converted.
+    /// Its net values by side at `reference`, were its raw leaves `raw`; `up` converts. `None`: cannot be represented or
+    /// converted.
     #[inline]
     #[must_use]
-    pub fn value(&self, raw: [i128; 2], reference: i64, conversion: Conversion) -> Option<Value> {
+    pub fn value(&self, raw: [i128; 2], reference: i64, up: impl Fn(i128) -> Option<i64>) -> Option<[i64; 2]> {
         let held = i128::from(self.position) * i128::from(reference);
-        Some(Value {
-            net_long: conversion.up(raw[0].checked_add(held)?)?,
-            net_short: conversion.up(raw[1].checked_sub(held)?)?,
-        })
+        Some([up(raw[0].checked_add(held)?)?, up(raw[1].checked_sub(held)?)?])
+    }
+
+    /// The same for one side.
+    #[inline]
+    #[must_use]
+    pub fn value_of(&self, side: Side, raw: i128, reference: i64, up: impl Fn(i128) -> Option<i64>) -> Option<i64> {
+        let held = i128::from(side.sign() * self.position) * i128::from(reference);
+        up(raw.checked_add(held)?)
     }
 
     /// Whether an order of `qty` reduces the position whatever else is filled, without crossing zero.

@@ -10,30 +10,42 @@
 
 use crate::limits::{LimitTable, RateKind, RateLimit, RateOf};
 use crate::ring::huge::advise;
+use crate::ring::prefetch::lines;
 use crate::units::MonoNanos;
 
+/// What a limit is measured by: one cache line.
 #[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
 struct Meter {
-    limit: RateLimit,
-    /// Sliding: start of its ring. GCRA: unused.
-    start: usize,
     /// Sliding: the next place in the ring. GCRA: the TAT.
     head: u64,
+    /// Sliding: the window. GCRA: `T`.
+    interval: u64,
+    /// GCRA: how far the TAT may be ahead, `(burst − 1) × T`. Sliding: unused.
+    ahead: u64,
+    /// GCRA: how far the TAT is ahead from the first warning on; `u64::MAX`: no warning. Sliding: unused.
+    warn_ahead: u64,
+    /// Sliding: start of its ring. GCRA: unused.
+    start: usize,
+    /// Sliding: the time that one more has to be a window away from, once the ring is full.
+    oldest: MonoNanos,
+    count: u32,
     /// Sliding: how many places are in use.
     filled: u32,
-    /// Sliding: how many of the last times must be within the window for the first warning; GCRA: how many cells of
-    /// backlog. `u32::MAX`: none.
+    /// Sliding: how many of the last times must be within the window for the first warning; `u32::MAX`: none.
     warn_from: u32,
-    /// GCRA: `T`.
-    interval: u64,
-    /// GCRA: how far the TAT may be ahead, `(burst − 1) × T`.
-    ahead: u64,
+    of: RateOf,
+    sliding: bool,
 }
+
+const _: () = assert!(size_of::<Meter>() == 64);
 
 /// The rate limits of all scopes and their state.
 #[derive(Debug)]
 pub struct Rates {
     meters: Vec<Meter>,
+    /// The limit behind each meter.
+    limits: Vec<RateLimit>,
     times: Vec<MonoNanos>,
     /// First meter of each scope, and one past the last.
     starts: Vec<u32>,
@@ -51,10 +63,11 @@ pub struct RateView {
 }
 
 impl Meter {
+    /// Sliding: the place of the time that is `back` before the next, at most as many as are in use.
+    #[inline]
     fn place(&self, back: u32) -> usize {
-        // `back` = 1 is the latest.
-        let count = u64::from(self.limit.count);
-        self.start + ((self.head + count - u64::from(back)) % count) as usize
+        let (head, back) = (self.head as usize, back as usize);
+        self.start + if head >= back { head - back } else { head + self.count as usize - back }
     }
 }
 
@@ -62,13 +75,15 @@ impl Rates {
     /// The meters of `table`, all unused.
     #[must_use]
     pub fn new(table: &LimitTable, scopes: usize) -> Rates {
-        let mut rates = Rates { meters: Vec::new(), times: Vec::new(), starts: Vec::with_capacity(scopes + 1) };
+        let mut rates =
+            Rates { meters: Vec::new(), limits: Vec::new(), times: Vec::new(), starts: Vec::with_capacity(scopes + 1) };
         for slot in 0..scopes {
             rates.starts.push(rates.meters.len() as u32);
             let limits = table.at(slot);
             for limit in &limits.rates {
                 let start = rates.times.len();
-                if limit.kind == RateKind::Sliding {
+                let sliding = limit.kind == RateKind::Sliding;
+                if sliding {
                     rates.times.resize(start + limit.count as usize, MonoNanos(0));
                 }
                 let first = limits.warn[limit.of.rule() as usize][0];
@@ -81,9 +96,22 @@ impl Rates {
                 } else {
                     u32::MAX
                 };
-                let interval = limit.window_ns.div_ceil(u64::from(limit.count.max(1)));
-                let ahead = u64::from(most.saturating_sub(1)).saturating_mul(interval);
-                rates.meters.push(Meter { limit: *limit, start, head: 0, filled: 0, warn_from, interval, ahead });
+                let reaches_from = u64::from(warn_from).saturating_sub(1);
+                let emission = limit.window_ns.div_ceil(u64::from(limit.count.max(1)));
+                rates.meters.push(Meter {
+                    head: 0,
+                    interval: if sliding { limit.window_ns } else { emission },
+                    ahead: u64::from(most.saturating_sub(1)).saturating_mul(emission),
+                    warn_ahead: if warn_from == u32::MAX { u64::MAX } else { reaches_from.saturating_mul(emission) },
+                    start,
+                    oldest: MonoNanos(0),
+                    count: limit.count,
+                    filled: 0,
+                    warn_from,
+                    of: limit.of,
+                    sliding,
+                });
+                rates.limits.push(*limit);
             }
         }
         rates.starts.push(rates.meters.len() as u32);
@@ -100,18 +128,22 @@ impl Rates {
             for (to, from) in new.range(slot).zip(self.range(slot)) {
                 let old = self.meters[from];
                 let meter = &mut new.meters[to];
-                if old.limit.of != meter.limit.of {
+                if old.of != meter.of {
                     continue;
                 }
-                match (old.limit.kind, meter.limit.kind) {
+                match (self.limits[from].kind, new.limits[to].kind) {
                     (RateKind::Sliding, RateKind::Sliding) => {
-                        let keep = old.filled.min(meter.limit.count);
+                        let keep = old.filled.min(meter.count);
                         for back in (1..=keep).rev() {
                             let place = meter.start + meter.head as usize;
                             new.times[place] = self.times[old.place(back)];
-                            meter.head = (meter.head + 1) % u64::from(meter.limit.count);
+                            meter.head = (meter.head + 1) % u64::from(meter.count);
                         }
                         meter.filled = keep;
+                        if keep > 0 {
+                            // Meaningful once the ring is full; until then any place will do.
+                            meter.oldest = new.times[meter.start + meter.head as usize];
+                        }
                     }
                     (RateKind::Gcra { .. }, RateKind::Gcra { .. }) => meter.head = old.head,
                     (RateKind::Sliding, RateKind::Gcra { .. }) | (RateKind::Gcra { .. }, RateKind::Sliding) => {}
@@ -132,7 +164,7 @@ impl Rates {
     #[inline]
     #[must_use]
     pub fn limit(&self, meter: usize) -> &RateLimit {
-        &self.meters[meter].limit
+        &self.limits[meter]
     }
 
     /// Whether one more now is within the limit.
@@ -140,14 +172,13 @@ impl Rates {
     #[must_use]
     pub fn fits(&self, meter: usize, now: MonoNanos) -> bool {
         let m = &self.meters[meter];
-        if m.limit.count == 0 {
+        if m.count == 0 {
             return false;
         }
-        match m.limit.kind {
-            RateKind::Sliding => {
-                m.filled < m.limit.count || now.since(self.times[m.start + m.head as usize]) >= m.limit.window_ns
-            }
-            RateKind::Gcra { .. } => m.head <= now.0.saturating_add(m.ahead),
+        if m.sliding {
+            m.filled < m.count || now.since(m.oldest) >= m.interval
+        } else {
+            m.head <= now.0.saturating_add(m.ahead)
         }
     }
 
@@ -155,23 +186,21 @@ impl Rates {
     #[inline]
     pub fn record(&mut self, meter: usize, now: MonoNanos) -> bool {
         let m = &mut self.meters[meter];
-        if m.limit.count == 0 {
+        if m.count == 0 {
             return true;
         }
-        match m.limit.kind {
-            RateKind::Sliding => {
-                self.times[m.start + m.head as usize] = now;
-                m.head += 1;
-                if m.head == u64::from(m.limit.count) {
-                    m.head = 0;
-                }
-                m.filled = (m.filled + 1).min(m.limit.count);
-                m.filled >= m.warn_from && now.since(self.times[m.place(m.warn_from)]) < m.limit.window_ns
+        if m.sliding {
+            self.times[m.start + m.head as usize] = now;
+            m.head += 1;
+            if m.head == u64::from(m.count) {
+                m.head = 0;
             }
-            RateKind::Gcra { .. } => {
-                m.head = m.head.max(now.0).saturating_add(m.interval);
-                m.warn_from != u32::MAX && m.head - now.0 > u64::from(m.warn_from - 1).saturating_mul(m.interval)
-            }
+            m.oldest = self.times[m.start + m.head as usize];
+            m.filled = (m.filled + 1).min(m.count);
+            m.filled >= m.warn_from && now.since(self.times[m.place(m.warn_from)]) < m.interval
+        } else {
+            m.head = m.head.max(now.0).saturating_add(m.interval);
+            m.head - now.0 > m.warn_ahead
         }
     }
 
@@ -186,32 +215,54 @@ impl Rates {
     #[must_use]
     pub fn view(&self, meter: usize, now: MonoNanos) -> RateView {
         let m = &self.meters[meter];
-        let (used, most) = match m.limit.kind {
+        let (used, most) = match self.limits[meter].kind {
             RateKind::Sliding => {
                 // Times ascend from the oldest to the latest: find how many of the latest are within the window.
                 let (mut within, mut beyond) = (0, m.filled + 1);
                 while beyond - within > 1 {
                     let middle = within + (beyond - within) / 2;
-                    if now.since(self.times[m.place(middle)]) < m.limit.window_ns {
+                    if now.since(self.times[m.place(middle)]) < m.interval {
                         within = middle;
                     } else {
                         beyond = middle;
                     }
                 }
-                (i64::from(within), i64::from(m.limit.count))
+                (i64::from(within), i64::from(m.count))
             }
             RateKind::Gcra { burst } => {
                 let backlog = m.head.saturating_sub(now.0).div_ceil(m.interval);
                 (i64::try_from(backlog).unwrap_or(i64::MAX), i64::from(burst))
             }
         };
-        RateView { limit: m.limit, used, most }
+        RateView { limit: self.limits[meter], used, most }
     }
 
-    /// What `of` counts at `event_is`: whether a meter of this kind looks at it.
+    /// The meter's own memory: to be prefetched.
+    #[inline]
+    pub fn warm(&self, meter: usize) {
+        if let Some(m) = self.meters.get(meter) {
+            lines(m);
+        }
+    }
+
+    /// The times that the next one at `meter` is compared with and stands beside: to be prefetched.
+    #[inline]
+    pub fn warm_times(&self, meter: usize) {
+        let Some(m) = self.meters.get(meter).filter(|m| m.sliding) else { return };
+        if let Some(time) = self.times.get(m.start + m.head as usize) {
+            lines(time);
+        }
+        if m.filled >= m.warn_from
+            && let Some(time) = self.times.get(m.place(m.warn_from))
+        {
+            lines(time);
+        }
+    }
+
+    /// What `meter` counts.
     #[inline]
     #[must_use]
-    pub fn counts(&self, meter: usize, of: RateOf) -> bool {
-        self.meters[meter].limit.of == of
+    pub fn of(&self, meter: usize) -> RateOf {
+        self.meters[meter].of
     }
 }
