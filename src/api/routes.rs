@@ -423,6 +423,11 @@ fn refused(refused: RearmRefused) -> Problem {
             "Same person",
             "the second person must be another one than the first",
         ),
+        RearmRefused::Held => conflict(
+            "held",
+            "Held",
+            "the kill file is there, or cannot be looked at: as long as that is so the scope stays halted",
+        ),
         RearmRefused::TooMany => Problem::new(
             StatusCode::TOO_MANY_REQUESTS,
             "too-many-requests",

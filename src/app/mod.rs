@@ -1,9 +1,11 @@
 //! Everything put together: configuration, clocks, threads, the async runtimes.
 
 pub mod config;
+mod killfile;
 mod logs;
 mod reload;
 pub mod service;
 mod signals;
+mod socket;
 
 pub use service::{Running, StartOptions, init_state_dir, serve, start};

@@ -237,6 +237,8 @@ struct Records {
     orphans: Vec<LatchEntry>,
     receipts: Receipts,
     rearms: Rearms,
+    /// The slot that cannot be re-armed now.
+    held: Option<usize>,
     latch: LatchStatus,
     tally: Tally,
 }
@@ -430,6 +432,14 @@ impl Switch {
         self.ask_for_latch();
     }
 
+    /// Refuses every re-arm of `scope` until this is called again, because what halts it is still there. `None`: nothing
+    /// is held any more. It raises nothing: that comes before it, and who calls it looks at the page afterwards, since a
+    /// re-arm may have come in between.
+    pub fn hold(&self, scope: Option<Scope>) {
+        let slot = scope.and_then(|scope| self.universe.slot(scope));
+        self.lock().held = slot;
+    }
+
     /// Asks to lower `scope`, whose halt has `epoch`. Where one person suffices it is lowered at once.
     ///
     /// # Errors
@@ -455,6 +465,9 @@ impl Switch {
             return Err(RearmRefused::Superseded(word));
         }
         let mut records = self.lock();
+        if records.held == Some(slot) {
+            return Err(RearmRefused::Held);
+        }
         records.age_rearms(&self.universe, &self.page, now);
         let waiting = records
             .rearms
@@ -505,6 +518,9 @@ impl Switch {
         }
         let (scope, epoch) = (rearm.scope, rearm.word.epoch);
         let slot = self.universe.slot(scope).ok_or(RearmRefused::UnknownScope)?;
+        if records.held == Some(slot) {
+            return Err(RearmRefused::Held);
+        }
         let lowered = self.lower(&mut records, slot, epoch, actor, reason, now);
         let rearm = records.rearms.get_mut(id).ok_or(RearmRefused::UnknownRequest)?;
         rearm.state = match &lowered {
