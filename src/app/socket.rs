@@ -113,7 +113,7 @@ pub(super) fn allow_open_files(needed: u64) {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    let raised = setrlimit(Resource::Nofile, limit.clone()).map_err(io::Error::from);
+    let raised = setrlimit(Resource::Nofile, limit).map_err(io::Error::from);
     let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     if allowed < needed {
         tracing::warn!(
