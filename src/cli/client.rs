@@ -174,19 +174,20 @@ pub fn ask(
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let connected = Cell::new(false);
+    // Whom the connection reached, once there is one.
+    let connected = Cell::new(None);
     let exchange = async {
         match door {
             Door::Local(path_to) => {
-                let stream = connect_local(path_to).await?;
-                connected.set(true);
+                let (stream, pid) = connect_local(path_to).await?;
+                connected.set(Some(pid));
                 exchange(stream, "localhost", None, method, path, body).await
             }
             Door::Http { url, .. } => {
                 // Checked above.
                 let authority = authority(url).unwrap_or_default();
                 let stream = TcpStream::connect(authority).await.map_err(|e| Failure::NotReached(e.to_string()))?;
-                connected.set(true);
+                connected.set(Some(None));
                 exchange(stream, authority, token.as_deref(), method, path, body).await
             }
         }
@@ -194,20 +195,22 @@ pub fn ask(
     let answer = runtime.block_on(async { tokio::time::timeout(patience, exchange).await });
     Ok(answer.unwrap_or_else(|_| {
         let ms = patience.as_millis();
-        Err(if connected.get() {
-            Failure::NoAnswer(format!("connected, but no answer within {ms} ms"))
-        } else {
-            Failure::NotReached(format!("no connection within {ms} ms"))
+        Err(match connected.get() {
+            Some(Some(pid)) => Failure::NoAnswer(format!("connected to process {pid}, but no answer within {ms} ms")),
+            Some(None) => Failure::NoAnswer(format!("connected, but no answer within {ms} ms")),
+            None => Failure::NotReached(format!("no connection within {ms} ms")),
         })
     }))
 }
 
 /// Connects to the socket at `path`, and makes sure that it is the service's: of root, of this user, or of whoever owns the
-/// directory. Another user who may make files there could otherwise say "confirmed" in its place.
-async fn connect_local(path: &Path) -> Result<UnixStream, Failure> {
+/// directory. Another user who may make files there could otherwise say "confirmed" in its place. Also returns the
+/// process that listens, if it can be seen from here.
+async fn connect_local(path: &Path) -> Result<(UnixStream, Option<i32>), Failure> {
     let not_reached = |error: std::io::Error| Failure::NotReached(error.to_string());
     let stream = UnixStream::connect(path).await.map_err(not_reached)?;
-    let uid = stream.peer_cred().map_err(not_reached)?.uid();
+    let peer = stream.peer_cred().map_err(not_reached)?;
+    let uid = peer.uid();
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let owner = std::fs::metadata(dir).map_err(not_reached)?.uid();
     let own = rustix::process::geteuid().as_raw();
@@ -216,7 +219,7 @@ async fn connect_local(path: &Path) -> Result<UnixStream, Failure> {
             "it is held by uid {uid}, who is neither root, nor you, nor the owner of its directory: not asked"
         )));
     }
-    Ok(stream)
+    Ok((stream, peer.pid().filter(|pid| *pid > 0)))
 }
 
 fn read_token(path: &Path) -> Result<String> {
@@ -338,7 +341,8 @@ mod tests {
         assert!(matches!(press(), Failure::NotReached(_)));
         // Connections are taken by the kernel; nobody reads them.
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        assert_eq!(press(), Failure::NoAnswer("connected, but no answer within 30 ms".to_owned()));
+        let pid = std::process::id();
+        assert_eq!(press(), Failure::NoAnswer(format!("connected to process {pid}, but no answer within 30 ms")));
         drop(listener);
         assert!(matches!(press(), Failure::NotReached(_)));
     }
