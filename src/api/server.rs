@@ -165,9 +165,6 @@ async fn connection(
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(options.header_timeout)
-        // Who hangs up without waiting for the answer has pressed all the same: by default hyper would drop the
-        // request as soon as it sees that nobody reads any more.
-        .half_close(true)
         .max_buf_size(64 * 1024)
         .serve_connection(TokioIo::new(stream), service);
     // What ends a connection (a time-out, a peer that is gone, bytes that are not HTTP) concerns nobody else.
