@@ -1,10 +1,8 @@
-//! Threads as roles: clocks, idle strategies, and the bell that wakes a sleeper.
+//! Threads as roles: clocks and idle strategies.
 
-use core::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::thread::Thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::ring::bell::Bell;
 use crate::units::{MonoNanos, Now, UnixNanos};
 
 /// Where the time comes from. The engine never asks; whoever calls it does, once per batch.
@@ -16,7 +14,7 @@ pub trait Clock: Send + Sync {
 /// The host's clocks, optionally run faster (for the demo).
 #[derive(Debug)]
 pub struct SystemClock {
-    origin: Instant,
+    origin: u64,
     unix_origin: u64,
     speed: u32,
 }
@@ -32,7 +30,7 @@ impl SystemClock {
     #[must_use]
     pub fn faster(speed: u32) -> SystemClock {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
-        SystemClock { origin: Instant::now(), unix_origin: unix, speed: speed.max(1) }
+        SystemClock { origin: monotonic_ns(), unix_origin: unix, speed: speed.max(1) }
     }
 }
 
@@ -44,9 +42,10 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn now(&self) -> Now {
-        let real = self.origin.elapsed().as_nanos() as u64;
-        // From 1 s on, so that "ages ago" is never before the clock's zero.
-        let mono = MonoNanos(1_000_000_000 + real * u64::from(self.speed));
+        // The system's own monotonic clock, the same in every process: gates and receipts compare with it.
+        let mono = monotonic_ns();
+        let real = mono.saturating_sub(self.origin);
+        let mono = MonoNanos(self.origin + real * u64::from(self.speed));
         let unix = if self.speed == 1 {
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
         } else {
@@ -54,6 +53,14 @@ impl Clock for SystemClock {
         };
         Now { mono, unix: UnixNanos(unix) }
     }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds: never steps, the same for all processes of a host, stands while it is suspended.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // Counts from the boot of the machine: never negative.
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// What a thread does when there is nothing to do.
@@ -75,44 +82,6 @@ pub enum Idle {
 impl Default for Idle {
     fn default() -> Self {
         Idle::Nap { spin: Duration::from_micros(20), nap: Duration::from_micros(500) }
-    }
-}
-
-/// Wakes a thread that naps; costs one load when it does not.
-#[derive(Debug, Default)]
-pub struct Bell {
-    asleep: AtomicBool,
-    sleeper: OnceLock<Thread>,
-}
-
-impl Bell {
-    /// A bell that nobody sleeps by yet.
-    #[must_use]
-    pub fn new() -> Arc<Bell> {
-        Arc::default()
-    }
-
-    /// Wakes the sleeper, if it sleeps.
-    pub fn ring(&self) {
-        // SYNC bell: pairs with the fence in `nap`: either we see it asleep or it sees our work.
-        core::sync::atomic::fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::SeqCst)
-            && self.asleep.swap(false, Ordering::SeqCst)
-            && let Some(thread) = self.sleeper.get()
-        {
-            thread.unpark();
-        }
-    }
-
-    /// Sleeps at most `longest`, unless `has_work`. Only the one thread that owns the bell calls this.
-    pub fn nap(&self, longest: Duration, has_work: impl FnOnce() -> bool) {
-        self.sleeper.get_or_init(std::thread::current);
-        self.asleep.store(true, Ordering::SeqCst);
-        core::sync::atomic::fence(Ordering::SeqCst);
-        if !has_work() {
-            std::thread::park_timeout(longest);
-        }
-        self.asleep.store(false, Ordering::SeqCst);
     }
 }
 
@@ -160,47 +129,5 @@ impl Idler {
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use core::sync::atomic::AtomicU64;
-
-    use super::*;
-
-    #[test]
-    fn no_work_is_slept_over() {
-        const ROUNDS: u64 = 100_000;
-        // No machine is so busy that either side stands still for this long.
-        let longest = Duration::from_secs(2);
-        let (bell, sent, taken) = (Bell::default(), AtomicU64::new(0), AtomicU64::new(0));
-        let slept = std::thread::scope(|scope| {
-            let sleeper = scope.spawn(|| {
-                let mut slept = 0;
-                for round in 1..=ROUNDS {
-                    while sent.load(Ordering::Acquire) < round {
-                        let begin = Instant::now();
-                        bell.nap(longest, || sent.load(Ordering::Acquire) >= round);
-                        slept += u32::from(begin.elapsed() >= longest);
-                    }
-                    taken.store(round, Ordering::Release);
-                }
-                slept
-            });
-            for round in 1..=ROUNDS {
-                while taken.load(Ordering::Acquire) < round - 1 {
-                    core::hint::spin_loop();
-                }
-                // So that it is just about to sleep.
-                for _ in 0..round % 64 {
-                    core::hint::spin_loop();
-                }
-                sent.store(round, Ordering::Release);
-                bell.ring();
-            }
-            sleeper.join().unwrap()
-        });
-        assert_eq!(slept, 0, "it was rung for and slept to the end");
     }
 }

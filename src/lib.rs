@@ -22,7 +22,7 @@
 //! | thread | runs | may wait for |
 //! |---|---|---|
 //! | `haltline-ingest` | [`ingest::ws`]: all sessions, on one tokio runtime | its sockets; room in the event ring holds its readers back |
-//! | `haltline-engine` | [`engine::agent`] around [`engine::core`] | nothing; idle, it spins, yields or naps until the [bell](duty::Bell) |
+//! | `haltline-engine` | [`engine::agent`] around [`engine::core`] | nothing; idle, it spins, yields or naps until the [bell](ring::bell) |
 //! | `haltline-api` | [`api`]: HTTP, a runtime of its own; large answers beside it | its sockets |
 //! | `haltline-local` | [`api`] again, on the Unix socket, with places of its own | its sockets |
 //! | `haltline-killfile` | looks for the kill file, if one is configured | the file system; the next look |
@@ -103,6 +103,7 @@ pub mod demo;
 pub mod duty;
 #[cfg(feature = "service")]
 pub mod engine;
+pub mod gate;
 #[cfg(feature = "service")]
 pub mod ingest;
 #[cfg(feature = "service")]

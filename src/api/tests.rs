@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::duty::{Bell, Idle, SystemClock};
+use crate::duty::{Idle, SystemClock};
 use crate::engine::agent::{AgentParts, EngineAgent, Wake};
 use crate::engine::core::{Engine, Sizing};
 use crate::journal::latch::{LatchStore, run_latch};
@@ -21,6 +21,7 @@ use crate::kill::switch::{Stop, SwitchParts};
 use crate::kill::testing::universe;
 use crate::limits::Gauge;
 use crate::model::{Mode, Scope};
+use crate::ring::bell::Bell;
 use crate::units::StrategyId;
 
 const ALPHA: Scope = Scope::Strategy(StrategyId(0));
@@ -87,6 +88,7 @@ impl World {
         let (switch, jobs) = Switch::new(SwitchParts {
             page: page.clone(),
             board: Arc::new(SessionBoard::new(universe.sessions.len())),
+            gates: Arc::default(),
             universe: universe.clone(),
             clock: clock.clone(),
             wakers: vec![Box::new(move || ring.ring())],
@@ -114,6 +116,8 @@ impl World {
                 page,
                 published: published.clone(),
                 ports: vec![],
+                lane_changes: crossbeam_channel::never(),
+                lease_lag_ns: 0,
                 commands,
                 notices,
                 page_raised: Box::new(NoWake),

@@ -7,10 +7,11 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use crate::app::config::{self, Loaded};
-use crate::duty::{Bell, Clock};
+use crate::duty::Clock;
 use crate::engine::Command;
 use crate::limits::LimitTable;
 use crate::metrics::ReloadState;
+use crate::ring::bell::Bell;
 
 /// Reads the configuration file again and hands the limits to the engine.
 pub(super) struct Reloader {

@@ -10,12 +10,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::duty::{Bell, Clock, Idle, Idler};
+use crate::duty::{Clock, Idle, Idler};
 use crate::engine::command::Command;
 use crate::engine::core::Engine;
+use crate::engine::lanes::{Broken, LaneChange, LanePort};
 use crate::engine::published::Published;
 use crate::kill::page::{HaltPage, ModeWord};
-use crate::model::{Effect, Effects, Event, Universe};
+use crate::model::effect::{Anomaly, AnomalyKind, Denial};
+use crate::model::record::BadField;
+use crate::model::{Effect, Effects, Event, Mode, Rule, Scope, Trip, Universe, Why};
+use crate::ring::bell::Bell;
 use crate::units::{MonoNanos, Now, SessionId};
 
 /// An event and when the edge received it.
@@ -103,6 +107,10 @@ pub struct AgentParts {
     pub published: Arc<Published>,
     /// The transports.
     pub ports: Vec<EnginePort>,
+    /// Gateways on this host that come and go.
+    pub lane_changes: Receiver<LaneChange>,
+    /// How late the engine may be and still renew the lease of the gates, in ns.
+    pub lease_lag_ns: u64,
     /// Instructions.
     pub commands: Receiver<Command>,
     /// Trips, warnings and anomalies go here. Never waited for.
@@ -128,6 +136,10 @@ struct Shell {
     page: Arc<HaltPage>,
     published: Arc<Published>,
     ports: Vec<EnginePort>,
+    lanes: Vec<LanePort>,
+    lane_changes: Receiver<LaneChange>,
+    lease_lag_ns: u64,
+    lease_renewed: MonoNanos,
     commands: Receiver<Command>,
     notices: Sender<Notice>,
     page_raised: Box<dyn Wake>,
@@ -139,6 +151,17 @@ struct Shell {
     /// An acknowledgement that waits for the next one to replace it.
     applied: Option<(SessionId, u64)>,
     sampled: u64,
+}
+
+/// Who gets what a step says.
+#[derive(Clone, Copy, Debug)]
+enum Out {
+    /// Nobody outside: a command or time did it.
+    Nobody,
+    /// A transport's port.
+    Port(usize),
+    /// A gateway's lane.
+    Lane(usize),
 }
 
 /// The most events taken from one port in one round.
@@ -153,6 +176,7 @@ impl EngineAgent {
     #[must_use]
     pub fn new(parts: AgentParts) -> EngineAgent {
         let shell = Shell {
+            lanes: Vec::with_capacity(parts.universe.sessions.len()),
             seen: vec![ModeWord::default(); parts.page.len()],
             seen_changes: u64::MAX,
             effects: Effects::new(),
@@ -162,6 +186,9 @@ impl EngineAgent {
             page: parts.page,
             published: parts.published,
             ports: parts.ports,
+            lane_changes: parts.lane_changes,
+            lease_lag_ns: parts.lease_lag_ns,
+            lease_renewed: MonoNanos(0),
             commands: parts.commands,
             notices: parts.notices,
             page_raised: parts.page_raised,
@@ -187,6 +214,8 @@ impl EngineAgent {
             let shell = &self.shell;
             idler.after(work, bell, || {
                 shell.ports.iter().any(|p| !p.events.is_empty())
+                    || shell.lanes.iter().any(LanePort::has_next)
+                    || !shell.lane_changes.is_empty()
                     || !shell.commands.is_empty()
                     || shell.page.changes() != shell.seen_changes
                     || stop.load(Ordering::Acquire)
@@ -198,16 +227,21 @@ impl EngineAgent {
     pub fn do_work(&mut self) -> usize {
         let now = self.shell.clock.now();
         let mut work = self.shell.take_page(&mut self.engine, now) + self.shell.take_commands(&mut self.engine, now);
+        work += self.shell.take_lane_changes(&self.engine);
         self.show_lag(now);
         for port in 0..self.shell.ports.len() {
             work += self.take_events(port, now);
+        }
+        for lane in 0..self.shell.lanes.len() {
+            work += self.take_lane(lane, now);
         }
         if now.mono.since(self.last_tick) >= TICK_NS {
             self.last_tick = now.mono;
             self.shell.effects.clear();
             self.engine.tick(now, &mut self.shell.effects);
-            self.shell.hand_on(&self.engine, None, now);
+            self.shell.hand_on(&self.engine, Out::Nobody, now);
         }
+        self.shell.renew_lease(now);
         self.show(now, work);
         work
     }
@@ -231,11 +265,33 @@ impl EngineAgent {
         engine.step_batch(
             batch,
             |inbound| &inbound.event,
-            |engine, inbound| effects_out += shell.step(engine, port, inbound, now),
+            |engine, inbound| effects_out += shell.step(engine, Out::Port(port), inbound, now),
         );
-        effects_out += shell.flush_applied(port);
+        effects_out += shell.flush_applied(Out::Port(port));
         if effects_out > 0 {
             shell.ports[port].wake.wake();
+        }
+        batch.len()
+    }
+
+    fn take_lane(&mut self, lane: usize, now: Now) -> usize {
+        let EngineAgent { engine, shell, batch, .. } = self;
+        batch.clear();
+        let taken = shell.lanes[lane].take(BATCH, now.mono, batch);
+        if !batch.is_empty() {
+            engine.step_batch(
+                batch,
+                |inbound| &inbound.event,
+                |engine, inbound| {
+                    shell.step(engine, Out::Lane(lane), inbound, now);
+                },
+            );
+            shell.applied = None;
+            // Not before everything is decided: an engine that dies finds the events again.
+            shell.lanes[lane].release();
+        }
+        if let Err(broken) = taken {
+            shell.break_lane(lane, broken, now);
         }
         batch.len()
     }
@@ -243,7 +299,9 @@ impl EngineAgent {
     /// Shows how late the engine is. An event that finds no room for its effects is not taken, but its age counts.
     fn show_lag(&self, now: Now) {
         let heads = self.shell.ports.iter().filter_map(|port| port.events.peek().ok());
-        let oldest = heads.map(|inbound| now.mono.since(inbound.received)).max();
+        let heads = heads.map(|inbound| inbound.received);
+        let lanes = self.shell.lanes.iter().filter_map(LanePort::waiting_since);
+        let oldest = heads.chain(lanes).map(|received| now.mono.since(received)).max();
         self.shell.published.input_lag_ns.set(oldest.unwrap_or(0));
     }
 
@@ -251,6 +309,7 @@ impl EngineAgent {
         let shown = &self.shell.published;
         shown.progress.add(1);
         shown.last_round.set(now.mono.0);
+        self.shell.page.show_round(now.mono.0, shown.input_lag_ns.get());
         self.engine.show_totals(shown);
         let scopes = self.shell.seen.len();
         for _ in 0..SHOW_PER_ROUND[usize::from(work > 0)].min(scopes) {
@@ -277,7 +336,7 @@ impl Shell {
                 self.effects.clear();
                 let command = Command::Mode { scope, mode: word.mode, epoch: word.epoch };
                 engine.command(now, command, &mut self.effects);
-                self.hand_on(engine, None, now);
+                self.hand_on(engine, Out::Nobody, now);
                 work += 1;
             }
         }
@@ -289,14 +348,14 @@ impl Shell {
         while let Ok(command) = self.commands.try_recv() {
             self.effects.clear();
             engine.command(now, command, &mut self.effects);
-            self.hand_on(engine, None, now);
+            self.hand_on(engine, Out::Nobody, now);
             work += 1;
         }
         work
     }
 
     /// Steps one event; returns how many effects went to the port.
-    fn step(&mut self, engine: &mut Engine, port: usize, inbound: &Inbound, now: Now) -> usize {
+    fn step(&mut self, engine: &mut Engine, out: Out, inbound: &Inbound, now: Now) -> usize {
         // A kill that was raised during this batch comes before its next event.
         if self.page.changes() != self.seen_changes {
             self.take_page(engine, now);
@@ -313,11 +372,11 @@ impl Shell {
         }
         self.published.events[inbound.event.kind as usize - 1].add(1);
         self.published.event_latency.record(now.mono.since(inbound.received));
-        self.hand_on(engine, Some(port), now)
+        self.hand_on(engine, out, now)
     }
 
     /// Hands the effects of one step on; returns how many went to the port.
-    fn hand_on(&mut self, engine: &Engine, port: Option<usize>, now: Now) -> usize {
+    fn hand_on(&mut self, engine: &Engine, out: Out, now: Now) -> usize {
         if self.effects.has_lost_trips() {
             self.raise_what_is_latched(engine);
         }
@@ -343,9 +402,8 @@ impl Shell {
                     self.notify(effect, now);
                 }
                 Effect::Applied { session, seq } => {
-                    let port = port.unwrap_or(0);
                     if self.applied.is_some_and(|(last, _)| last != session) {
-                        sent += self.flush_applied(port);
+                        sent += self.flush_applied(out);
                     }
                     self.applied = Some((session, seq));
                 }
@@ -357,12 +415,12 @@ impl Shell {
                     // A verdict acknowledges what came before it in its session, unless that is missing.
                     match self.applied {
                         Some((last, _)) if last == verdict.session && verdict.is_taken() => self.applied = None,
-                        _ => sent += self.flush_applied(port.unwrap_or(0)),
+                        _ => sent += self.flush_applied(out),
                     }
-                    sent += self.send(port, effect);
+                    sent += self.send(out, effect, now);
                 }
                 Effect::Resend { .. } | Effect::OrderForgotten { .. } | Effect::ExecForgotten { .. } => {
-                    sent += self.send(port, effect);
+                    sent += self.send(out, effect, now);
                 }
             }
         }
@@ -381,16 +439,92 @@ impl Shell {
         self.page_raised.wake();
     }
 
-    fn flush_applied(&mut self, port: usize) -> usize {
-        match self.applied.take() {
-            Some((session, seq)) => self.send(Some(port), Effect::Applied { session, seq }),
-            None => 0,
+    fn flush_applied(&mut self, out: Out) -> usize {
+        match (self.applied.take(), out) {
+            (Some((session, seq)), Out::Port(port)) => self.push(port, Effect::Applied { session, seq }),
+            // The cursor of a lane says what was taken.
+            (Some(_), Out::Lane(_) | Out::Nobody) | (None, _) => 0,
         }
     }
 
-    /// `take_events` made sure of the room; a command or a tick has no effects for a port.
-    fn send(&mut self, port: Option<usize>, effect: Effect) -> usize {
-        port.map_or(0, |port| usize::from(self.ports[port].effects.push(effect).is_ok()))
+    /// `take_events` and `take_lane` made sure of the room; a command or a tick has no effects for anybody outside.
+    fn send(&mut self, out: Out, effect: Effect, now: Now) -> usize {
+        match (out, effect) {
+            (Out::Nobody, _) => 0,
+            (Out::Port(port), effect) => self.push(port, effect),
+            (Out::Lane(lane), Effect::Verdict(verdict)) => {
+                if let Err(broken) = self.lanes[lane].answer(&verdict) {
+                    self.break_lane(lane, broken, now);
+                }
+                1
+            }
+            // Positions have no gaps: the stream is not the one that the engine knows, and would never go on.
+            (Out::Lane(lane), Effect::Resend { from, .. }) => {
+                self.break_lane(lane, Broken::BadField(BadField { field: "sequence", value: from }), now);
+                0
+            }
+            // Numbers need not be forgotten.
+            (Out::Lane(_), _) => 0,
+        }
+    }
+
+    fn push(&mut self, port: usize, effect: Effect) -> usize {
+        usize::from(self.ports[port].effects.push(effect).is_ok())
+    }
+
+    fn take_lane_changes(&mut self, engine: &Engine) -> usize {
+        let mut work = 0;
+        while let Ok(change) = self.lane_changes.try_recv() {
+            match change {
+                LaneChange::Add(lane) => {
+                    self.lanes.retain(|other| other.session() != lane.session());
+                    self.lanes.push(lane);
+                }
+                // Who asked may have given up.
+                LaneChange::Expected { session, reply } => drop(reply.try_send(engine.expected(session))),
+            }
+            work += 1;
+        }
+        work
+    }
+
+    /// What a session's gateway wrote cannot be relied on any more: the session halts, the others go on.
+    fn break_lane(&mut self, lane: usize, broken: Broken, now: Now) {
+        let session = self.lanes[lane].session();
+        self.lanes[lane].give_up();
+        let found = match broken {
+            Broken::Damaged(damaged) => damaged.found,
+            Broken::BadField(bad) => bad.value,
+        };
+        let found = i64::try_from(found).unwrap_or(i64::MAX);
+        let scope = Scope::Session(session);
+        if let Some(slot) = self.universe.slot(scope) {
+            // SYNC trip: the page first, then everything that tells of it.
+            self.page.raise(slot, Mode::Halted);
+            self.page_raised.wake();
+        }
+        let cause = Denial { rule: Rule::Malformed, why: Why::Breach, scope, observed: found, limit: 0 };
+        self.published.trips[Rule::Malformed as usize].add(1);
+        self.notify(Effect::Trip(Trip { scope, mode: Mode::Halted, cause, session, seq: 0 }), now);
+        self.published.anomalies[AnomalyKind::DamagedLane as usize].add(1);
+        self.notify(
+            Effect::Anomaly(Anomaly { kind: AnomalyKind::DamagedLane, session, seq: 0, id: 0, detail: found }),
+            now,
+        );
+    }
+
+    /// Lets gates go on for another span, if the engine keeps up.
+    fn renew_lease(&mut self, now: Now) {
+        let span = self.page.lease_span();
+        if span == 0
+            || now.mono.since(self.lease_renewed) < span / 16
+            || self.published.input_lag_ns.get() > self.lease_lag_ns
+        {
+            return;
+        }
+        // From the round's begin, which is before anything that it did.
+        self.lease_renewed = now.mono;
+        self.page.renew_lease(now.mono.0.saturating_add(span));
     }
 
     fn notify(&self, effect: Effect, now: Now) {
@@ -427,6 +561,8 @@ mod tests {
             published: Arc::new(Published::new(&universe)),
             universe,
             ports: vec![end],
+            lane_changes: crossbeam_channel::never(),
+            lease_lag_ns: 0,
             commands,
             notices,
             page_raised: Box::new(NoWake),
@@ -499,6 +635,8 @@ mod tests {
             universe,
             published: published.clone(),
             ports,
+            lane_changes: crossbeam_channel::never(),
+            lease_lag_ns: 0,
             commands,
             notices,
             page_raised: Box::new(NoWake),

@@ -484,6 +484,10 @@ impl Engine {
     pub(super) fn withdraw(&mut self, event: &Event, out: &mut Effects) {
         match self.orders.find(event.session, event.id) {
             Some(slot) if self.orders.get(slot).state == OrderState::Replacement => self.undo_replace(slot, out),
+            // A gateway can take back what it has not sent. What the venue has acknowledged was sent.
+            Some(slot) if event.seq != 0 && self.orders.get(slot).state == OrderState::Working => {
+                anomaly(out, AnomalyKind::StateMismatch, event, event.id.0, 0);
+            }
             Some(slot) if self.orders.get(slot).is_live() => self.finish_order(slot, out),
             Some(_) => anomaly(out, AnomalyKind::StateMismatch, event, event.id.0, 0),
             None => anomaly(out, AnomalyKind::UnknownOrder, event, event.id.0, 0),

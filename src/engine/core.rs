@@ -240,7 +240,8 @@ impl Engine {
     pub fn step(&mut self, now: Now, event: &Event, out: &mut Effects) {
         let now = self.begin(now);
         let Some(stream) = self.streams.get(usize::from(event.session.0)).copied() else { return };
-        if event.kind == EventKind::Withdrawn {
+        // One that haltline itself made has no place in the stream.
+        if event.kind == EventKind::Withdrawn && event.seq == 0 {
             self.withdraw(event, out);
             self.end(now, Some(event), out);
             return;
@@ -380,8 +381,8 @@ impl Engine {
                     EventKind::Mark => self.take_mark(now, event, out),
                     EventKind::Fx => self.take_fx(now, event, out),
                     EventKind::Heartbeat | EventKind::New | EventKind::Replace | EventKind::Cancel => {}
-                    EventKind::Withdrawn => {}
                     _ if reference || malformed => anomaly(out, AnomalyKind::MalformedReport, event, event.id.0, 0),
+                    EventKind::Withdrawn => self.withdraw(event, out),
                     EventKind::Ack => self.take_ack(event, out),
                     EventKind::Replaced => self.take_replaced(event, out),
                     EventKind::Canceled | EventKind::Expired | EventKind::Rejected => self.take_end(event, out),
@@ -467,6 +468,12 @@ impl Engine {
         }
         self.sweep(REVALUE_PER_TICK);
         self.end(now, None, out);
+    }
+
+    /// The sequence that is next in the stream of `session`; 0 for an unknown one.
+    #[must_use]
+    pub fn expected(&self, session: SessionId) -> u64 {
+        self.streams.get(usize::from(session.0)).map_or(0, |stream| stream.expected)
     }
 
     /// The mode of `scope` as the engine has it; `None` for a pair or an unknown scope.

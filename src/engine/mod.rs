@@ -5,6 +5,7 @@ mod book;
 pub mod command;
 pub mod core;
 mod judge;
+pub mod lanes;
 pub mod published;
 mod quick;
 

@@ -15,7 +15,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message};
 
-use crate::duty::{Bell, SystemClock};
+use crate::duty::SystemClock;
 use crate::engine::agent::{EnginePort, Wake, port};
 use crate::ingest::client::{ClientError, Endpoint, Memory, Receiver, Reply, connect};
 use crate::ingest::ws::{Authenticate, IngestOptions, IngestParts, IngestStats, IngestWake, run};
@@ -24,6 +24,7 @@ use crate::kill::page::HaltPage;
 use crate::model::effect::Denial;
 use crate::model::universe::{AccountSpec, CurrencySpec, InstrumentSpec, SessionSpec, StrategySpec};
 use crate::model::{Effect, Event, EventKind, Mode, Rule, Scope, SessionKind, Universe, Verdict, Why};
+use crate::ring::bell::Bell;
 use crate::units::{AccountId, CurrencyId, ExecId, InstrumentId, OrdId, Px, Qty, SessionId, StrategyId};
 use crate::wire::json::Server;
 use crate::wire::{Protocol, bin};

@@ -1,26 +1,102 @@
 //! HOT: no I/O, lock, allocation, logging, formatting, clock or syscall.
 //!
-//! The halt page: one word per scope, written by whoever presses kill, read by everybody.
+//! The halt page: one word per scope, written by whoever presses kill, read by everybody. It lies in a mapped file, so that
+//! gates in other processes read the same words (see [`page_file`](crate::kill::page_file)), or on the heap.
+//!
+//! # Layout
+//!
+//! Version 1, 64-bit words in the byte order of the machine:
+//!
+//! ```text
+//!   0  magic        0x4547_4150_544C_4148, "HALTPAGE"
+//!   1  layout version (low half), words before the first mode word (high half)
+//!   2  digest of all names, in their order: whose slots these are
+//!   3  accounts (low half), strategies (high half)
+//!   4  instruments (low half), sessions (high half)
+//!   5  state: 1 in service, anything else: deny
+//!  16  raised       scopes whose mode is not normal; never less than there are
+//!  17  epoch        the next one
+//!  18  changes      how often a word changed
+//!  32  lease        CLOCK_MONOTONIC ns until which gates may admit
+//!  33  lease span   ns from a renewal to the end of the lease; 0: no lease is kept, gates deny
+//!  48  progress     rounds of the engine's loop
+//!  49  round        CLOCK_MONOTONIC ns of the last one
+//!  50  input lag    ns
+//!  64  mode words   firm, accounts, strategies, instruments, sessions
+//!   …  account of each strategy
+//! ```
+//!
+//! Words 16 to 18 change when somebody presses; 32 some dozen times a second; 48 to 50 all the time, and no gate reads them. Each
+//! group has 128 bytes of its own.
 //!
 //! # Synchronization
 //!
-//! A word is `mode << 62 | epoch`. [`HaltPage::raise`] replaces it, by compare-and-swap, with the larger
+//! A mode word is `mode << 62 | epoch`. [`HaltPage::raise`] replaces it, by compare-and-swap, with the larger
 //! of the two modes and a **new** epoch, from one counter for the whole page. So:
 //!
-//! - any number of threads may raise at once, and none is lost;
+//! - any number of threads, in any number of processes, may raise at once, and none is lost;
 //! - a re-arm names the epoch that it was decided on and lowers by compare-and-swap from exactly that
 //!   word: a kill that came in between, even one that changed no mode, has changed the epoch and wins.
 //!
 //! `raise` ends with `SeqCst`, as does every reader's look on the verdict path, so that a thread that was
 //! told of a kill can give no later verdict that admits. After the words, `changes` counts up: who
 //! polls it (one load) sees the words behind it.
-
-use core::sync::atomic::{AtomicU64, Ordering};
+//!
+//! `raised` counts up *before* a word leaves `Normal` and down *after* it came back: a gate that finds it 0, on the right
+//! side of the [barrier](crate::ring::barrier), needs to look at no word. A process that dies in between leaves it too
+//! high, which costs gates a few loads until the file is made anew, and admits nothing.
+//!
+//! The lease is a word of its own that only the engine writes: a renewal can never undo a kill.
 
 use crate::model::scope::Mode;
+use crate::ring::shm::{View, Words};
+use crate::ring::sync::Ordering;
 
 const EPOCH_BITS: u32 = 62;
-const EPOCH_MASK: u64 = (1 << EPOCH_BITS) - 1;
+pub(super) const EPOCH_MASK: u64 = (1 << EPOCH_BITS) - 1;
+
+/// Where things lie on the page, in words.
+pub mod layout {
+    /// The first word of every halt page.
+    pub const MAGIC: u64 = 0x4547_4150_544C_4148;
+    /// The version of this layout.
+    pub const VERSION: u64 = 1;
+    /// See the module's picture.
+    pub const AT_VERSION: usize = 1;
+    /// Digest of all names.
+    pub const AT_DIGEST: usize = 2;
+    /// Accounts and strategies.
+    pub const AT_ACCOUNTS: usize = 3;
+    /// Instruments and sessions.
+    pub const AT_INSTRUMENTS: usize = 4;
+    /// Whether the page is in service.
+    pub const AT_STATE: usize = 5;
+    /// How many scopes are not normal, at least.
+    pub const AT_RAISED: usize = 16;
+    /// The next epoch.
+    pub const AT_EPOCH: usize = 17;
+    /// How often a word changed.
+    pub const AT_CHANGES: usize = 18;
+    /// End of the lease.
+    pub const AT_LEASE: usize = 32;
+    /// Length of the lease.
+    pub const AT_SPAN: usize = 33;
+    /// Rounds of the engine.
+    pub const AT_PROGRESS: usize = 48;
+    /// Time of the last round.
+    pub const AT_ROUND: usize = 49;
+    /// Input lag.
+    pub const AT_LAG: usize = 50;
+    /// The firm's mode word.
+    pub const AT_WORDS: usize = 64;
+    /// [`AT_STATE`] of a page that is in service.
+    pub const IN_SERVICE: u64 = 1;
+    /// In [`AT_RAISED`] of a page that is out of service.
+    pub const RETIRED_COUNT: u64 = 1 << 63;
+    /// [`AT_STATE`] of a page that another has taken the place of: attach again.
+    pub const RETIRED: u64 = 2;
+}
+use layout::*;
 
 /// A scope's mode and the epoch at which it got it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,10 +108,13 @@ pub struct ModeWord {
 }
 
 impl ModeWord {
-    const fn pack(self) -> u64 {
+    pub(super) const fn pack(self) -> u64 {
         (self.mode as u64) << EPOCH_BITS | (self.epoch & EPOCH_MASK)
     }
-    const fn unpack(word: u64) -> ModeWord {
+    /// What a word of the page says.
+    #[inline]
+    #[must_use]
+    pub const fn unpack(word: u64) -> ModeWord {
         let mode = match word >> EPOCH_BITS {
             0 => Mode::Normal,
             1 => Mode::ReduceOnly,
@@ -48,9 +127,8 @@ impl ModeWord {
 /// The mode words of all scopes, by [`Universe::slot`](crate::model::Universe::slot).
 #[derive(Debug)]
 pub struct HaltPage {
-    words: Box<[AtomicU64]>,
-    epoch: AtomicU64,
-    changes: AtomicU64,
+    pub(super) all: Words,
+    pub(super) words: Words,
 }
 
 /// Why a mode was not lowered.
@@ -61,16 +139,21 @@ pub struct Superseded {
 }
 
 impl HaltPage {
-    /// A page of `scopes` words, all `Normal`, whose next epoch is `first_epoch`.
+    /// A page of `scopes` words on the heap, all `Normal`, whose next epoch is `first_epoch`.
     ///
     /// After a restart `first_epoch` must be beyond every epoch ever used.
     #[must_use]
     pub fn new(scopes: usize, first_epoch: u64) -> HaltPage {
-        HaltPage {
-            words: (0..scopes).map(|_| AtomicU64::new(0)).collect(),
-            epoch: AtomicU64::new(first_epoch.max(1)),
-            changes: AtomicU64::new(0),
-        }
+        let all = Words::heap(AT_WORDS + scopes);
+        all[AT_EPOCH].store(first_epoch.max(1), Ordering::Relaxed);
+        let words = all.part(AT_WORDS..AT_WORDS + scopes);
+        HaltPage { all, words }
+    }
+
+    /// A look at the whole page, as a gate has it.
+    #[must_use]
+    pub fn view(&self) -> View {
+        View::of(&self.all)
     }
 
     /// How many scopes it has.
@@ -92,22 +175,28 @@ impl HaltPage {
     /// # Panics
     /// If `slot` is not on the page.
     pub fn raise(&self, slot: usize, mode: Mode) -> ModeWord {
-        let mut epoch = self.epoch.fetch_add(1, Ordering::SeqCst);
         let word = &self.words[slot];
+        // Before the word: who finds the count at 0 looks at no word.
+        self.all[AT_RAISED].fetch_add(1, Ordering::SeqCst);
+        let mut epoch = self.all[AT_EPOCH].fetch_add(1, Ordering::SeqCst);
         let mut seen = word.load(Ordering::SeqCst);
         loop {
             let old = ModeWord::unpack(seen);
             // Of two raises at once the one that swaps last takes a new epoch: the word must change, or a re-arm
             // of the other would lower this one as well.
             if epoch <= old.epoch {
-                epoch = self.epoch.fetch_add(1, Ordering::SeqCst);
+                epoch = self.all[AT_EPOCH].fetch_add(1, Ordering::SeqCst);
             }
             let new = ModeWord { mode: old.mode.max(mode), epoch };
             // SYNC word: pairs with the load in `get`; a reader that sees it gives no verdict under the old mode.
             match word.compare_exchange_weak(seen, new.pack(), Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => {
+                    // Counted by whoever raised it first, or not raised at all.
+                    if old.mode != Mode::Normal || new.mode == Mode::Normal {
+                        self.all[AT_RAISED].fetch_sub(1, Ordering::SeqCst);
+                    }
                     // SYNC changes: pairs with `changes`; makes the word visible to who polls the counter.
-                    self.changes.fetch_add(1, Ordering::SeqCst);
+                    self.all[AT_CHANGES].fetch_add(1, Ordering::SeqCst);
                     return new;
                 }
                 Err(now) => seen = now,
@@ -129,10 +218,13 @@ impl HaltPage {
         if old.epoch != epoch {
             return Err(Superseded { now: old });
         }
-        let new = ModeWord { mode: Mode::Normal, epoch: self.epoch.fetch_add(1, Ordering::SeqCst) };
+        let new = ModeWord { mode: Mode::Normal, epoch: self.all[AT_EPOCH].fetch_add(1, Ordering::SeqCst) };
         match word.compare_exchange(seen, new.pack(), Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => {
-                self.changes.fetch_add(1, Ordering::SeqCst);
+                if old.mode != Mode::Normal {
+                    self.all[AT_RAISED].fetch_sub(1, Ordering::SeqCst);
+                }
+                self.all[AT_CHANGES].fetch_add(1, Ordering::SeqCst);
                 Ok(new)
             }
             Err(now) => Err(Superseded { now: ModeWord::unpack(now) }),
@@ -144,10 +236,14 @@ impl HaltPage {
     /// # Panics
     /// If `slot` is not on the page.
     pub fn restore(&mut self, slot: usize, word: ModeWord) {
-        *self.words[slot].get_mut() = word.pack();
-        let epoch = self.epoch.get_mut();
-        *epoch = (*epoch).max(word.epoch + 1);
-        *self.changes.get_mut() += 1;
+        let old = ModeWord::unpack(self.words[slot].swap(word.pack(), Ordering::SeqCst));
+        match (old.mode == Mode::Normal, word.mode == Mode::Normal) {
+            (true, false) => self.all[AT_RAISED].fetch_add(1, Ordering::SeqCst),
+            (false, true) => self.all[AT_RAISED].fetch_sub(1, Ordering::SeqCst),
+            (true, true) | (false, false) => 0,
+        };
+        self.all[AT_EPOCH].fetch_max(word.epoch + 1, Ordering::SeqCst);
+        self.all[AT_CHANGES].fetch_add(1, Ordering::SeqCst);
     }
 
     /// The word at `slot`; a slot that is not on the page is halted.
@@ -164,17 +260,47 @@ impl HaltPage {
     #[inline]
     #[must_use]
     pub fn changes(&self) -> u64 {
-        self.changes.load(Ordering::Acquire)
+        self.all[AT_CHANGES].load(Ordering::Acquire)
+    }
+
+    /// Lets gates admit until `until` (`CLOCK_MONOTONIC` ns). Never shortens. The engine's thread only.
+    #[inline]
+    pub fn renew_lease(&self, until: u64) {
+        // One writer, so load and store lose nothing; no kill is ever in this word.
+        if until > self.all[AT_LEASE].load(Ordering::Relaxed) {
+            self.all[AT_LEASE].store(until, Ordering::Release);
+        }
+    }
+
+    /// Until when gates may admit, `CLOCK_MONOTONIC` ns; 0 before the first renewal.
+    #[must_use]
+    pub fn lease(&self) -> u64 {
+        self.all[AT_LEASE].load(Ordering::Acquire)
+    }
+
+    /// Length of the lease in ns; 0: none is kept.
+    #[must_use]
+    pub fn lease_span(&self) -> u64 {
+        self.all[AT_SPAN].load(Ordering::Relaxed)
+    }
+
+    /// Shows a round of the engine at `now` (`CLOCK_MONOTONIC` ns) that was `lag` ns late. The engine's thread only.
+    #[inline]
+    pub fn show_round(&self, now: u64, lag: u64) {
+        let progress = &self.all[AT_PROGRESS];
+        progress.store(progress.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.all[AT_ROUND].store(now, Ordering::Relaxed);
+        self.all[AT_LAG].store(lag, Ordering::Relaxed);
     }
 
     /// The next epoch: beyond all that are in use.
     #[must_use]
     pub fn next_epoch(&self) -> u64 {
-        self.epoch.load(Ordering::SeqCst)
+        self.all[AT_EPOCH].load(Ordering::SeqCst)
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -149,6 +149,9 @@ anomalies! {
     EffectsDropped = 19, "effects_dropped";
     /// A halted session or strategy went on: an observed order after its scope was halted. Detail: the mode.
     OrderWhileHalted = 20, "order_while_halted";
+    /// The shared memory of a session holds what no gateway can have meant. Nothing more is taken from it, and the session is
+    /// halted. Detail: the word that is wrong.
+    DamagedLane = 21, "damaged_lane";
 }
 
 /// One output of a step.

@@ -36,8 +36,8 @@ pub enum EventKind {
     Fx = 14,
     /// The session is alive.
     Heartbeat = 15,
-    /// Made by haltline only: the admitting verdict of order `id` was withheld because a halt had been
-    /// raised in the meantime. The order does not exist.
+    /// Order `id` was admitted and is not sent: it does not exist. Made by haltline where it withheld the verdict because
+    /// a halt had been raised in the meantime (its sequence is 0), and by a gate that did not let the order out.
     Withdrawn = 16,
 }
 

@@ -2,6 +2,7 @@
 
 pub mod effect;
 pub mod event;
+pub mod record;
 pub mod rule;
 pub mod scope;
 pub mod universe;

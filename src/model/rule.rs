@@ -181,6 +181,17 @@ pub enum Why {
 }
 
 impl Why {
+    /// Every reason; the position is the number.
+    pub const ALL: [Why; 7] = [
+        Why::Breach,
+        Why::ReferenceMissing,
+        Why::ReferenceStale,
+        Why::FxMissing,
+        Why::FxStale,
+        Why::VolumeMissing,
+        Why::Unrepresentable,
+    ];
+
     /// The word for it.
     #[must_use]
     pub const fn name(self) -> &'static str {

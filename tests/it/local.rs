@@ -216,7 +216,8 @@ fn the_second_way_is_taken_when_the_first_fails() {
 #[test]
 fn a_kill_is_taken_although_its_sender_hangs_up() {
     let daemon = Daemon::start(LIMITS);
-    let body = json!({ "scope": { "kind": "strategy", "name": "beta" }, "reason": "hung up ".repeat(5_000) }).to_string();
+    let body =
+        json!({ "scope": { "kind": "strategy", "name": "beta" }, "reason": "hung up ".repeat(5_000) }).to_string();
     // Sent while the service cannot look: it finds the request and the end of the connection at once.
     daemon.signal("STOP");
     let mut stream = UnixStream::connect(daemon.socket()).unwrap();

@@ -6,12 +6,13 @@ use std::fs;
 use std::path::Path;
 
 /// Modules by layer, the lowest first. A module imports from layers below its own, never from its own or above.
-const LAYERS: [&[&str]; 10] = [
+const LAYERS: [&[&str]; 11] = [
     &["units"],
-    &["model", "ring", "duty"],
+    &["model", "ring"],
+    &["duty"],
     &["limits"],
     &["wire", "risk", "kill"],
-    &["engine"],
+    &["engine", "gate"],
     &["metrics"],
     &["journal", "ingest", "api"],
     &["app"],

@@ -1,0 +1,639 @@
+//! Attaching, asking, checking, reporting.
+
+use std::io::{Error, ErrorKind, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+
+use crate::gate::hello::{self, Answer, Request};
+use crate::gate::page::{BadPage, Closed, PageView};
+use crate::gate::region::{GateKind, Region};
+use crate::model::effect::Denial;
+use crate::model::event::{Event, EventKind};
+use crate::model::record::VerdictRecord;
+use crate::model::scope::ScopeKind;
+use crate::ring::barrier::{Fencing, register};
+use crate::ring::bell::{BELL_WORDS, Bell};
+use crate::ring::lane::{Damaged, Reader, Writer};
+use crate::ring::shm::{View, Words};
+use crate::ring::slots::Slot;
+use crate::ring::sync::Ordering;
+use crate::units::{AccountId, InstrumentId, OrdId, SessionId, StrategyId};
+
+/// An attached session. Shared by the gateway's threads; the connection ends when it is dropped.
+pub struct Gate {
+    socket: Mutex<OwnedFd>,
+    page: PageView,
+    page_file: (u64, u64),
+    region: Region,
+    region_fd: OwnedFd,
+    bell: Arc<Bell>,
+    fencing: Fencing,
+    asker: Mutex<bool>,
+}
+
+/// Why a gateway is not attached.
+#[derive(Debug)]
+pub enum AttachError {
+    /// The socket cannot be reached, or ended.
+    Io(Error),
+    /// Haltline said no: one of [`hello::status`], and why.
+    Refused(u16, String),
+    /// The answer, or what came with it, is not what was agreed: library and haltline do not fit together.
+    Protocol(String),
+    /// Only at [`Gate::reconnect`]: haltline has another configuration now. Make a new gate.
+    Changed,
+}
+
+impl core::fmt::Display for AttachError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            AttachError::Io(error) => write!(f, "haltline cannot be reached: {error}"),
+            AttachError::Refused(_, text) => write!(f, "haltline refused: {text}"),
+            AttachError::Protocol(text) => write!(f, "haltline and this library do not fit together: {text}"),
+            AttachError::Changed => f.write_str("haltline has another configuration now"),
+        }
+    }
+}
+
+impl core::error::Error for AttachError {}
+
+impl From<Error> for AttachError {
+    fn from(error: Error) -> Self {
+        AttachError::Io(error)
+    }
+}
+
+impl From<rustix::io::Errno> for AttachError {
+    fn from(error: rustix::io::Errno) -> Self {
+        AttachError::Io(error.into())
+    }
+}
+
+/// Why an order must not be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// The gate is closed.
+    Closed(Closed),
+    /// Haltline's verdict.
+    Verdict(Denial),
+    /// The lane to haltline is full: it takes nothing now.
+    Full,
+    /// No verdict in time. Should it come, it is not used: the order was withdrawn.
+    NoAnswer,
+    /// What came back cannot be right.
+    Damaged(Damaged),
+    /// The verdict says something that does not exist.
+    BadVerdict,
+    /// Not a `new` or `replace`: nothing to ask for.
+    NotARequest,
+}
+
+/// Why an event was not reported. It has to be reported again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReportError {
+    /// The lane is full.
+    Full,
+    /// See [`Damaged`]: attach anew.
+    Damaged(Damaged),
+}
+
+/// The right to send one order, as long as it lives. Drop it when the send has returned.
+#[must_use = "the order may be sent only while the pass lives"]
+#[derive(Debug)]
+pub struct Pass<'a> {
+    slot: &'a mut Slot,
+}
+
+impl Drop for Pass<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.slot.exit();
+    }
+}
+
+/// One order thread's end of the gate, for sessions that observe, or to look before asking.
+#[derive(Debug)]
+pub struct Checker {
+    slot: Slot,
+    page: PageView,
+}
+
+impl Gate {
+    /// Attaches to the haltline that listens at `socket` as `session`. `token` is the session's, if it has one; `build` is what
+    /// this gateway calls itself. Waits at most `timeout` for each answer.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach(
+        socket: &Path,
+        session: &str,
+        token: &str,
+        build: &str,
+        timeout: Duration,
+    ) -> Result<Gate, AttachError> {
+        let (connection, got) = attach(socket, session, token, build, timeout, None)?;
+        let Got { session, region, region_fd, page_fd, bell, membarrier } = got;
+        let fencing = if membarrier { register() } else { Fencing::Fence };
+        let page_file = identity(&page_fd)?;
+        let page = PageView::new(View::map(&page_fd)?, session).map_err(bad_page)?;
+        Ok(Gate {
+            socket: Mutex::new(connection),
+            page,
+            page_file,
+            region,
+            region_fd,
+            bell: Arc::new(bell),
+            fencing,
+            asker: Mutex::new(false),
+        })
+    }
+
+    /// Connects again, after haltline was restarted: goes on in the same memory, where both sides stopped. Order threads need not
+    /// know: their gate was closed, and opens when haltline has renewed the lease.
+    ///
+    /// # Errors
+    /// [`AttachError`]; with [`AttachError::Changed`] the gate stays closed for good.
+    pub fn reconnect(
+        &self,
+        socket: &Path,
+        session: &str,
+        token: &str,
+        build: &str,
+        timeout: Duration,
+    ) -> Result<(), AttachError> {
+        let (connection, got) = attach(socket, session, token, build, timeout, Some(self.region_fd.as_fd()))?;
+        if identity(&got.page_fd)? != self.page_file || identity(&got.region_fd)? != identity(&self.region_fd)? {
+            return Err(AttachError::Changed);
+        }
+        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = connection;
+        Ok(())
+    }
+
+    /// The session that this is.
+    #[must_use]
+    pub fn session(&self) -> SessionId {
+        self.region.shape().session
+    }
+
+    /// What the session may do.
+    #[must_use]
+    pub fn kind(&self) -> GateKind {
+        self.region.shape().kind
+    }
+
+    /// The halt page.
+    #[must_use]
+    pub fn page(&self) -> &PageView {
+        &self.page
+    }
+
+    /// How the gate's half of the barrier is made here.
+    #[must_use]
+    pub const fn fencing(&self) -> Fencing {
+        self.fencing
+    }
+
+    /// The id of the account called `name`. Asks haltline: not for order threads.
+    ///
+    /// # Errors
+    /// [`AttachError::Refused`] if there is none.
+    pub fn account(&self, name: &str) -> Result<AccountId, AttachError> {
+        Ok(AccountId(self.look_up(ScopeKind::Account, name)? as u16))
+    }
+
+    /// The id of the strategy called `name`. As [`Gate::account`].
+    ///
+    /// # Errors
+    /// As [`Gate::account`].
+    pub fn strategy(&self, name: &str) -> Result<StrategyId, AttachError> {
+        Ok(StrategyId(self.look_up(ScopeKind::Strategy, name)? as u16))
+    }
+
+    /// The id of the instrument called `name`. As [`Gate::account`].
+    ///
+    /// # Errors
+    /// As [`Gate::account`].
+    pub fn instrument(&self, name: &str) -> Result<InstrumentId, AttachError> {
+        Ok(InstrumentId(self.look_up(ScopeKind::Instrument, name)? as u32))
+    }
+
+    fn look_up(&self, kind: ScopeKind, name: &str) -> Result<u64, AttachError> {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let request = Request::LookUp { kind: kind as u64, name: name.to_owned() };
+        rustix::net::send(&*socket, &request.encode(), SendFlags::NOSIGNAL)?;
+        let mut bytes = [0; hello::LEN + 1];
+        let (_, len) = rustix::net::recv(&*socket, &mut bytes[..], RecvFlags::empty())?;
+        Ok(done(&bytes[..len.min(bytes.len())])?[0])
+    }
+
+    /// A thread's end of the gate; `None` if all slots are taken. Not for the hot path: do it once per thread.
+    #[must_use]
+    pub fn checker(&self) -> Option<Checker> {
+        let slot = Slot::claim(&self.region.slots(), owner(), self.fencing)?;
+        Some(Checker { slot, page: self.page.clone() })
+    }
+
+    /// The one end that asks and reports; `None` while there is one already, or if all slots are taken, or the lanes are damaged.
+    #[must_use]
+    pub fn asker(self: &Arc<Gate>) -> Option<Asker> {
+        let mut taken = self.asker.lock().unwrap_or_else(PoisonError::into_inner);
+        if *taken {
+            return None;
+        }
+        let events = Writer::resume(self.region.events(), self.region.event_cursor()).ok()?;
+        let verdicts = Reader::resume(self.region.verdicts(), self.region.verdict_cursor());
+        let checker = self.checker()?;
+        *taken = true;
+        let shape = self.region.shape();
+        Some(Asker {
+            checker,
+            events,
+            verdicts,
+            base: shape.base,
+            epochs: vec![Waiting::default(); shape.events as usize].into_boxed_slice(),
+            answered: self.region.answered(),
+            bell: self.bell.clone(),
+            gate: self.clone(),
+        })
+    }
+}
+
+impl Checker {
+    /// A pass for an order of `strategy` in `instrument`, if the page is open and the lease holds now.
+    ///
+    /// In reduce-only nothing passes here: whether an order reduces only haltline can say, to a session that asks.
+    ///
+    /// # Errors
+    /// Why not. Nothing is held then.
+    #[inline]
+    pub fn admit(&mut self, strategy: StrategyId, instrument: InstrumentId) -> Result<Pass<'_>, Closed> {
+        self.slot.enter();
+        let open = self.page.check_modes(strategy, instrument, false).and_then(|()| self.page.check_lease(clock()));
+        self.stay(open)?;
+        Ok(Pass { slot: &mut self.slot })
+    }
+
+    /// As [`Checker::admit`], at a time that the caller has just read: `CLOCK_MONOTONIC` in ns, *before* this call and not
+    /// longer ago than the caller would have the lease outlast haltline.
+    ///
+    /// # Errors
+    /// As [`Checker::admit`].
+    #[inline]
+    pub fn admit_at(&mut self, now: u64, strategy: StrategyId, instrument: InstrumentId) -> Result<Pass<'_>, Closed> {
+        self.slot.enter();
+        let open = self.page.check_modes(strategy, instrument, false).and_then(|()| self.page.check_lease(now));
+        self.stay(open)?;
+        Ok(Pass { slot: &mut self.slot })
+    }
+
+    /// Stays inside if the gate is open.
+    #[inline]
+    fn stay(&mut self, open: Result<(), Closed>) -> Result<(), Closed> {
+        if open.is_err() {
+            self.slot.exit();
+        }
+        open
+    }
+
+    /// Goes inside for an order that haltline admitted when the page's next epoch was `epoch`.
+    #[inline]
+    fn enter_answered(&mut self, epoch: u64, strategy: StrategyId, instrument: InstrumentId) -> Result<(), Closed> {
+        self.slot.enter();
+        let open = self
+            .page
+            .check_modes(strategy, instrument, true)
+            .and_then(|()| self.page.check_unchanged(epoch, strategy, instrument))
+            .and_then(|()| self.page.check_lease(clock()));
+        self.stay(open)
+    }
+}
+
+/// What is remembered of a request until its verdict comes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waiting {
+    position: u64,
+    epoch: u64,
+    strategy: StrategyId,
+    instrument: InstrumentId,
+    withdrawn: bool,
+}
+
+/// A verdict as it came. An admitted order still needs its pass: [`Asker::pass`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// The verdict.
+    pub verdict: VerdictRecord,
+    epoch: u64,
+    strategy: StrategyId,
+    instrument: InstrumentId,
+}
+
+/// The one writer and reader of a session's lanes. One thread at a time; any thread.
+pub struct Asker {
+    checker: Checker,
+    events: Writer,
+    verdicts: Reader,
+    base: u64,
+    epochs: Box<[Waiting]>,
+    answered: Words,
+    bell: Arc<Bell>,
+    gate: Arc<Gate>,
+}
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        *self.gate.asker.lock().unwrap_or_else(PoisonError::into_inner) = false;
+    }
+}
+
+impl Asker {
+    /// Asks for `order`, a `new` or `replace`, and waits at most `patience` for the verdict. The event's session and sequence are
+    /// set here.
+    ///
+    /// Spins: this is for a core that has nothing else to do. Where it has, [`Asker::submit`] and [`Asker::poll`].
+    ///
+    /// # Errors
+    /// Why the order must not be sent. If it had been admitted, haltline is told that it was withdrawn.
+    pub fn ask(&mut self, order: &Event, patience: Duration) -> Result<Pass<'_>, Denied> {
+        let position = self.submit(order)?;
+        let begin = clock();
+        let mut rounds = 0_u32;
+        let answered = loop {
+            match self.poll()? {
+                Some(answered) if answered.verdict.seq == self.base + position => break answered,
+                // An earlier request that was submitted and not waited for: its caller gave it up by asking.
+                Some(earlier) if earlier.verdict.denial.is_none() => self.withdraw(&earlier)?,
+                Some(_) => {}
+                None => {
+                    core::hint::spin_loop();
+                    rounds += 1;
+                    if rounds.is_multiple_of(64) {
+                        if clock().saturating_sub(begin) > patience.as_nanos() as u64 {
+                            self.give_up(position);
+                            return Err(Denied::NoAnswer);
+                        }
+                        std::thread::yield_now();
+                    }
+                }
+            }
+        };
+        if let Some(denial) = answered.verdict.denial {
+            return Err(Denied::Verdict(denial));
+        }
+        self.pass(&answered)
+    }
+
+    /// Puts a request into the lane and returns its position. Never waits.
+    ///
+    /// # Errors
+    /// [`Denied::Full`], [`Denied::Damaged`], [`Denied::NotARequest`], and a gate that is closed already.
+    pub fn submit(&mut self, order: &Event) -> Result<u64, Denied> {
+        match order.kind {
+            EventKind::New | EventKind::Replace => {}
+            _ => return Err(Denied::NotARequest),
+        }
+        // Before the order is in the lane: what is raised from here on makes its verdict worthless.
+        let epoch = self.checker.page.epoch();
+        let at = (self.events.position() - 1) as usize & (self.epochs.len() - 1);
+        let waiting = Waiting {
+            position: self.events.position(),
+            epoch,
+            strategy: order.strategy,
+            instrument: order.instrument,
+            withdrawn: false,
+        };
+        match self.events.push(order.to_record()) {
+            Ok(Some(position)) => {
+                self.epochs[at] = waiting;
+                self.bell.ring();
+                Ok(position)
+            }
+            Ok(None) => Err(Denied::Full),
+            Err(damaged) => Err(Denied::Damaged(damaged)),
+        }
+    }
+
+    /// The next verdict, if one has come.
+    ///
+    /// # Errors
+    /// [`Denied::Damaged`], [`Denied::BadVerdict`]: nothing more can be asked here.
+    pub fn poll(&mut self) -> Result<Option<Answered>, Denied> {
+        loop {
+            let Some(record) = self.verdicts.pop().map_err(Denied::Damaged)? else { return Ok(None) };
+            let verdict = VerdictRecord::from_record(&record).map_err(|_| Denied::BadVerdict)?;
+            let position = verdict.seq.wrapping_sub(self.base);
+            // Haltline died between answering and counting, and has answered again: the order may have been sent.
+            if position <= self.answered[0].load(Ordering::Relaxed) {
+                continue;
+            }
+            // A process that dies between these two words never used the verdict: haltline goes on counting the order.
+            self.answered[0].store(position, Ordering::Release);
+            let at = position.wrapping_sub(1) as usize & (self.epochs.len() - 1);
+            let waiting = self.epochs[at];
+            if waiting.position == position && !waiting.withdrawn {
+                self.epochs[at].position = 0;
+                let Waiting { epoch, strategy, instrument, .. } = waiting;
+                return Ok(Some(Answered { verdict, epoch, strategy, instrument }));
+            }
+            // Given up, or asked by a process that died before it read the verdict: it is not sent, and haltline is told.
+            match verdict.kind {
+                EventKind::New | EventKind::Replace if verdict.denial.is_none() => self.tell_withdrawn(verdict.id)?,
+                _ => {}
+            }
+        }
+    }
+
+    /// The pass for an order that was admitted.
+    ///
+    /// # Errors
+    /// If the gate has closed since, or anything of the order's scopes was raised or lowered: haltline is told that the order was
+    /// withdrawn.
+    pub fn pass(&mut self, answered: &Answered) -> Result<Pass<'_>, Denied> {
+        if let Some(denial) = answered.verdict.denial {
+            return Err(Denied::Verdict(denial));
+        }
+        let Answered { epoch, strategy, instrument, .. } = *answered;
+        if let Err(closed) = self.checker.enter_answered(epoch, strategy, instrument) {
+            self.withdraw(answered)?;
+            return Err(Denied::Closed(closed));
+        }
+        Ok(Pass { slot: &mut self.checker.slot })
+    }
+
+    /// Tells haltline that an order it admitted is not sent.
+    ///
+    /// # Errors
+    /// If it cannot be told: [`Denied::Full`], [`Denied::Damaged`]. Haltline goes on counting the order.
+    pub fn withdraw(&mut self, answered: &Answered) -> Result<(), Denied> {
+        self.tell_withdrawn(answered.verdict.id)
+    }
+
+    fn tell_withdrawn(&mut self, id: OrdId) -> Result<(), Denied> {
+        let mut event = Event::new(EventKind::Withdrawn, SessionId(0), 0);
+        event.id = id;
+        match self.report(&event) {
+            Ok(_) => Ok(()),
+            Err(ReportError::Full) => Err(Denied::Full),
+            Err(ReportError::Damaged(damaged)) => Err(Denied::Damaged(damaged)),
+        }
+    }
+
+    fn give_up(&mut self, position: u64) {
+        let at = (position - 1) as usize & (self.epochs.len() - 1);
+        if self.epochs[at].position == position {
+            self.epochs[at].withdrawn = true;
+        }
+    }
+
+    /// Reports an event of any kind: what the venue said, a cancel that goes out, a heartbeat, an order that was sent under a
+    /// [`Checker`]'s pass. Returns its position. Never waits.
+    ///
+    /// # Errors
+    /// [`ReportError`]: it was not taken, and has to be reported again.
+    pub fn report(&mut self, event: &Event) -> Result<u64, ReportError> {
+        match self.events.push(event.to_record()) {
+            Ok(Some(position)) => {
+                self.bell.ring();
+                Ok(position)
+            }
+            Ok(None) => Err(ReportError::Full),
+            Err(damaged) => Err(ReportError::Damaged(damaged)),
+        }
+    }
+
+    /// How many events fit now. An observing gateway looks before it sends, so that what it sent can be reported.
+    ///
+    /// # Errors
+    /// If the lane is damaged.
+    pub fn room(&mut self) -> Result<u64, Damaged> {
+        self.events.room()
+    }
+
+    /// The check without the question, as [`Checker::admit`].
+    ///
+    /// # Errors
+    /// As [`Checker::admit`].
+    pub fn admit(&mut self, strategy: StrategyId, instrument: InstrumentId) -> Result<Pass<'_>, Closed> {
+        self.checker.admit(strategy, instrument)
+    }
+
+    /// The sequence that haltline knows position `position` by.
+    #[must_use]
+    pub const fn seq(&self, position: u64) -> u64 {
+        self.base + position
+    }
+}
+
+/// `CLOCK_MONOTONIC` in ns, without a system call.
+#[inline]
+fn clock() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// This process and thread, for a slot.
+fn owner() -> u64 {
+    let id = |pid: rustix::process::Pid| u64::from(pid.as_raw_nonzero().get().unsigned_abs());
+    id(rustix::process::getpid()) << 32 | id(rustix::thread::gettid())
+}
+
+/// What came with the answer.
+struct Got {
+    session: SessionId,
+    region: Region,
+    region_fd: OwnedFd,
+    page_fd: OwnedFd,
+    bell: Bell,
+    membarrier: bool,
+}
+
+fn attach(
+    socket: &Path,
+    session: &str,
+    token: &str,
+    build: &str,
+    timeout: Duration,
+    offered: Option<BorrowedFd<'_>>,
+) -> Result<(OwnedFd, Got), AttachError> {
+    let connection = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    for direction in [rustix::net::sockopt::Timeout::Recv, rustix::net::sockopt::Timeout::Send] {
+        rustix::net::sockopt::set_socket_timeout(&connection, direction, Some(timeout.max(Duration::from_millis(1))))?;
+    }
+    rustix::net::connect(&connection, &SocketAddrUnix::new(socket)?)?;
+    let request =
+        Request::Attach { session: session.to_owned(), token: token.to_owned(), build: build.to_owned() }.encode();
+    send_with(&connection, &request, offered)?;
+    let mut bytes = [0; hello::LEN + 1];
+    let (len, mut fds) = receive_with(&connection, &mut bytes)?;
+    let numbers = done(&bytes[..len])?;
+    let protocol = |text: String| AttachError::Protocol(text);
+    if fds.len() != 3 {
+        return Err(protocol(format!("{} descriptors came instead of 3", fds.len())));
+    }
+    let (bell_fd, region_fd, page_fd) = (fds.remove(2), fds.remove(1), fds.remove(0));
+    let words = usize::try_from(numbers[1]).map_err(|_| protocol("the region is too large".into()))?;
+    let region =
+        Region::read(Words::from_sealed(&region_fd, words)?).map_err(|field| protocol(format!("region: {field}")))?;
+    let bell = Bell::over(Words::from_sealed(&bell_fd, BELL_WORDS)?);
+    let session = region.shape().session;
+    if u64::from(session.0) != numbers[0] {
+        return Err(protocol("the region is another session's".into()));
+    }
+    Ok((connection, Got { session, region, region_fd, page_fd, bell, membarrier: numbers[2] == 1 }))
+}
+
+/// Sends one packet, with a descriptor if there is one.
+fn send_with(socket: &OwnedFd, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<(), AttachError> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds;
+    if let Some(fd) = fd {
+        fds = [fd];
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+    }
+    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Receives one packet and the descriptors that came with it.
+fn receive_with(socket: &OwnedFd, bytes: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), AttachError> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let got = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    if got.bytes == 0 {
+        return Err(AttachError::Io(ErrorKind::UnexpectedEof.into()));
+    }
+    Ok((got.bytes, fds))
+}
+
+fn done(bytes: &[u8]) -> Result<[u64; 8], AttachError> {
+    match Answer::decode(bytes) {
+        Ok(Answer::Done(numbers)) => Ok(numbers),
+        Ok(Answer::Refused { status, text }) => Err(AttachError::Refused(status, text)),
+        Err((field, what)) => Err(AttachError::Protocol(format!("the answer's {field} {what}"))),
+    }
+}
+
+fn bad_page(bad: BadPage) -> AttachError {
+    AttachError::Protocol(format!("the halt page: {bad:?}"))
+}
+
+/// Which file a descriptor is of.
+fn identity(fd: impl AsFd) -> Result<(u64, u64), AttachError> {
+    let stat = rustix::fs::fstat(fd)?;
+    Ok((stat.st_dev, stat.st_ino))
+}

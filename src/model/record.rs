@@ -1,0 +1,258 @@
+//! HOT: no I/O, lock, allocation, logging, formatting, clock or syscall, and no panic on any bytes.
+//!
+//! Events and verdicts as the eight words of a [lane](crate::ring::lane), the same for Rust, C and C++.
+//!
+//! ```text
+//! event      0  kind u8 | side u8 | ord_type u8 | flags u8 | check u16 | account u16
+//!            8  strategy u16 | check u16 | instrument u32
+//!           16  position u64         the lane's stamp; with the stream's base it makes the sequence
+//!           24  sent_at u64          sender's clock, ns since the Unix epoch; 0: not said
+//!           32  id u64 | 40 ref_id u64 | 48 qty i64 | 56 px i64      as in `Event`
+//!
+//! verdict    0  kind u8 | denied u8 | rule u8 | why u8 | check u16 | scope kind u8 | 0 u8
+//!            8  scope's strategy u16 | check u16 | scope's index u32
+//!           16  position u64
+//!           24  seq u64              of the request
+//!           32  id u64 | 40 observed i64 | 48 limit i64 | 56 checks u64
+//! ```
+//!
+//! Numbers are little-endian, as is every machine that this runs on. Account, kinds, rules and reasons have the numbers of their
+//! enums, which never change meaning. A pair's index is the instrument's, with the strategy beside it.
+
+use crate::model::effect::Denial;
+use crate::model::event::{Event, EventKind, OrdType, Side};
+use crate::model::rule::{Rule, Why};
+use crate::model::scope::{Scope, ScopeKind};
+use crate::units::{AccountId, InstrumentId, OrdId, Px, Qty, SessionId, StrategyId, UnixNanos};
+
+/// A field of a record that says nothing that exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadField {
+    /// Which.
+    pub field: &'static str,
+    /// What it holds.
+    pub value: u64,
+}
+
+impl core::fmt::Display for BadField {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{} {} does not exist", self.field, self.value)
+    }
+}
+
+const fn byte(word: u64, at: u32) -> u8 {
+    (word >> (8 * at)) as u8
+}
+
+const fn short(word: u64, at: u32) -> u16 {
+    (word >> (8 * at)) as u16
+}
+
+impl Event {
+    /// The words of this event; its session is the lane's, its sequence the position's.
+    #[must_use]
+    pub const fn to_record(&self) -> [u64; 8] {
+        [
+            self.kind as u64
+                | (self.side as u64) << 8
+                | (self.ord_type as u64) << 16
+                | (self.flags as u64) << 24
+                | (self.account.0 as u64) << 48,
+            self.strategy.0 as u64 | (self.instrument.0 as u64) << 32,
+            0,
+            self.sent_at.0,
+            self.id.0,
+            self.ref_id,
+            self.qty.0 as u64,
+            self.px.0 as u64,
+        ]
+    }
+
+    /// The event of `record`, which came in on `session`'s lane and is number `seq` of its stream.
+    ///
+    /// A side or order type that does not exist makes it [`Event::MALFORMED`]: the event keeps its place in the stream.
+    ///
+    /// # Errors
+    /// If the kind does not exist, or a flag is set that no sender may set: nothing can be made of such a record.
+    pub fn from_record(record: &[u64; 8], session: SessionId, seq: u64) -> Result<Event, BadField> {
+        let w = record;
+        let Some(kind) = EventKind::from_u8(byte(w[0], 0)) else {
+            return Err(BadField { field: "kind", value: byte(w[0], 0).into() });
+        };
+        let mut flags = byte(w[0], 3);
+        if flags & !Event::MALFORMED != 0 {
+            return Err(BadField { field: "flags", value: flags.into() });
+        }
+        let (side, ord_type) = (Side::from_u8(byte(w[0], 1)), OrdType::from_u8(byte(w[0], 2)));
+        if side.is_none() || ord_type.is_none() {
+            flags |= Event::MALFORMED;
+        }
+        Ok(Event {
+            kind,
+            side: side.unwrap_or_default(),
+            ord_type: ord_type.unwrap_or_default(),
+            flags,
+            session,
+            account: AccountId(short(w[0], 6)),
+            strategy: StrategyId(short(w[1], 0)),
+            reserved: 0,
+            instrument: InstrumentId((w[1] >> 32) as u32),
+            seq,
+            sent_at: UnixNanos(w[3]),
+            id: OrdId(w[4]),
+            ref_id: w[5],
+            qty: Qty(w[6] as i64),
+            px: Px(w[7] as i64),
+        })
+    }
+}
+
+/// A verdict as it goes through a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VerdictRecord {
+    /// The request's sequence.
+    pub seq: u64,
+    /// Its id.
+    pub id: OrdId,
+    /// Which request.
+    pub kind: EventKind,
+    /// `None`: admitted.
+    pub denial: Option<Denial>,
+    /// One bit per [`Rule`]: the checks that ran.
+    pub checks: u64,
+}
+
+impl VerdictRecord {
+    /// Its words.
+    #[must_use]
+    pub fn to_record(&self) -> [u64; 8] {
+        let head = u64::from(self.kind as u8);
+        let Some(denial) = self.denial else {
+            return [head, 0, 0, self.seq, self.id.0, 0, 0, self.checks];
+        };
+        let (strategy, index) = match denial.scope {
+            Scope::Firm => (0, 0),
+            Scope::Account(a) => (0, u64::from(a.0)),
+            Scope::Strategy(s) => (0, u64::from(s.0)),
+            Scope::Pair(s, i) => (u64::from(s.0), u64::from(i.0)),
+            Scope::Instrument(i) => (0, u64::from(i.0)),
+            Scope::Session(s) => (0, u64::from(s.0)),
+        };
+        [
+            head | 1 << 8
+                | u64::from(denial.rule as u8) << 16
+                | u64::from(denial.why as u8) << 24
+                | u64::from(denial.scope.kind() as u8) << 48,
+            strategy | index << 32,
+            0,
+            self.seq,
+            self.id.0,
+            denial.observed as u64,
+            denial.limit as u64,
+            self.checks,
+        ]
+    }
+
+    /// The verdict of `record`.
+    ///
+    /// # Errors
+    /// If a field says nothing that exists: the reader takes it as a denial.
+    pub fn from_record(record: &[u64; 8]) -> Result<VerdictRecord, BadField> {
+        let w = record;
+        let bad = |field, value: u8| BadField { field, value: value.into() };
+        let kind = EventKind::from_u8(byte(w[0], 0)).ok_or(bad("kind", byte(w[0], 0)))?;
+        let denial = match byte(w[0], 1) {
+            0 => None,
+            1 => {
+                let rule = Rule::ALL.get(usize::from(byte(w[0], 2))).copied().ok_or(bad("rule", byte(w[0], 2)))?;
+                let why = Why::ALL.get(usize::from(byte(w[0], 3))).copied().ok_or(bad("why", byte(w[0], 3)))?;
+                let (strategy, index) = (StrategyId(short(w[1], 0)), (w[1] >> 32) as u32);
+                let scope = match byte(w[0], 6) {
+                    n if n == ScopeKind::Firm as u8 => Scope::Firm,
+                    n if n == ScopeKind::Account as u8 => Scope::Account(AccountId(index as u16)),
+                    n if n == ScopeKind::Strategy as u8 => Scope::Strategy(StrategyId(index as u16)),
+                    n if n == ScopeKind::Pair as u8 => Scope::Pair(strategy, InstrumentId(index)),
+                    n if n == ScopeKind::Instrument as u8 => Scope::Instrument(InstrumentId(index)),
+                    n if n == ScopeKind::Session as u8 => Scope::Session(SessionId(index as u16)),
+                    n => return Err(bad("scope", n)),
+                };
+                Some(Denial { rule, why, scope, observed: w[5] as i64, limit: w[6] as i64 })
+            }
+            n => return Err(bad("denied", n)),
+        };
+        Ok(VerdictRecord { seq: w[3], id: OrdId(w[4]), kind, denial, checks: w[7] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_keep_every_field() {
+        for kind in EventKind::ALL {
+            let event = Event {
+                kind,
+                side: Side::Sell,
+                ord_type: OrdType::StopLimit,
+                flags: 0,
+                session: SessionId(3),
+                account: AccountId(0xABCD),
+                strategy: StrategyId(0x1234),
+                reserved: 0,
+                instrument: InstrumentId(0xDEAD_BEEF),
+                seq: 99,
+                sent_at: UnixNanos(u64::MAX),
+                id: OrdId(1 << 63),
+                ref_id: 7,
+                qty: Qty(-5),
+                px: Px(i64::MIN),
+            };
+            assert_eq!(Event::from_record(&event.to_record(), SessionId(3), 99), Ok(event));
+        }
+    }
+
+    #[test]
+    fn verdicts_keep_every_field() {
+        let scopes = [
+            Scope::Firm,
+            Scope::Account(AccountId(5)),
+            Scope::Strategy(StrategyId(6)),
+            Scope::Pair(StrategyId(7), InstrumentId(1 << 20)),
+            Scope::Instrument(InstrumentId(9)),
+            Scope::Session(SessionId(10)),
+        ];
+        let verdict = |denial| VerdictRecord { seq: 4, id: OrdId(5), kind: EventKind::Replace, denial, checks: !0 };
+        let admitted = verdict(None);
+        assert_eq!(VerdictRecord::from_record(&admitted.to_record()), Ok(admitted));
+        for scope in scopes {
+            for rule in Rule::ALL {
+                for why in Why::ALL {
+                    let denied = verdict(Some(Denial { rule, why, scope, observed: i64::MIN, limit: -1 }));
+                    assert_eq!(VerdictRecord::from_record(&denied.to_record()), Ok(denied));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn records_of_nothing_are_refused_by_field() {
+        let fill = Event::new(EventKind::Fill, SessionId(0), 1).to_record();
+        let with = |word: usize, at: u32, value: u64| {
+            let mut record = fill;
+            record[word] = record[word] & !(0xFF << (8 * at)) | value << (8 * at);
+            Event::from_record(&record, SessionId(0), 1)
+        };
+        assert_eq!(with(0, 0, 0), Err(BadField { field: "kind", value: 0 }));
+        assert_eq!(with(0, 0, 200), Err(BadField { field: "kind", value: 200 }));
+        assert_eq!(with(0, 3, 0x82), Err(BadField { field: "flags", value: 0x82 }));
+        assert_eq!(with(0, 1, 9).unwrap().flags, Event::MALFORMED);
+        assert_eq!(with(0, 2, 0).unwrap().flags, Event::MALFORMED);
+        let verdict = |record: [u64; 8]| VerdictRecord::from_record(&record).unwrap_err().field;
+        assert_eq!(verdict([1 | 2 << 8, 0, 0, 0, 0, 0, 0, 0]), "denied");
+        assert_eq!(verdict([1 | 1 << 8 | 255 << 16, 0, 0, 0, 0, 0, 0, 0]), "rule");
+        assert_eq!(verdict([1 | 1 << 8 | 255 << 24, 0, 0, 0, 0, 0, 0, 0]), "why");
+        assert_eq!(verdict([1 | 1 << 8 | 9 << 48, 0, 0, 0, 0, 0, 0, 0]), "scope");
+        assert_eq!(verdict([99, 0, 0, 0, 0, 0, 0, 0]), "kind");
+    }
+}

@@ -1,0 +1,1 @@
+//! Models of what is shared, for the model checker.
