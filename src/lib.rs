@@ -60,7 +60,7 @@
 //! journal ingest api   the latch and the record | WebSocket | HTTP
 //! app              configuration, threads, signals: everything wired in one place
 //! demo             the Knight morning, streamed to the real service
-//! bin              the command line: `kill` by socket or HTTP, the first that works
+//! bin              the command line: `kill` by socket, HTTP or the page itself, the first that works
 //! ```
 //!
 //! HOT: no I/O, lock, allocation, logging, formatting, clock or syscall per event; time is an argument. Without the feature
@@ -73,6 +73,7 @@
 //! | After a raise no admission leaves haltline for its scope | `ingest::tests`: `admission_decided_before_a_halt_is_withheld_after_it`, `admission_that_nobody_has_seen_is_not_replayed_under_a_halt` |
 //! | A kill is taken in every state, without engine or disk | `api::tests`: `kill_works_while_the_engine_stands_still_and_the_latch_cannot_be_written`, `flood_of_connections_leaves_a_place_for_a_kill` |
 //! | A flood at one door leaves the other alone | `local`: `a_flood_at_the_network_leaves_local_kills_alone_and_a_local_one_those_over_the_network` |
+//! | A page raised past a service that stands or is dead is a halt | `local`: `a_page_that_is_raised_while_nobody_serves_is_in_force_at_the_next_start`, `a_page_raised_past_a_service_that_runs_is_told_to_sessions_and_latched` |
 //! | What the kill file halts stays halted while it is there | `app::killfile`: `what_the_file_halts_cannot_be_rearmed_while_it_is_there` |
 //! | Modes only rise; a re-arm never undoes a later kill | `kill::switch`: `kill_is_never_lost_to_a_rearm_at_the_same_time`; `kill::page`: `raise_never_lowers_and_always_changes_the_epoch` |
 //! | A halt said to be durable survives SIGKILL | `service`: `sigkill_at_any_moment_after_the_receipt_loses_no_halt`; `journal::latch`: `no_halt_that_was_durable_is_missing_after_a_crash` |

@@ -68,6 +68,8 @@ pub struct Ways {
     pub http: Option<Door>,
     /// The file that halts the firm, for the advice to make it.
     pub kill_file: Option<PathBuf>,
+    /// The file of the halt page.
+    pub page: Option<PathBuf>,
     /// What is lacking, in words: a configuration that cannot be read, an address without a token.
     pub lacking: Vec<String>,
 }
@@ -95,6 +97,7 @@ impl Target {
             local: self.socket.clone().or(named.socket).map(Door::Local),
             http: self.token_file.clone().map(|token_file| Door::Http { url, token_file }),
             kill_file: named.kill_file,
+            page: named.page,
             lacking,
         }
     }

@@ -10,6 +10,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::client::{Door, Failure, Target, ask};
+use super::page::{self, Raised};
 use super::{EXIT_FAILED, EXIT_NOT_REACHED, EXIT_REFUSED, EXIT_USAGE, Exit, Form, ScopeArg, plain, say, scope};
 
 /// Arguments of `kill`.
@@ -24,6 +25,10 @@ pub struct KillArgs {
     /// How long to wait at the local socket, in ms; over HTTP at least 2000
     #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     timeout: u64,
+    /// Raise the halt page itself, whether or not a service answers. Needs the configuration, with its section [gate],
+    /// and the right to write the page's file; nothing is recorded
+    #[arg(long, requires = "config")]
+    direct: bool,
     #[command(flatten)]
     form: Form,
     #[command(flatten)]
@@ -38,7 +43,7 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 /// One way that was tried.
 #[derive(Clone, Debug, PartialEq)]
 struct Rung {
-    /// `local_socket` or `http`.
+    /// `local_socket`, `http` or `halt_page`.
     by: &'static str,
     /// Where.
     at: String,
@@ -52,6 +57,8 @@ struct Rung {
 enum Came {
     /// A receipt.
     Receipt(Value),
+    /// The page was raised, and nobody has said anything.
+    Raised(Raised),
     /// Nothing, or not that.
     Failed(Failure),
     /// It could not be tried.
@@ -89,11 +96,17 @@ pub fn kill(args: &KillArgs) -> Result<ExitCode> {
     let timeout = Duration::from_millis(args.timeout);
     let local = ways.local.map(|door| (door, timeout));
     let http = ways.http.map(|door| (door, timeout.max(HTTP_PATIENCE)));
-    for (door, patience) in local.into_iter().chain(http) {
+    for (door, patience) in local.into_iter().chain(http).filter(|_| !args.direct) {
         report.rungs.push(press(&door, args, patience));
         if report.receipt().is_some() {
             break;
         }
+    }
+    if let (Some(path), Some(config), None) = (&ways.page, &args.target.config, report.receipt()) {
+        report.rungs.push(raise(path, config, args));
+    } else if args.direct {
+        report.lacking.push("there is no halt page but the service's own: no section [gate] was found".to_owned());
+        return Err(Exit { code: EXIT_NOT_REACHED, text: report.lacking.join("\n") }.into());
     }
     if report.rungs.is_empty() {
         report.lacking.push("where is the service? Give --config FILE, --socket PATH or --token-file FILE".to_owned());
@@ -101,6 +114,15 @@ pub fn kill(args: &KillArgs) -> Result<ExitCode> {
     }
     say(&if args.form.is_json() { format!("{:#}\n", report.to_json()) } else { plain(&report.to_text()) })?;
     Ok(ExitCode::from(report.outcome().exit_code()))
+}
+
+fn raise(path: &Path, config: &Path, args: &KillArgs) -> Rung {
+    let begin = Instant::now();
+    let result = match page::raise(path, config, &args.scope) {
+        Ok(raised) => Came::Raised(raised),
+        Err(error) => Came::NotTried(format!("{error:#}")),
+    };
+    Rung { by: "halt_page", at: format!("halt page {}", path.display()), result, took: begin.elapsed() }
 }
 
 fn press(door: &Door, args: &KillArgs, patience: Duration) -> Rung {
@@ -146,7 +168,14 @@ impl Report {
     fn receipt(&self) -> Option<&Value> {
         self.rungs.iter().find_map(|rung| match &rung.result {
             Came::Receipt(receipt) => Some(receipt),
-            Came::Failed(_) | Came::NotTried(_) => None,
+            Came::Raised(_) | Came::Failed(_) | Came::NotTried(_) => None,
+        })
+    }
+
+    fn raised(&self) -> Option<Raised> {
+        self.rungs.iter().find_map(|rung| match rung.result {
+            Came::Raised(raised) => Some(raised),
+            Came::Receipt(_) | Came::Failed(_) | Came::NotTried(_) => None,
         })
     }
 
@@ -155,6 +184,7 @@ impl Report {
         match self.receipt() {
             Some(receipt) if receipt["status"] == "confirmed" => Outcome::Confirmed,
             Some(_) => Outcome::Raised,
+            None if self.raised().is_some() => Outcome::Raised,
             None if self.rungs.iter().any(refused) => Outcome::Refused,
             None => Outcome::NotReached,
         }
@@ -177,6 +207,23 @@ impl Report {
                     let more = if count > names.len() as u64 { " and more" } else { "" };
                     list.push(format!("check by hand: no confirmation from session {}{more}", names.join(", ")));
                 }
+                if missing["gates"] != 0 {
+                    let waits = |gate: &&Value| gate["confirmed_ns"].is_null();
+                    let gates = receipt["gates"].as_array().into_iter().flatten().filter(waits).map(gate_name);
+                    let gates = gates.collect::<Vec<_>>().join(", ");
+                    list.push(format!("check by hand: no confirmation from gate {gates}"));
+                }
+            }
+            None if let Some(raised) = self.raised() => {
+                list.push("no answer from haltline: who and why is recorded nowhere".to_owned());
+                list.push("an order that a gate had let through may still leave; later ones see the page".to_owned());
+                if !raised.barrier {
+                    list.push("no membarrier here: gates may take some microseconds to see the page".to_owned());
+                }
+                list.push("sessions over WebSocket are told when haltline runs again".to_owned());
+                list.push(
+                    "the halt is in memory: a restart of haltline takes it over, one of the host loses it".to_owned(),
+                );
             }
             None => {
                 list.push(format!("nothing is known to be halted: check {} by hand", self.scope));
@@ -190,7 +237,7 @@ impl Report {
 
     /// What else there is to do.
     fn advice(&self) -> Vec<String> {
-        if self.receipt().is_some() {
+        if self.receipt().is_some() || self.raised().is_some() {
             return Vec::new();
         }
         let mut list = Vec::new();
@@ -206,6 +253,7 @@ impl Report {
         let rung = |rung: &Rung| {
             let (result, text) = match &rung.result {
                 Came::Receipt(_) => ("receipt", ""),
+                Came::Raised(_) => ("raised", ""),
                 Came::Failed(failure) => {
                     let word = match failure {
                         Failure::NotReached(_) => "not_reached",
@@ -225,6 +273,10 @@ impl Report {
             "unconfirmed": self.unconfirmed(),
             "lacking": self.lacking,
             "receipt": self.receipt(),
+            "page": self.raised().map(|raised| json!({
+                "mode": raised.word.mode.name(), "epoch": raised.word.epoch, "barrier": raised.barrier,
+                "lease_ns": raised.lease_ns,
+            })),
         })
     }
 
@@ -241,6 +293,7 @@ impl Report {
             let ms = rung.took.as_millis();
             match &rung.result {
                 Came::Receipt(_) => line(format!("{}: answered after {ms} ms", rung.at)),
+                Came::Raised(_) => line(format!("{}: raised", rung.at)),
                 Came::Failed(failure @ Failure::Refused(_)) => {
                     line(format!("{}: REFUSED: {}", rung.at, failure.text()));
                 }
@@ -256,6 +309,14 @@ impl Report {
         }
         if let Some(receipt) = self.receipt() {
             receipt_lines(receipt, &mut line);
+        }
+        if let Some(raised) = self.raised() {
+            let (mode, epoch) = (raised.word.mode.name(), raised.word.epoch);
+            line(format!("  mode {mode}, epoch {epoch}: gates deny from their next look"));
+            line(match raised.lease_ns {
+                None => "  the lease has lapsed: gates let nothing through in any scope".to_owned(),
+                Some(ns) => format!("  the lease holds for {} ms more: haltline ran a moment ago", ns / 1_000_000),
+            });
         }
         for unconfirmed in self.unconfirmed() {
             line(format!("  ! {unconfirmed}"));
@@ -277,6 +338,10 @@ fn ms(value: &Value) -> Option<String> {
     Some(format!("{}.{:02} ms", ns / 1_000_000, ns / 10_000 % 100))
 }
 
+fn gate_name(gate: &Value) -> String {
+    format!("{} (process {})", gate["session"].as_str().unwrap_or("?"), gate["pid"])
+}
+
 fn receipt_lines(receipt: &Value, line: &mut impl FnMut(String)) {
     let word = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     line(format!(
@@ -292,7 +357,12 @@ fn receipt_lines(receipt: &Value, line: &mut impl FnMut(String)) {
         None => format!("not on disk ({})", word(&receipt["latch"]["status"])),
     };
     line(format!("  page raised after {raised}, {latch}"));
-    for session in receipt["sessions"].as_array().into_iter().flatten() {
+    for gate in receipt["gates"].as_array().into_iter().flatten() {
+        let after = ms(&gate["confirmed_ns"]).map(|after| format!(" after {after}")).unwrap_or_default();
+        line(format!("  gate {}: {}{after}", gate_name(gate), word(&gate["status"]).replace('_', " ")));
+    }
+    let by_socket = |session: &&Value| session["status"] != "gate";
+    for session in receipt["sessions"].as_array().into_iter().flatten().filter(by_socket) {
         let after = ms(&session["confirmed_ns"]).map(|after| format!(" after {after}")).unwrap_or_default();
         line(format!("  session {}: {}{after}", word(&session["name"]), word(&session["status"]).replace('_', " ")));
     }
@@ -305,6 +375,9 @@ fn receipt_lines(receipt: &Value, line: &mut impl FnMut(String)) {
 
 #[cfg(test)]
 mod tests {
+    use haltline::kill::page::ModeWord;
+    use haltline::model::Mode;
+
     use super::*;
 
     fn report(results: Vec<Came>) -> Report {
@@ -320,7 +393,8 @@ mod tests {
     fn receipt(status: &str, latch: bool, sessions: &[&str]) -> Came {
         Came::Receipt(json!({
             "status": status, "mode": "halted", "epoch": 7, "id": "8", "actor": "local:root", "raised_ns": 72_568,
-            "missing": { "latch": latch, "sessions": sessions.len(), "session_names": sessions },
+            "missing": { "latch": latch, "sessions": sessions.len(), "session_names": sessions, "gates": 0 },
+            "gates": [{ "session": "gw2", "pid": 77, "status": "confirmed", "confirmed_ns": 12_000 }],
             "latch": { "status": "durable", "durable_ns": 2_070_000 }, "working_orders": 3,
             "sessions": [{ "name": "gw\u{1b}1", "status": "confirmed", "confirmed_ns": 691_878 }],
         }))
@@ -331,12 +405,15 @@ mod tests {
         let no_answer = || Came::Failed(Failure::NoAnswer("late".into()));
         let refused = || Came::Failed(Failure::Refused("403".into()));
         let gone = || Came::Failed(Failure::NotReached("gone".into()));
+        let word = ModeWord { mode: Mode::Halted, epoch: 7 };
+        let raised = || Came::Raised(Raised { word, barrier: true, lease_ns: None });
         let cases = [
             (vec![receipt("confirmed", false, &[])], Outcome::Confirmed, 0),
             (vec![no_answer(), receipt("confirmed", false, &[])], Outcome::Confirmed, 0),
             (vec![receipt("unconfirmed", true, &[])], Outcome::Raised, 1),
             (vec![refused(), receipt("unconfirmed", false, &["gw-1"])], Outcome::Raised, 1),
             (vec![refused(), no_answer()], Outcome::Refused, 4),
+            (vec![refused(), no_answer(), raised()], Outcome::Raised, 1),
             (vec![gone(), Came::NotTried("no token".into())], Outcome::NotReached, 5),
             (vec![Came::Failed(Failure::Unclear("odd".into()))], Outcome::NotReached, 5),
         ];
@@ -355,7 +432,12 @@ mod tests {
         assert_eq!(report(vec![receipt("confirmed", false, &[])]).unconfirmed(), Vec::<String>::new());
         // A receipt that says nothing of what is missing vouches for nothing.
         let odd = report(vec![Came::Receipt(json!({ "status": "unconfirmed" }))]);
-        assert_eq!(odd.unconfirmed().len(), 2);
+        assert_eq!(odd.unconfirmed().len(), 3);
+        let inside = json!({ "session": "gw2", "pid": 77, "status": "inside", "confirmed_ns": null });
+        let mut gate = json!({ "status": "unconfirmed", "gates": [inside] });
+        gate["missing"] = json!({ "latch": false, "sessions": 0, "session_names": [], "gates": 1 });
+        let text = report(vec![Came::Receipt(gate)]).unconfirmed();
+        assert_eq!(text, ["check by hand: no confirmation from gate gw2 (process 77)"]);
         let stuck = report(vec![Came::Failed(Failure::NoAnswer("connected, but no answer within 500 ms".into()))]);
         let text = stuck.to_text();
         for part in ["no answer within 500 ms", "NOT HALTED", "may still take the kill", "touch /run/KILL", "USR1"] {
@@ -369,7 +451,7 @@ mod tests {
         assert_eq!(
             text,
             "http://x:1: answered after 3 ms\nstrategy alpha: HALTED, confirmed\n  mode halted, epoch 7, receipt 8, by \
-             local:root\n  page raised after 0.07 ms, on disk after 2.07 ms\n  session gw1: confirmed after 0.69 ms\n  \
+             local:root\n  page raised after 0.07 ms, on disk after 2.07 ms\n  gate gw2 (process 77): confirmed after 0.01 ms\n  session gw1: confirmed after 0.69 ms\n  \
              3 orders are working: haltline does not cancel them\n"
         );
     }

@@ -3,6 +3,7 @@
 mod check;
 mod client;
 mod kill;
+mod page;
 mod rearm;
 mod state;
 mod token;
@@ -64,8 +65,8 @@ enum Command {
     Token(token::TokenArgs),
     /// Halt a scope, by the first way that works, and say what was reached
     ///
-    /// Tries the local socket, then HTTP, each as far as it is told of them. It says for each what came of it, what is
-    /// confirmed and what is not.
+    /// Tries the local socket, then HTTP, then the halt page itself, each as far as it is told of them. It says for each
+    /// what came of it, what is confirmed and what is not.
     #[command(after_help = EXIT_CODES)]
     Kill(kill::KillArgs),
     /// Ask for a scope to trade again, or agree to what another person asked for

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, LIMITS, PATIENCE, haltline, token};
+use crate::support::{Daemon, Gateway, LIMITS, PATIENCE, block_on, haltline, token};
 
 /// What `kill --json` and the like printed.
 fn said(out: &Output) -> Value {
@@ -192,6 +192,98 @@ fn a_service_that_stands_still_is_told_from_one_that_confirms() {
     daemon.until("the kill is taken", |d| d.mode("firm", "") == "halted");
 }
 
+/// A service with a halt page in a file, and the directory in memory that it needs.
+fn start_with_page() -> (Daemon, tempfile::TempDir) {
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let gate = format!("[gate]\ndir = \"{}\"\n", memory.path().join("gate").display());
+    (Daemon::start(&format!("{LIMITS}{gate}")), memory)
+}
+
+/// The actors of the causes of a halt.
+fn actors(daemon: &Daemon, kind: &str) -> Vec<String> {
+    let state = daemon.get("vera", "/v1/state");
+    let halts = state["halts"].as_array().unwrap();
+    let halt = halts.iter().find(|h| h["scope"]["kind"] == kind);
+    let causes = halt.and_then(|h| h["causes"].as_array()).into_iter().flatten();
+    causes.map(|cause| cause["actor"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn when_nobody_answers_the_page_itself_is_raised_and_nothing_is_called_confirmed() {
+    let (daemon, _memory) = start_with_page();
+    daemon.signal("STOP");
+    let begin = Instant::now();
+    let out = daemon.haltline(&["kill", "--config", "haltline.toml", "--scope", "strategy:beta", "--timeout", "100"]);
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    let stopped = said(&out);
+    assert_eq!((&stopped["outcome"], &stopped["receipt"]), (&json!("raised"), &Value::Null));
+    let results: Vec<_> = stopped["tried"].as_array().unwrap().iter().map(|r| (&r["by"], &r["result"])).collect();
+    assert_eq!(results, [(&json!("local_socket"), &json!("no_answer")), (&json!("halt_page"), &json!("raised"))]);
+    assert_eq!(stopped["page"]["mode"], "halted");
+    assert!(stopped["unconfirmed"].to_string().contains("no answer from haltline"), "{stopped}");
+    // It finds the page raised when it runs again; the request in its socket is taken as well.
+    daemon.signal("CONT");
+    daemon.until("it has a cause", |d| actors(d, "strategy").iter().any(|actor| actor.starts_with("local:")));
+    assert_eq!(daemon.mode("strategy", "beta"), "halted");
+}
+
+#[test]
+fn a_page_that_is_raised_while_nobody_serves_is_in_force_at_the_next_start() {
+    let (daemon, memory) = start_with_page();
+    let (status, dir) = daemon.terminate();
+    assert!(status.success());
+    let run = |args: &[&str]| haltline(args).current_dir(dir.path()).output().unwrap();
+    let out = run(&["kill", "--config", "haltline.toml", "--scope", "strategy:nobody"]);
+    assert_eq!(out.status.code(), Some(5), "{out:?}");
+    let out = run(&["kill", "--config", "haltline.toml", "--scope", "strategy:beta", "--reason", "too late"]);
+    assert_eq!((out.status.code(), &said(&out)["outcome"]), (Some(1), &json!("raised")), "{out:?}");
+    // Nobody renews the lease any more: soon gates are closed anyway, and that is said too.
+    let begin = Instant::now();
+    while said(&run(&["kill", "--config", "haltline.toml", "--scope", "strategy:beta"]))["page"]["lease_ns"]
+        != Value::Null
+    {
+        assert!(begin.elapsed() < PATIENCE, "the lease does not lapse");
+    }
+    // With a configuration that is in pieces the firm's word is still found.
+    let file = dir.path().join("haltline.toml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, good.replace("[accounts.main]", "[accounts.other]")).unwrap();
+    let out = run(&["kill", "--config", "haltline.toml", "--scope", "strategy:alpha"]);
+    assert_eq!(out.status.code(), Some(5), "{out:?}");
+    assert!(said(&out)["tried"][1]["text"].as_str().unwrap().contains("only --scope firm"), "{out:?}");
+    let out = run(&["kill", "--config", "haltline.toml", "--text"]);
+    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(text.contains("firm: raised, NOT CONFIRMED") && text.contains("the lease has lapsed"), "{text}");
+    std::fs::write(&file, good).unwrap();
+    let daemon = Daemon::run(dir);
+    assert_eq!((daemon.mode("strategy", "beta"), daemon.mode("firm", "")), ("halted".into(), "halted".into()));
+    assert_eq!(
+        (daemon.mode("strategy", "alpha"), actors(&daemon, "firm")),
+        ("normal".into(), vec!["halt page".into()])
+    );
+    drop(memory);
+}
+
+#[test]
+fn a_page_raised_past_a_service_that_runs_is_told_to_sessions_and_latched() {
+    let (daemon, _memory) = start_with_page();
+    block_on(async {
+        let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
+        assert_eq!(gateway.buy("1", 1).await["verdict"], "admit");
+        let out = daemon.haltline(&["kill", "--config", "haltline.toml", "--direct"]);
+        assert_eq!((out.status.code(), &said(&out)["outcome"]), (Some(1), &json!("raised")), "{out:?}");
+        assert_eq!(gateway.buy("2", 1).await["rule"], "mode", "the engine looks before it admits");
+        while !gateway.modes.iter().any(|m| m["kind"] == "firm" && m["mode"] == "halted") {
+            gateway.next_of("mode").await;
+        }
+    });
+    daemon.until("it has a cause", |d| actors(d, "firm") == ["halt page"]);
+    let latch = daemon.dir.path().join("state/latch");
+    daemon.until("it is on disk", |_| std::fs::read_to_string(&latch).unwrap().contains("halt page"));
+}
+
 #[test]
 fn the_second_way_is_taken_when_the_first_fails() {
     let daemon = Daemon::start(LIMITS);
@@ -211,6 +303,8 @@ fn the_second_way_is_taken_when_the_first_fails() {
     assert!(String::from_utf8_lossy(&out.stderr).contains("cannot read no.toml"), "{out:?}");
     let out = daemon.haltline(&["kill", "--config", "haltline.toml", "--scope", "strategy:nobody"]);
     assert_eq!(out.status.code(), Some(4), "{out:?}");
+    let out = daemon.haltline(&["kill", "--config", "haltline.toml", "--direct"]);
+    assert_eq!(out.status.code(), Some(5), "without [gate] there is no page but the service's own: {out:?}");
 }
 
 #[test]

@@ -288,6 +288,8 @@ pub struct Doors {
     pub http: Option<SocketAddr>,
     /// The file that halts the firm.
     pub kill_file: Option<PathBuf>,
+    /// The file of the halt page, if gateways may map it.
+    pub page: Option<PathBuf>,
 }
 
 /// The doors that the file at `path` names. A kill must not wait until somebody has put a limit right, so this looks at
@@ -306,11 +308,17 @@ pub fn doors(path: &Path) -> Result<Doors, String> {
         Some(state_dir) => Some(local.socket_for(Path::new(state_dir))),
         None => local.socket,
     };
+    let gate = file.get("gate").map(|_| Gate { dir: text("gate", "dir").map(PathBuf::from), ..Gate::default() });
+    let page = match (gate, text("service", "state_dir")) {
+        (Some(gate), Some(state_dir)) => Some(Gate::page(&gate.dir(Path::new(state_dir)))),
+        (Some(Gate { dir: Some(dir), .. }), None) => Some(Gate::page(&dir)),
+        (Some(Gate { dir: None, .. }), None) | (None, _) => None,
+    };
     let http = match text("http", "listen") {
         Some(listen) => listen.parse().ok(),
         None => Some(Http::default().listen),
     };
-    Ok(Doors { socket, http, kill_file: text("local", "kill_file").map(PathBuf::from) })
+    Ok(Doors { socket, http, kill_file: text("local", "kill_file").map(PathBuf::from), page })
 }
 
 /// Why there is no configuration.

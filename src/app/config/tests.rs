@@ -855,7 +855,12 @@ fn doors_are_found_in_a_file_whose_limits_are_wrong() {
     let found = doors_of(all).unwrap();
     assert_eq!((found.socket, found.kill_file), (Some("s".into()), Some("K".into())));
     assert_eq!(found.http, Some("127.0.0.1:9".parse().unwrap()));
-    assert_eq!(doors_of("[http]\nlisten = 5").unwrap().socket, None);
+    assert_eq!((found.page, doors_of("[http]\nlisten = 5").unwrap().socket), (None, None));
+    let found = doors_of("[gate]\ndir = \"/dev/shm/h\"").unwrap();
+    assert_eq!(found.page.as_deref(), Some(Path::new("/dev/shm/h/page")));
+    let service = loaded(&with(&[("[ingest]", "[gate]\n[ingest]")]));
+    let page = Gate::page(&service.gate.unwrap().dir(&service.service.state_dir));
+    assert_eq!(doors_of(&with(&[("[ingest]", "[gate]\n[ingest]")])).unwrap().page, Some(page));
     assert!(doors_of("[http").unwrap_err().contains("is not TOML"));
     assert!(doors(&dir.path().join("none")).unwrap_err().contains("cannot read"));
 }
