@@ -215,12 +215,14 @@ impl Report {
                 }
             }
             None if let Some(raised) = self.raised() => {
-                list.push("no answer from haltline: who and why is recorded nowhere".to_owned());
+                let was_asked = self.rungs.len() > 1;
+                let why = if was_asked { "no answer from haltline" } else { "haltline was not asked" };
+                list.push(format!("{why}: who and why is recorded nowhere"));
                 list.push("an order that a gate had let through may still leave; later ones see the page".to_owned());
                 if !raised.barrier {
                     list.push("no membarrier here: gates may take some microseconds to see the page".to_owned());
                 }
-                list.push("sessions over WebSocket are told when haltline runs again".to_owned());
+                list.push("sessions over WebSocket are told when haltline looks again, if it runs".to_owned());
                 list.push(
                     "the halt is in memory: a restart of haltline takes it over, one of the host loses it".to_owned(),
                 );
