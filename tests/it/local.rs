@@ -376,6 +376,15 @@ fn presses(socket: &Path, count: usize) -> Vec<Duration> {
     times
 }
 
+/// Ends a flood also when a test fails: its threads are waited for.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_flood_at_the_network_leaves_local_kills_alone_and_a_local_one_those_over_the_network() {
     let daemon = Daemon::start(LIMITS);
@@ -383,6 +392,7 @@ fn a_flood_at_the_network_leaves_local_kills_alone_and_a_local_one_those_over_th
     let p99 = |times: &[Duration]| times[times.len() * 99 / 100];
     let calm = p99(&presses(&daemon.socket(), 300));
     std::thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
         for _ in 0..2 {
             scope.spawn(|| {
                 // More than all places together, silent, and ever new ones.
@@ -411,7 +421,6 @@ fn a_flood_at_the_network_leaves_local_kills_alone_and_a_local_one_those_over_th
                 break during;
             }
         };
-        stop.store(true, Ordering::Relaxed);
         times.sort();
         let (flooded, count) = (p99(&times), times.len());
         eprintln!("p99 of a local kill: {calm:?} calm; {flooded:?} of {count} under {during} connections over TCP");
