@@ -14,7 +14,7 @@
 //!                    wakers │   told, confirmed       │ └─ channel: Notice ──▶ control ─▶ log, causes, alerts
 //!                           │                         │ trip: raises
 //!      ┌────────────────────┴─────────────────────────▼───┐
-//!      │ HaltPage: one word `mode, epoch` per scope       │ ◀─ raises ─ Switch ◀─ api (HTTP), main (SIGUSR1)
+//!      │ HaltPage: one word `mode, epoch` per scope       │ ◀─ raises ─ Switch ◀─ api, local, killfile, main
 //!      └────────────────────┬─────────────────────────────┘
 //!                           └─ channel of one ─▶ latch ─▶ state directory
 //! ```
@@ -24,13 +24,15 @@
 //! | `haltline-ingest` | [`ingest::ws`]: all sessions, on one tokio runtime | its sockets; room in the event ring holds its readers back |
 //! | `haltline-engine` | [`engine::agent`] around [`engine::core`] | nothing; idle, it spins, yields or naps until the [bell](ring::bell) |
 //! | `haltline-api` | [`api`]: HTTP, a runtime of its own; large answers beside it | its sockets |
+//! | `haltline-local` | [`api`] again, on the Unix socket, with places of its own | its sockets |
+//! | `haltline-killfile` | looks for the kill file, if one is configured | the file system; the next look |
 //! | `haltline-latch` | [`journal::latch`]: makes the page's state durable | the disk |
 //! | `haltline-control` | [`journal::control`]: records, logs, raises alerts | the log's queue never; the disk once, for the first event |
-//! | main | signals, reload, the orderly end ([`app::service`]) | the others, at the end |
+//! | main | signals (SIGUSR1 kills), reload, the orderly end ([`app::service`]) | the others, at the end |
 //!
 //! # The kill path
 //!
-//! 1. The thread that received the press ([`api`], or main for SIGUSR1) calls [`kill::switch::Switch::press`], whose first
+//! 1. The thread that received the press ([`api`] at either door, the watcher of the kill file, main for SIGUSR1) calls [`kill::switch::Switch::press`], whose first
 //!    step is [`kill::page::HaltPage::raise`]: a compare-and-swap that never lowers and always begins a new epoch. No
 //!    lock, queue, disk or engine comes before it. A trip does the same from the engine's thread.
 //! 2. Wakers: ingest and the engine are woken if they sleep.
@@ -58,7 +60,7 @@
 //! journal ingest api   the latch and the record | WebSocket | HTTP
 //! app              configuration, threads, signals: everything wired in one place
 //! demo             the Knight morning, streamed to the real service
-//! bin              the command line
+//! bin              the command line: `kill` by socket, HTTP or the page itself, the first that works
 //! ```
 //!
 //! HOT: no I/O, lock, allocation, logging, formatting, clock or syscall per event; time is an argument. Without the feature
@@ -70,6 +72,9 @@
 //! |---|---|
 //! | After a raise no admission leaves haltline for its scope | `ingest::tests`: `admission_decided_before_a_halt_is_withheld_after_it`, `admission_that_nobody_has_seen_is_not_replayed_under_a_halt` |
 //! | A kill is taken in every state, without engine or disk | `api::tests`: `kill_works_while_the_engine_stands_still_and_the_latch_cannot_be_written`, `flood_of_connections_leaves_a_place_for_a_kill` |
+//! | A flood at one door leaves the other alone | `local`: `a_flood_at_the_network_leaves_local_kills_alone_and_a_local_one_those_over_the_network` |
+//! | A page raised past a service that stands or is dead is a halt | `local`: `a_page_that_is_raised_while_nobody_serves_is_in_force_at_the_next_start`, `a_page_raised_past_a_service_that_runs_is_told_to_sessions_and_latched` |
+//! | What the kill file halts stays halted while it is there | `app::killfile`: `what_the_file_halts_cannot_be_rearmed_while_it_is_there` |
 //! | Modes only rise; a re-arm never undoes a later kill | `kill::switch`: `kill_is_never_lost_to_a_rearm_at_the_same_time`; `kill::page`: `raise_never_lowers_and_always_changes_the_epoch` |
 //! | A halt said to be durable survives SIGKILL | `service`: `sigkill_at_any_moment_after_the_receipt_loses_no_halt`; `journal::latch`: `no_halt_that_was_durable_is_missing_after_a_crash` |
 //! | A latch that is missing, cut or damaged starts halted | `journal::latch`: `latch_cut_at_any_byte_starts_halted`, `latch_with_any_bit_flipped_starts_halted` |

@@ -1,4 +1,5 @@
-//! Who calls, and what they may do: bearer tokens, roles, and a look at where a browser request came from.
+//! Who calls, and what they may do: bearer tokens, users of this machine, roles, and a look at where a browser request
+//! came from.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -50,6 +51,55 @@ pub struct Principal {
     pub role: Role,
     /// BLAKE3 of the token's text.
     pub token_hash: [u8; 32],
+}
+
+/// Whoever sent a request, once that is established.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The name that is recorded as the actor. One name is one person, whichever way they came.
+    pub name: String,
+    /// What they may do.
+    pub role: Role,
+}
+
+/// Who may call over the local socket: the kernel says which user is at the other end, and nothing that the peer
+/// sends can change that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalUsers {
+    users: Vec<(u32, Caller)>,
+}
+
+impl LocalUsers {
+    /// `trusted` are the service's own user and root, with their names: they always may kill, whatever `configured`
+    /// says of them, since they could end the process as well. Of several entries for one user the first counts.
+    #[must_use]
+    pub fn new(configured: Vec<(u32, Caller)>, trusted: Vec<(u32, String)>) -> LocalUsers {
+        let mut users = configured;
+        for (uid, name) in trusted {
+            match users.iter_mut().find(|(known, _)| *known == uid) {
+                Some((_, caller)) => caller.role = caller.role.max(Role::Operator),
+                None => users.push((uid, Caller { name: format!("local:{name}"), role: Role::Operator })),
+            }
+        }
+        LocalUsers { users }
+    }
+
+    /// The caller whose user id is `uid`.
+    ///
+    /// # Errors
+    /// 403 if the user is not one of them.
+    pub fn caller(&self, uid: u32) -> Result<&Caller, Problem> {
+        self.users.iter().find(|(known, _)| *known == uid).map(|(_, caller)| caller).ok_or_else(|| {
+            tracing::warn!(event = "auth_failed", uid, "a user who is not configured came over the local socket");
+            Problem::new(
+                StatusCode::FORBIDDEN,
+                "unknown-user",
+                "Unknown user",
+                format!("the user with uid {uid} is none of [[local.operators]], the service's own or root"),
+            )
+            .with("uid", uid)
+        })
+    }
 }
 
 /// Bytes of randomness in a token.
@@ -114,7 +164,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// 401 without or with a wrong token; 429 with a wrong one from a source that has failed too often.
-    pub fn caller(&self, headers: &HeaderMap, source: IpAddr, now: MonoNanos) -> Result<&Principal, Problem> {
+    pub fn caller(&self, headers: &HeaderMap, source: IpAddr, now: MonoNanos) -> Result<Caller, Problem> {
         let unauthorized = |detail: &'static str| {
             Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized", detail)
                 .header(header::WWW_AUTHENTICATE, "Bearer")
@@ -129,7 +179,7 @@ impl Authenticator {
             .filter(|(scheme, token)| scheme.eq_ignore_ascii_case("bearer") && token.len() <= TOKEN_TEXT_MAX)
             .map(|(_, token)| token.trim());
         match token.and_then(|token| self.find(token)) {
-            Some(principal) => Ok(principal),
+            Some(principal) => Ok(Caller { name: principal.name.clone(), role: principal.role }),
             None if self.failed(source, now) => Err(Problem::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "too-many-failures",
@@ -197,7 +247,7 @@ impl Source for Authenticator {
     }
 }
 
-impl Principal {
+impl Caller {
     /// Whether they have `role`.
     ///
     /// # Errors
@@ -319,10 +369,25 @@ mod tests {
     #[test]
     fn roles_ascend() {
         for (has, may) in [(Role::Viewer, 1), (Role::Operator, 2), (Role::Risk, 3)] {
-            let principal = Principal { name: "x".into(), role: has, token_hash: [0; 32] };
+            let caller = Caller { name: "x".into(), role: has };
             let allowed = [Role::Viewer, Role::Operator, Role::Risk];
-            assert_eq!(allowed.iter().filter(|r| principal.needs(**r).is_ok()).count(), may);
+            assert_eq!(allowed.iter().filter(|r| caller.needs(**r).is_ok()).count(), may);
             assert_eq!(Role::from_name(has.name()), Some(has));
         }
+    }
+
+    #[test]
+    fn local_users_are_known_by_uid_and_root_can_always_kill() {
+        let caller = |name: &str, role| Caller { name: name.into(), role };
+        let configured = vec![
+            (1001, caller("carol", Role::Risk)),
+            (0, caller("admin", Role::Viewer)),
+            (1001, caller("mallory", Role::Risk)),
+        ];
+        let users = LocalUsers::new(configured, vec![(0, "root".into()), (500, "haltline".into())]);
+        assert_eq!(users.caller(1001), Ok(&caller("carol", Role::Risk)));
+        assert_eq!(users.caller(0), Ok(&caller("admin", Role::Operator)));
+        assert_eq!(users.caller(500), Ok(&caller("local:haltline", Role::Operator)));
+        assert_eq!(users.caller(1002).unwrap_err().status(), StatusCode::FORBIDDEN);
     }
 }

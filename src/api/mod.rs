@@ -1,5 +1,9 @@
-//! The HTTP API: kill, re-arm, state, limits, health, metrics. On a thread and a runtime of its own, so that
+//! The HTTP API: kill, re-arm, state, limits, health, metrics. On threads and runtimes of its own, so that
 //! neither a scrape nor a browser is in the way of the event streams.
+//!
+//! It has two doors, each with a thread and places of its own, so that a crowd at one keeps nobody out of the other:
+//! TCP, where a caller is known by a bearer token, and a Unix socket, where the kernel says which user calls
+//! ([`LocalUsers`]).
 //!
 //! | Endpoint | Role | |
 //! |---|---|---|
@@ -28,9 +32,9 @@ mod view;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-pub use auth::{Authenticator, Principal, Role};
+pub use auth::{Authenticator, Caller, LocalUsers, Principal, Role};
 pub use routes::BODY_MAX;
-pub use server::run;
+pub use server::{run, run_local};
 
 use crate::duty::Clock;
 use crate::engine::published::Published;
@@ -42,7 +46,7 @@ use crate::limits::LimitTable;
 /// the old limits still in force. May block.
 pub type Reload = dyn Fn(&str, &str) -> Result<u32, Vec<String>> + Send + Sync;
 
-/// Bounds of the server. The defaults are meant for production.
+/// Bounds of one door. The defaults are meant for production.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ApiOptions {
     /// The longest time from one request (or the connection) to the whole head of the next.
@@ -83,8 +87,10 @@ pub struct ApiParts {
     pub published: Arc<Published>,
     /// The limits in force; whoever reloads them puts the new table here.
     pub limits: Arc<RwLock<Arc<LimitTable>>>,
-    /// Who may call.
+    /// Who may call over the network.
     pub auth: Arc<Authenticator>,
+    /// Who may call over the local socket.
+    pub local: LocalUsers,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// The last alerts.

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::api::ApiParts;
-use crate::api::auth::{Principal, Role, same_origin};
+use crate::api::auth::{self, Role, same_origin};
 use crate::api::problem::Problem;
 use crate::api::view;
 use crate::kill::rearm::{Rearm, RearmRefused, RearmState};
@@ -46,8 +46,17 @@ const TURN_MAX: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy)]
 pub(super) struct Received(pub(super) Now);
 
+/// Which door a request came through, and from whom: it decides how the caller is known.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    /// Over the network, from this address: known by a token.
+    Network(SocketAddr),
+    /// Over the local socket, from this user: known by the kernel's word.
+    Local(u32),
+}
+
 pub(super) struct Api {
-    pub(super) parts: ApiParts,
+    pub(super) parts: Arc<ApiParts>,
     keys: Mutex<VecDeque<PressKey>>,
     /// Something has become durable.
     progressed: Arc<Notify>,
@@ -76,7 +85,8 @@ struct PressKey {
 
 type Shared = State<Arc<Api>>;
 
-pub(super) fn router(parts: ApiParts) -> Router {
+/// The endpoints for one door. Each has its own lanes: large answers for one do not hold up those for the other.
+pub(super) fn router(parts: Arc<ApiParts>) -> Router {
     let progressed = Arc::new(Notify::new());
     let notify = progressed.clone();
     parts.switch.on_progress(Box::new(move || notify.notify_waiters()));
@@ -116,16 +126,22 @@ fn not_found(detail: impl Into<String>) -> Problem {
 }
 
 /// An authenticated caller. Every handler that takes one says which role it needs before anything else.
-struct Caller(Principal);
+struct Caller(auth::Caller);
 
 impl FromRequestParts<Arc<Api>> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Caller, Problem> {
         same_origin(&parts.headers)?;
-        let source = parts.extensions.get::<SocketAddr>().map_or([0, 0, 0, 0].into(), SocketAddr::ip);
-        let now = api.parts.clock.now().mono;
-        api.parts.auth.caller(&parts.headers, source, now).map(|principal| Caller(principal.clone()))
+        match parts.extensions.get::<Origin>().copied() {
+            // A token that is sent along says nothing here: whose request it is must not depend on two things.
+            Some(Origin::Local(uid)) => api.parts.local.caller(uid).map(|caller| Caller(caller.clone())),
+            Some(Origin::Network(peer)) => {
+                let now = api.parts.clock.now().mono;
+                api.parts.auth.caller(&parts.headers, peer.ip(), now).map(Caller)
+            }
+            None => Err(not_found("it is not known where the request comes from")),
+        }
     }
 }
 
@@ -421,6 +437,11 @@ fn refused(refused: RearmRefused) -> Problem {
             "same-person",
             "Same person",
             "the second person must be another one than the first",
+        ),
+        RearmRefused::Held => conflict(
+            "held",
+            "Held",
+            "the kill file is there, or cannot be looked at: as long as that is so the scope stays halted",
         ),
         RearmRefused::TooMany => Problem::new(
             StatusCode::TOO_MANY_REQUESTS,

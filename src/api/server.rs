@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::TcpListener as StdListener;
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,12 +21,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tower::ServiceExt;
 
 use crate::api::problem::Problem;
-use crate::api::routes::{Received, router};
+use crate::api::routes::{Origin, Received, router};
 use crate::api::{ApiOptions, ApiParts};
 use crate::duty::Clock;
 
@@ -33,22 +35,62 @@ use crate::duty::Clock;
 ///
 /// # Errors
 /// If the runtime cannot be made or the listener not be used. A failing connection is no error.
-pub fn run(listener: StdListener, parts: ApiParts, stop: watch::Receiver<bool>) -> io::Result<()> {
+pub fn run(listener: StdListener, parts: Arc<ApiParts>, stop: watch::Receiver<bool>) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    on_a_runtime(async { serve(TcpListener::from_std(listener)?, parts, stop).await })
+}
+
+/// As [`run`], for the local socket. On a thread of its own, so that nothing that goes on at the network is in its way.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_local(listener: StdUnixListener, parts: Arc<ApiParts>, stop: watch::Receiver<bool>) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    on_a_runtime(async { serve(UnixListener::from_std(listener)?, parts, stop).await })
+}
+
+fn on_a_runtime(serving: impl Future<Output = io::Result<()>>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // State, limits, metrics and a reload; kills need none of them.
         .max_blocking_threads(4)
         .thread_name("api-blocking")
         .build()?;
-    listener.set_nonblocking(true)?;
-    runtime.block_on(serve(listener, parts, stop))?;
+    runtime.block_on(serving)?;
     // A large answer that is still being made is of no use to anybody any more.
     runtime.shutdown_background();
     Ok(())
 }
 
-async fn serve(listener: StdListener, parts: ApiParts, mut stop: watch::Receiver<bool>) -> io::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
+/// A listener, and how it knows who is at the other end.
+trait Door {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    async fn connected(&self) -> io::Result<(Self::Stream, Origin)>;
+}
+
+impl Door for TcpListener {
+    type Stream = TcpStream;
+
+    async fn connected(&self) -> io::Result<(TcpStream, Origin)> {
+        let (stream, peer) = self.accept().await?;
+        let _ = stream.set_nodelay(true);
+        Ok((stream, Origin::Network(peer)))
+    }
+}
+
+impl Door for UnixListener {
+    type Stream = UnixStream;
+
+    async fn connected(&self) -> io::Result<(UnixStream, Origin)> {
+        let (stream, _) = self.accept().await?;
+        // As of the moment when the peer connected: a process that changed its user since is still the one it was.
+        let uid = stream.peer_cred()?.uid();
+        Ok((stream, Origin::Local(uid)))
+    }
+}
+
+async fn serve(door: impl Door, parts: Arc<ApiParts>, mut stop: watch::Receiver<bool>) -> io::Result<()> {
     let options = parts.options;
     let clock = parts.clock.clone();
     let router = router(parts);
@@ -58,15 +100,15 @@ async fn serve(listener: StdListener, parts: ApiParts, mut stop: watch::Receiver
         let accepted = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => break,
-            accepted = listener.accept() => accepted,
+            accepted = door.connected() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
+            Ok((stream, origin)) => {
                 let Some(place) = places.take() else { continue };
                 let watcher = graceful.watcher();
                 let number = place.number;
                 let task =
-                    tokio::spawn(connection(stream, peer, place, router.clone(), clock.clone(), options, watcher));
+                    tokio::spawn(connection(stream, origin, place, router.clone(), clock.clone(), options, watcher));
                 places.set_task(number, task.abort_handle());
             }
             Err(error) => {
@@ -76,21 +118,20 @@ async fn serve(listener: StdListener, parts: ApiParts, mut stop: watch::Receiver
             }
         }
     }
-    drop(listener);
+    drop(door);
     let _ = tokio::time::timeout(options.drain, graceful.shutdown()).await;
     Ok(())
 }
 
 async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    origin: Origin,
     place: Place,
     router: Router,
     clock: Arc<dyn Clock>,
     options: ApiOptions,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
-    let _ = stream.set_nodelay(true);
     let busy = place.busy.clone();
     let kill_only = place.kill_only;
     let service = service_fn(move |request: hyper::Request<Incoming>| {
@@ -109,7 +150,7 @@ async fn connection(
                 )
                 .into_response()
             } else {
-                request.extensions_mut().insert(peer);
+                request.extensions_mut().insert(origin);
                 request.extensions_mut().insert(received);
                 // The router is always ready and cannot fail.
                 router.oneshot(request).await.into_response()

@@ -145,6 +145,7 @@ impl World {
             published,
             limits: limits.clone(),
             auth: auth.clone(),
+            local: LocalUsers::default(),
             clock: clock.clone(),
             alerts: Arc::new(Alerts::default()),
             render_metrics: setup.render,
@@ -154,7 +155,7 @@ impl World {
             }),
             options: setup.options,
         };
-        threads.push(std::thread::spawn(move || run(listener, parts, stopped).unwrap()));
+        threads.push(std::thread::spawn(move || run(listener, Arc::new(parts), stopped).unwrap()));
         World { addr, switch, limits, clock, dir, auth, stop_api, stop, threads, _tmp: tmp }
     }
 

@@ -2,9 +2,11 @@
 
 pub mod config;
 mod journal;
+mod killfile;
 mod logs;
 mod reload;
 pub mod service;
 mod signals;
+mod socket;
 
 pub use service::{Running, StartOptions, init_state_dir, serve, start};

@@ -3,6 +3,8 @@
 //! ```text
 //! ingest   WebSocket sessions          ──ring──▶ engine ──ring──▶ ingest
 //! api      HTTP, its own runtime       ──switch─▶ halt page ──▶ everybody
+//! local    the same on a Unix socket   ──switch─▶
+//! killfile looks for the kill file     ──switch─▶
 //! control  trips, warnings, anomalies  ◀─channel── engine
 //! latch    the durable halt            ◀─page──── switch
 //! main     signals
@@ -24,9 +26,11 @@ use anyhow::Context as _;
 use crate::api::{self, ApiOptions, ApiParts, Authenticator, Principal};
 use crate::app::config::{self, Loaded};
 use crate::app::journal;
+use crate::app::killfile::{self, KillFile};
 use crate::app::logs;
 use crate::app::reload::Reloader;
 use crate::app::signals::{Asked, Signals};
+use crate::app::socket::{self, SocketFile};
 use crate::duty::{Clock, SystemClock};
 use crate::engine::agent::{AgentParts, EngineAgent, Wake, port};
 use crate::engine::published::Published;
@@ -69,6 +73,8 @@ pub struct Running {
     pub ws_addr: SocketAddr,
     /// Where people and Prometheus ask.
     pub http_addr: SocketAddr,
+    /// Where users of this machine ask.
+    pub socket: PathBuf,
     /// All names.
     pub universe: Arc<Universe>,
     /// The limits in force.
@@ -89,6 +95,8 @@ struct Threads {
     stop_control: Arc<AtomicBool>,
     stop_api: tokio::sync::watch::Sender<bool>,
     stop_latch: Arc<AtomicBool>,
+    /// Dropped, it ends the watch of the kill file.
+    stop_killfile: crossbeam_channel::Sender<()>,
     stop_gates: Arc<AtomicBool>,
     gates: Option<JoinHandle<()>>,
     bell: Arc<Bell>,
@@ -96,6 +104,9 @@ struct Threads {
     engine: JoinHandle<()>,
     control: JoinHandle<std::io::Result<()>>,
     api: JoinHandle<()>,
+    local: JoinHandle<()>,
+    socket_file: SocketFile,
+    killfile: Option<JoinHandle<()>>,
     latch: JoinHandle<LatchStore>,
     journal: Option<journal::Running>,
 }
@@ -104,6 +115,9 @@ struct Threads {
 const EVENT_RING: usize = 16_384;
 /// Trips, warnings and anomalies that may wait for the control thread.
 const NOTICES: usize = 65_536;
+
+/// Open files besides connections, with room to spare: listeners, the latch, runtimes, the log.
+const OTHER_FILES: u64 = 64;
 
 /// Makes a new state directory with an empty latch. The only way to have one.
 ///
@@ -124,11 +138,14 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
     for note in &loaded.notes {
         tracing::warn!(event = "config", field = note.field, "{}", note.text);
     }
+    let api = ApiOptions::default();
+    let doors = 2 * (api.connections + api.reserved) + loaded.ingest.max_connections;
+    socket::allow_open_files(doors as u64 + OTHER_FILES);
     // Before the state directory is taken: from then on an end has to be an orderly one.
     let signals = Signals::hear()?;
     let running = start(loaded, StartOptions { path: Some(path.to_owned()), ..StartOptions::default() })?;
     abort_on_panic(&running);
-    tracing::info!(event = "started", ws = %running.ws_addr, http = %running.http_addr, "serving");
+    tracing::info!(event = "started", ws = %running.ws_addr, http = %running.http_addr, socket = %running.socket.display(), "serving");
     eprintln!("serving: events at ws://{}, people at http://{}", running.ws_addr, running.http_addr);
     // Beside the thread that hears signals: a file that cannot be read must not keep a kill waiting.
     let (ask_reload, reloads) = crossbeam_channel::bounded::<()>(1);
@@ -170,9 +187,17 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let ws = listen(loaded.ingest.listen, options.any_port).context("the event listener")?;
     let http = listen(loaded.http.listen, options.any_port).context("the HTTP listener")?;
     let (ws_addr, http_addr) = (ws.local_addr()?, http.local_addr()?);
+    if let Some(path) = &loaded.local.kill_file {
+        killfile::check(path).with_context(|| format!("the kill file {}", path.display()))?;
+    }
+    LatchStore::check(&loaded.service.state_dir)?;
+    let socket = loaded.control_socket();
+    let (local, socket_file) = SocketFile::listen(&socket, loaded.local.group.as_ref())
+        .with_context(|| format!("the local socket {}", socket.display()))?;
+    let gate_door = loaded.gate.as_ref().map(|gate| GateDoor::open(gate, &loaded.service.state_dir)).transpose()?;
+    // Last: a start that fails after this counts as a run that did not end orderly.
     let store = LatchStore::open(&loaded.service.state_dir)?;
     let events_taken = store.events_taken();
-    let gate_door = loaded.gate.as_ref().map(|gate| GateDoor::open(gate, &loaded.service.state_dir)).transpose()?;
     let restored = store.restore(&universe, clock.now());
     for fault in &restored.faults {
         tracing::error!(event = "latch", "{fault}: the firm starts halted");
@@ -281,6 +306,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         token_hash: operator.hash,
     }));
     let auth = Arc::new(Authenticator::new(principals));
+    let local_users = socket::users(&loaded.local.operators);
 
     let reloader = Arc::new(Reloader {
         path: options.path,
@@ -306,6 +332,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let (stop_engine, stop_control, stop_latch) = (flag(), flag(), flag());
     let (stop_ingest, hear_ingest_stop) = tokio::sync::watch::channel(false);
     let (stop_api, hear_stop) = tokio::sync::watch::channel(false);
+    let (stop_killfile, hear_killfile_stop) = crossbeam_channel::bounded::<()>(0);
     let latch = {
         let (switch, clock, stop) = (switch.clone(), clock.clone(), stop_latch.clone());
         spawn("latch", move || run_latch(store, &switch, &latch_jobs, &clock, &stop))?
@@ -329,24 +356,40 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         let (idle, bell, stop) = (loaded.engine.idle, bell.clone(), stop_engine.clone());
         spawn("engine", move || agent.run(idle, &bell, &stop))?
     };
-    let api = {
+    // What it asks for is done before anybody is let in.
+    let killfile = match &loaded.local.kill_file {
+        None => None,
+        Some(path) => {
+            let file = KillFile::watch(path, switch.clone(), clock.clone());
+            Some(spawn("killfile", move || file.run(&hear_killfile_stop))?)
+        }
+    };
+    let (api, local) = {
         let reload = reloader.clone();
-        let parts = ApiParts {
+        let parts = Arc::new(ApiParts {
             switch: switch.clone(),
             published: published.clone(),
             limits: limits.clone(),
             auth,
+            local: local_users,
             clock: clock.clone(),
             alerts,
             render_metrics: Box::new(move || metrics.render()),
             reload: Box::new(move |actor, reason| reload.reload(actor, reason)),
             options: ApiOptions { metrics_need_token: !http_addr.ip().is_loopback(), ..ApiOptions::default() },
-        };
-        spawn("api", move || {
+        });
+        let (also, also_hear_stop) = (parts.clone(), hear_stop.clone());
+        let api = spawn("api", move || {
             if let Err(error) = api::run(http, parts, hear_stop) {
                 tracing::error!(%error, "the HTTP server ended");
             }
-        })?
+        })?;
+        let local = spawn("local", move || {
+            if let Err(error) = api::run_local(local, also, also_hear_stop) {
+                tracing::error!(%error, "the server at the local socket ended");
+            }
+        })?;
+        (api, local)
     };
     let stop_gates = flag();
     let gates = match (gate_door, page_fd) {
@@ -405,6 +448,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         stop_control,
         stop_api,
         stop_latch,
+        stop_killfile,
         stop_gates,
         gates,
         bell,
@@ -412,10 +456,13 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         engine,
         control,
         api,
+        local,
+        socket_file,
+        killfile,
         latch,
         journal,
     };
-    Ok(Running { ws_addr, http_addr, universe, limits, published, switch, clock, reloader, threads })
+    Ok(Running { ws_addr, http_addr, socket, universe, limits, published, switch, clock, reloader, threads })
 }
 
 impl Running {
@@ -450,6 +497,12 @@ impl Running {
         let noted = t.control.join().map_err(|_| joined("control"))?;
         let _ = t.stop_api.send(true);
         t.api.join().map_err(|_| joined("api"))?;
+        t.local.join().map_err(|_| joined("local"))?;
+        drop(t.socket_file);
+        drop(t.stop_killfile);
+        if let Some(killfile) = t.killfile {
+            killfile.join().map_err(|_| joined("killfile"))?;
+        }
         t.stop_latch.store(true, Ordering::Release);
         let store = t.latch.join().map_err(|_| joined("latch"))?;
         noted.context("could not write down that events were taken")?;

@@ -1,136 +1,228 @@
-//! `kill` and `state`: one HTTP request to a running service.
+//! Where the service is, and one exchange with it: over its local socket as this user, or over HTTP with a token.
 
+use std::cell::Cell;
+use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
+use haltline::app::config;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use serde_json::{Value, json};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 
-use super::{EXIT_TRIPPED, say};
+use super::{EXIT_FAILED, EXIT_NOT_REACHED, EXIT_REFUSED, EXIT_USAGE, Exit};
 
 /// Where the service is and who asks.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct Target {
-    /// The service's HTTP address
-    #[arg(long, default_value = "http://127.0.0.1:7402", env = "HALTLINE_URL")]
-    url: String,
-    /// A file that holds the token and nothing else
+    /// The service's configuration file: it says where the local socket is
+    #[arg(long, value_name = "FILE", env = "HALTLINE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The local socket. Whoever runs this command is who asks
+    #[arg(long, value_name = "PATH", env = "HALTLINE_SOCKET")]
+    pub socket: Option<PathBuf>,
+    /// The HTTP address [default: what the configuration says, else http://127.0.0.1:7402]
+    #[arg(long, env = "HALTLINE_URL")]
+    pub url: Option<String>,
+    /// A file that holds a token and nothing else: its owner is who asks, over HTTP
     #[arg(long, value_name = "FILE", env = "HALTLINE_TOKEN_FILE")]
-    token_file: PathBuf,
+    pub token_file: Option<PathBuf>,
 }
 
-/// Arguments of `kill`.
-#[derive(Args, Debug)]
-pub struct KillArgs {
-    /// What to halt: firm, account:NAME, strategy:NAME, instrument:NAME or session:NAME
-    #[arg(long, default_value = "firm", value_parser = scope)]
-    scope: Scope,
-    /// Why: it is recorded
-    #[arg(long, default_value = "haltline kill")]
-    reason: String,
-    #[command(flatten)]
-    target: Target,
-}
-
-/// Arguments of `state`.
-#[derive(Args, Debug)]
-pub struct StateArgs {
-    /// Print the whole answer as JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    target: Target,
-}
-
+/// A way to the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Scope {
-    kind: String,
-    name: String,
+pub enum Door {
+    /// The Unix socket at this path.
+    Local(PathBuf),
+    /// HTTP at this address, with the token in this file.
+    Http {
+        /// `http://HOST:PORT`.
+        url: String,
+        /// Holds the token.
+        token_file: PathBuf,
+    },
 }
 
-fn scope(text: &str) -> Result<Scope, String> {
-    let (kind, name) = text.split_once(':').unwrap_or((text, ""));
-    let known = match kind {
-        "firm" => name.is_empty(),
-        "account" | "strategy" | "instrument" | "session" => !name.is_empty(),
-        _ => false,
-    };
-    if !known {
-        return Err("must be firm, account:NAME, strategy:NAME, instrument:NAME or session:NAME".to_owned());
+impl fmt::Display for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Door::Local(path) => write!(f, "local socket {}", path.display()),
+            Door::Http { url, .. } => f.write_str(url),
+        }
     }
-    Ok(Scope { kind: kind.to_owned(), name: name.to_owned() })
 }
 
-/// How long to wait for the whole answer.
+/// Every way to the service that a [`Target`] tells of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// The local socket.
+    pub local: Option<Door>,
+    /// HTTP.
+    pub http: Option<Door>,
+    /// The file that halts the firm, for the advice to make it.
+    pub kill_file: Option<PathBuf>,
+    /// The file of the halt page.
+    pub page: Option<PathBuf>,
+    /// What is lacking, in words: a configuration that cannot be read, an address without a token.
+    pub lacking: Vec<String>,
+}
+
+impl Target {
+    /// What was given, and what the configuration adds. A configuration that is of no use takes nothing away.
+    pub fn ways(&self) -> Ways {
+        let mut lacking = Vec::new();
+        let named = match self.config.as_deref().map(config::doors) {
+            None => config::Doors::default(),
+            Some(Ok(doors)) => doors,
+            Some(Err(why)) => {
+                lacking.push(why);
+                config::Doors::default()
+            }
+        };
+        let url = self.url.clone().unwrap_or_else(|| match named.http {
+            Some(listen) => format!("http://{listen}"),
+            None => format!("http://{}", config::Http::default().listen),
+        });
+        if self.url.is_some() && self.token_file.is_none() {
+            lacking.push(format!("{url} needs a token: --token-file FILE"));
+        }
+        Ways {
+            local: self.socket.clone().or(named.socket).map(Door::Local),
+            http: self.token_file.clone().map(|token_file| Door::Http { url, token_file }),
+            kill_file: named.kill_file,
+            page: named.page,
+            lacking,
+        }
+    }
+}
+
+/// How an exchange ended, if not with the answer that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The service cannot have heard of it.
+    NotReached(String),
+    /// Connected, and nothing came back in time: it may have been done, may be done later, or never.
+    NoAnswer(String),
+    /// The service said no.
+    Refused(String),
+    /// It answered something else.
+    Unclear(String),
+}
+
+impl Failure {
+    /// What happened, in words.
+    pub fn text(&self) -> &str {
+        match self {
+            Failure::NotReached(text) | Failure::NoAnswer(text) | Failure::Refused(text) | Failure::Unclear(text) => {
+                text
+            }
+        }
+    }
+
+    /// The command's exit code if that was all that it tried.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Failure::NotReached(_) | Failure::NoAnswer(_) => EXIT_NOT_REACHED,
+            Failure::Refused(_) => EXIT_REFUSED,
+            Failure::Unclear(_) => EXIT_FAILED,
+        }
+    }
+}
+
+/// How long to wait for an answer that nobody's halt depends on.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The largest answer that is read.
 const ANSWER_MAX: usize = 64 << 20;
 
-/// Presses the button and prints the receipt. Success is a receipt that says "confirmed".
-pub fn kill(args: &KillArgs) -> Result<ExitCode> {
-    let scope = json!({ "kind": args.scope.kind, "name": args.scope.name });
-    let body = json!({ "scope": scope, "reason": args.reason });
-    let receipt = ask(&args.target, Method::POST, "/v1/kill", Some(&body))?;
-    say(&format!("{receipt:#}\n"))?;
-    if receipt["status"] == "confirmed" {
-        return Ok(ExitCode::SUCCESS);
-    }
-    eprintln!("the kill is not confirmed: see \"missing\" in the receipt");
-    Ok(ExitCode::FAILURE)
+/// Asks through the one door that `target` means: HTTP as the token's owner if there is a token, else the local socket.
+pub fn ask_one(target: &Target, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+    let ways = target.ways();
+    let Some(door) = ways.http.or(ways.local) else {
+        let mut text = "where is the service? Give --config FILE, --socket PATH or --token-file FILE".to_owned();
+        for lacking in ways.lacking {
+            text = format!("{lacking}\n{text}");
+        }
+        return Err(Exit { code: EXIT_USAGE, text }.into());
+    };
+    let answer = ask(&door, method, path, body, PATIENCE)?;
+    answer.map_err(|failure| {
+        let text = format!("{door}: {}", failure.text());
+        Exit { code: failure.exit_code(), text }.into()
+    })
 }
 
-/// Shows what is halted.
-pub fn state(args: &StateArgs) -> Result<ExitCode> {
-    let state = ask(&args.target, Method::GET, "/v1/state", None)?;
-    let (tripped, text) = summary(&state)?;
-    say(&if args.json { format!("{state:#}\n") } else { text })?;
-    Ok(if tripped { ExitCode::from(EXIT_TRIPPED) } else { ExitCode::SUCCESS })
-}
-
-/// Whether anything is not normal, and the state in a few lines.
-fn summary(state: &Value) -> Result<(bool, String)> {
-    // An answer that cannot be understood must not look like "nothing is halted".
-    let list = |key: &str| state[key].as_array().with_context(|| format!("the answer has no {key:?}"));
-    let word = |value: &Value| value.as_str().unwrap_or("?").to_owned();
-    let mut text = String::new();
-    let mut tripped = state["mode"] != "normal";
-    text.push_str(&format!("firm: {}\n", word(&state["mode"])));
-    for key in ["halts", "orphans"] {
-        for halt in list(key)? {
-            tripped = true;
-            let (kind, name) = (word(&halt["scope"]["kind"]), word(&halt["scope"]["name"]));
-            let known = if key == "orphans" { " (not in the configuration)" } else { "" };
-            let scope = if name.is_empty() { kind } else { format!("{kind} {name}") };
-            text.push_str(&format!("{scope}: {} since epoch {}{known}\n", word(&halt["mode"]), halt["epoch"]));
-            for cause in halt["causes"].as_array().into_iter().flatten() {
-                let (at, actor, reason) = (word(&cause["at"]), word(&cause["actor"]), word(&cause["reason"]));
-                text.push_str(&format!("    {at} {actor}: {reason}\n"));
+/// One exchange through `door`, over within `patience`.
+///
+/// # Errors
+/// If it could not even be tried: no token, no runtime.
+pub fn ask(
+    door: &Door,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+    patience: Duration,
+) -> Result<Result<Value, Failure>> {
+    let token = match door {
+        Door::Local(_) => None,
+        Door::Http { url, token_file } => {
+            authority(url)?;
+            Some(read_token(token_file)?)
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Whom the connection reached, once there is one.
+    let connected = Cell::new(None);
+    let exchange = async {
+        match door {
+            Door::Local(path_to) => {
+                let (stream, pid) = connect_local(path_to).await?;
+                connected.set(Some(pid));
+                exchange(stream, "localhost", None, method, path, body).await
+            }
+            Door::Http { url, .. } => {
+                // Checked above.
+                let authority = authority(url).unwrap_or_default();
+                let stream = TcpStream::connect(authority).await.map_err(|e| Failure::NotReached(e.to_string()))?;
+                connected.set(Some(None));
+                exchange(stream, authority, token.as_deref(), method, path, body).await
             }
         }
-    }
-    if state["stale"] == true {
-        text.push_str("the engine makes no progress\n");
-    }
-    // Names and reasons come from outside: nothing in them may move the cursor.
-    let shown = text.chars().filter(|c| *c == '\n' || !c.is_control()).collect();
-    Ok((tripped, shown))
+    };
+    let answer = runtime.block_on(async { tokio::time::timeout(patience, exchange).await });
+    Ok(answer.unwrap_or_else(|_| {
+        let ms = patience.as_millis();
+        Err(match connected.get() {
+            Some(Some(pid)) => Failure::NoAnswer(format!("connected to process {pid}, but no answer within {ms} ms")),
+            Some(None) => Failure::NoAnswer(format!("connected, but no answer within {ms} ms")),
+            None => Failure::NotReached(format!("no connection within {ms} ms")),
+        })
+    }))
 }
 
-fn ask(target: &Target, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
-    let token = read_token(&target.token_file)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answer = async {
-        let exchange = exchange(&target.url, &token, method, path, body);
-        tokio::time::timeout(PATIENCE, exchange).await.context("no answer in time")?
-    };
-    let answer = runtime.block_on(answer);
-    answer.with_context(|| format!("asking {}{path}", target.url))
+/// Connects to the socket at `path`, and makes sure that it is the service's: of root, of this user, or of whoever owns the
+/// directory. Another user who may make files there could otherwise say "confirmed" in its place. Also returns the
+/// process that listens, if it can be seen from here.
+async fn connect_local(path: &Path) -> Result<(UnixStream, Option<i32>), Failure> {
+    let not_reached = |error: std::io::Error| Failure::NotReached(error.to_string());
+    let stream = UnixStream::connect(path).await.map_err(not_reached)?;
+    let peer = stream.peer_cred().map_err(not_reached)?;
+    let uid = peer.uid();
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let owner = std::fs::metadata(dir).map_err(not_reached)?.uid();
+    let own = rustix::process::geteuid().as_raw();
+    if ![0, own, owner].contains(&uid) {
+        return Err(Failure::NotReached(format!(
+            "it is held by uid {uid}, who is neither root, nor you, nor the owner of its directory: not asked"
+        )));
+    }
+    Ok((stream, peer.pid().filter(|pid| *pid > 0)))
 }
 
 fn read_token(path: &Path) -> Result<String> {
@@ -154,31 +246,40 @@ fn authority(url: &str) -> Result<&str> {
     Ok(authority)
 }
 
-async fn exchange(url: &str, token: &str, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
-    let authority = authority(url)?;
-    let stream = tokio::net::TcpStream::connect(authority).await.context("connecting")?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    host: &str,
+    token: Option<&str>,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<Value, Failure> {
     let bytes = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
-    let request = Request::builder()
+    let mut request = Request::builder()
         .method(method)
         .uri(path)
-        .header(header::HOST, authority)
-        .header(header::AUTHORIZATION, format!("Bearer {token}"))
+        .header(header::HOST, host)
         .header(header::CONTENT_TYPE, "application/json")
-        .header(header::CONNECTION, "close")
-        .body(Full::new(bytes))?;
-    let response = sender.send_request(request).await?;
+        .header(header::CONNECTION, "close");
+    if let Some(token) = token {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    }
+    let request = request.body(Full::new(bytes)).map_err(|error| Failure::NotReached(error.to_string()))?;
+    // From here on it may have been heard.
+    let lost = |error: hyper::Error| Failure::NoAnswer(format!("connected, but no answer: {error}"));
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+    let connection = tokio::spawn(connection);
+    let response = sender.send_request(request).await.map_err(lost)?;
     let status = response.status();
     let bytes = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
-    let bytes = bytes.map_err(|e| anyhow::anyhow!("reading the answer: {e}"))?.to_bytes();
+    let bytes = bytes.map_err(|e| Failure::Unclear(format!("the answer broke off: {e}")))?.to_bytes();
     drop(sender);
     connection.abort();
     let answer: Option<Value> = serde_json::from_slice(&bytes).ok();
     if !status.is_success() {
-        bail!("{}", refusal(status, answer.as_ref()));
+        return Err(Failure::Refused(refusal(status, answer.as_ref())));
     }
-    answer.context("the answer is not JSON")
+    answer.ok_or_else(|| Failure::Unclear("the answer is not JSON".to_owned()))
 }
 
 /// A problem document (RFC 9457) in one line.
@@ -189,17 +290,11 @@ fn refusal(status: StatusCode, problem: Option<&Value>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::io::{Read as _, Write as _};
 
-    #[test]
-    fn a_scope_is_a_kind_and_a_name() {
-        let scope_of = |kind: &str, name: &str| Ok(Scope { kind: kind.into(), name: name.into() });
-        assert_eq!(scope("firm"), scope_of("firm", ""));
-        assert_eq!(scope("strategy:alpha"), scope_of("strategy", "alpha"));
-        for bad in ["", "firm:x", "strategy", "strategy:", "pair:a/b", "alpha"] {
-            assert!(scope(bad).is_err(), "{bad:?}");
-        }
-    }
+    use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn an_address_is_plain_http_with_a_port() {
@@ -211,33 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_halt_anywhere_is_told_and_an_unknown_answer_is_no_all_clear() {
-        let calm = json!({ "mode": "normal", "halts": [], "orphans": [], "stale": false });
-        assert_eq!(summary(&calm).unwrap(), (false, "firm: normal\n".to_owned()));
-        let mut halted = calm.clone();
-        halted["halts"] = json!([{
-            "scope": { "kind": "strategy", "name": "alpha" }, "mode": "halted", "epoch": 7,
-            "causes": [{ "at": "t", "actor": "alice", "reason": "drill\u{1b}[2J" }],
-        }]);
-        let (tripped, text) = summary(&halted).unwrap();
-        assert!(tripped);
-        assert_eq!(text, "firm: normal\nstrategy alpha: halted since epoch 7\n    t alice: drill[2J\n");
-        let mut orphan = calm.clone();
-        // The firm has no name, and none is shown.
-        let mut firm = calm.clone();
-        firm["mode"] = json!("halted");
-        firm["halts"] =
-            json!([{ "scope": { "kind": "firm", "name": "" }, "mode": "halted", "epoch": 8, "causes": [] }]);
-        assert_eq!(summary(&firm).unwrap(), (true, "firm: halted\nfirm: halted since epoch 8\n".to_owned()));
-        orphan["orphans"] = json!([{ "scope": { "kind": "strategy", "name": "gone" }, "mode": "halted", "epoch": 1 }]);
-        assert!(summary(&orphan).unwrap().0);
-        assert!(summary(&json!({ "mode": "normal" })).is_err());
-        assert!(summary(&json!({ "halts": [], "orphans": [] })).unwrap().0);
-    }
-
-    #[test]
     fn the_request_is_what_the_interface_asks_for_and_the_answer_is_read() {
-        use std::io::{Read as _, Write as _};
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let server = std::thread::spawn(move || {
@@ -257,12 +326,53 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let token_file = dir.path().join("token");
         std::fs::write(&token_file, "abc123\n").unwrap();
-        let target = Target { url, token_file };
-        let error = ask(&target, Method::POST, "/v1/kill", Some(&json!({ "reason": "r" }))).unwrap_err();
-        assert!(format!("{error:#}").ends_with("403 Forbidden: No not yours"), "{error:#}");
+        let door = Door::Http { url, token_file };
+        let answer = ask(&door, Method::POST, "/v1/kill", Some(&json!({ "reason": "r" })), PATIENCE).unwrap();
+        assert_eq!(answer, Err(Failure::Refused("403 Forbidden: No not yours".to_owned())));
         let request = server.join().unwrap();
         assert!(request.starts_with("POST /v1/kill HTTP/1.1\r\n"), "{request}");
         assert!(request.contains("authorization: Bearer abc123\r\n"), "{request}");
         assert!(request.ends_with("{\"reason\":\"r\"}"), "{request}");
+    }
+
+    #[test]
+    fn who_does_not_answer_is_told_from_who_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let door = Door::Local(path.clone());
+        let press = || ask(&door, Method::POST, "/v1/kill", None, Duration::from_millis(30)).unwrap().unwrap_err();
+        assert!(matches!(press(), Failure::NotReached(_)));
+        // Connections are taken by the kernel; nobody reads them.
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let pid = std::process::id();
+        assert_eq!(press(), Failure::NoAnswer(format!("connected to process {pid}, but no answer within 30 ms")));
+        drop(listener);
+        assert!(matches!(press(), Failure::NotReached(_)));
+    }
+
+    #[test]
+    fn a_configuration_names_the_ways_and_arguments_come_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, "[service]\nstate_dir = \"/s\"\n[http]\nlisten = \"127.0.0.1:9\"").unwrap();
+        let mut target = Target { config: Some(file), ..Target::default() };
+        let ways = target.ways();
+        assert_eq!((ways.local, ways.http), (Some(Door::Local("/s/control.sock".into())), None));
+        target.token_file = Some("t".into());
+        let http = |url: &str| Some(Door::Http { url: url.into(), token_file: "t".into() });
+        assert_eq!(target.ways().http, http("http://127.0.0.1:9"));
+        target.url = Some("http://127.0.0.1:8".into());
+        target.socket = Some("/other".into());
+        let ways = target.ways();
+        assert_eq!((ways.local, ways.http), (Some(Door::Local("/other".into())), http("http://127.0.0.1:8")));
+        // A configuration that is of no use takes nothing away.
+        target.config = Some(dir.path().join("none"));
+        let ways = target.ways();
+        assert_eq!(ways.local, Some(Door::Local("/other".into())));
+        assert!(ways.lacking[0].contains("cannot read"), "{:?}", ways.lacking);
+        let bare = Target { url: Some("http://127.0.0.1:8".into()), ..Target::default() };
+        assert!(bare.ways().http.is_none() && bare.ways().lacking[0].contains("needs a token"));
+        let error = ask_one(&Target::default(), Method::GET, "/v1/state", None).unwrap_err();
+        assert_eq!(error.downcast::<Exit>().unwrap().code, EXIT_USAGE);
     }
 }

@@ -1,10 +1,14 @@
-//! The command line. Exit codes: 0 done; 1 it failed; 2 it was called wrongly; 78 the configuration is
-//! invalid; 3 (`state` only) something is halted or reduce-only.
+//! The command line. Its exit codes are in [`EXIT_CODES`].
 
 mod check;
 mod client;
+mod kill;
+mod page;
+mod rearm;
+mod state;
 mod token;
 
+use std::fmt;
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,14 +18,32 @@ use haltline::app;
 use haltline::app::config::ConfigError;
 use haltline::demo::{self, DemoArgs};
 
-/// `EX_CONFIG` of sysexits.
-const EXIT_CONFIG: u8 = 78;
+/// It failed, or is not done yet.
+const EXIT_FAILED: u8 = 1;
+/// It was called wrongly; clap uses the same.
+const EXIT_USAGE: u8 = 2;
 /// `state`: not everything is normal.
 const EXIT_TRIPPED: u8 = 3;
+/// The service said no.
+const EXIT_REFUSED: u8 = 4;
+/// No service answered.
+const EXIT_NOT_REACHED: u8 = 5;
+/// `EX_CONFIG` of sysexits.
+const EXIT_CONFIG: u8 = 78;
+
+/// What the exit codes mean, for `--help`.
+const EXIT_CODES: &str = "Exit codes:
+   0  done; kill: confirmed; state: everything is normal
+   1  failed; kill: raised, but not confirmed; rearm: not done yet
+   2  called wrongly
+   3  state: something is halted or reduce-only
+   4  refused by the service
+   5  no service was reached, or it did not answer
+  78  the configuration is invalid";
 
 /// Real-time trading risk monitor with a kill switch
 #[derive(Parser, Debug)]
-#[command(name = "haltline", version, arg_required_else_help = true)]
+#[command(name = "haltline", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -41,11 +63,94 @@ enum Command {
     PrintConfig(check::PrintArgs),
     /// Make a token: prints it once, and (on the standard error) the line for the configuration with its hash
     Token(token::TokenArgs),
-    /// Halt a scope of a running service and print the receipt
-    Kill(client::KillArgs),
-    /// Show the state of a running service; exits with 3 if anything is halted or reduce-only
-    State(client::StateArgs),
+    /// Halt a scope, by the first way that works, and say what was reached
+    ///
+    /// Tries the local socket, then HTTP, then the halt page itself, each as far as it is told of them. It says for each
+    /// what came of it, what is confirmed and what is not.
+    #[command(after_help = EXIT_CODES)]
+    Kill(kill::KillArgs),
+    /// Ask for a scope to trade again, or agree to what another person asked for
+    ///
+    /// With --token-file over HTTP as its owner, else over the local socket as the user who runs this.
+    #[command(after_help = EXIT_CODES)]
+    Rearm(rearm::RearmArgs),
+    /// Show what is halted, since when and why
+    ///
+    /// With --token-file over HTTP as its owner, else over the local socket as the user who runs this.
+    #[command(visible_alias = "status", after_help = EXIT_CODES)]
+    State(state::StateArgs),
 }
+
+/// How an answer is printed.
+#[derive(Args, Debug)]
+#[group(multiple = false)]
+struct Form {
+    /// Print JSON [default: unless the output is a terminal]
+    #[arg(long)]
+    json: bool,
+    /// Print text for people [default: on a terminal]
+    #[arg(long)]
+    text: bool,
+}
+
+impl Form {
+    fn is_json(&self) -> bool {
+        self.json || (!self.text && !std::io::stdout().is_terminal())
+    }
+}
+
+/// A scope as it is written on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ScopeArg {
+    kind: String,
+    name: String,
+}
+
+impl ScopeArg {
+    /// As the interface wants it.
+    fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({ "kind": self.kind, "name": self.name })
+    }
+}
+
+impl fmt::Display for ScopeArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.name.is_empty() { f.write_str(&self.kind) } else { write!(f, "{} {}", self.kind, self.name) }
+    }
+}
+
+fn scope(text: &str) -> Result<ScopeArg, String> {
+    let (kind, name) = text.split_once(':').unwrap_or((text, ""));
+    let known = match kind {
+        "firm" => name.is_empty(),
+        "account" | "strategy" | "instrument" | "session" => !name.is_empty(),
+        _ => false,
+    };
+    if !known {
+        return Err("must be firm, account:NAME, strategy:NAME, instrument:NAME or session:NAME".to_owned());
+    }
+    Ok(ScopeArg { kind: kind.to_owned(), name: name.to_owned() })
+}
+
+/// Names and reasons come from outside: nothing in them may move the cursor.
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| *c == '\n' || !c.is_control()).collect()
+}
+
+/// An end with a code of its own.
+#[derive(Debug)]
+struct Exit {
+    code: u8,
+    text: String,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Exit {}
 
 #[derive(Args, Debug)]
 struct ServeArgs {
@@ -77,8 +182,9 @@ fn run(cli: Cli) -> ExitCode {
         Command::CheckConfig(args) => check::check(&args),
         Command::PrintConfig(args) => check::print(&args),
         Command::Token(args) => token::token(&args),
-        Command::Kill(args) => client::kill(&args),
-        Command::State(args) => client::state(&args),
+        Command::Kill(args) => kill::kill(&args),
+        Command::Rearm(args) => rearm::rearm(&args),
+        Command::State(args) => state::state(&args),
     };
     result.unwrap_or_else(|error| fail(&error))
 }
@@ -116,8 +222,8 @@ fn fail(error: &anyhow::Error) -> ExitCode {
             ExitCode::from(EXIT_CONFIG)
         }
         None => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            eprintln!("error: {}", plain(&format!("{error:#}")));
+            ExitCode::from(error.downcast_ref::<Exit>().map_or(EXIT_FAILED, |exit| exit.code))
         }
     }
 }
@@ -131,6 +237,16 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_scope_is_a_kind_and_a_name() {
+        let scope_of = |kind: &str, name: &str| Ok(ScopeArg { kind: kind.into(), name: name.into() });
+        assert_eq!(scope("firm"), scope_of("firm", ""));
+        assert_eq!(scope("strategy:alpha"), scope_of("strategy", "alpha"));
+        for bad in ["", "firm:x", "strategy", "strategy:", "pair:a/b", "alpha"] {
+            assert!(scope(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Gateways on this host: hands out the shared memory, and notices when a gateway's process ends.
 //!
-//! One thread that waits in `poll(2)`: for new connections, for messages (see [`hello`](crate::gate::hello)), and for the
+//! One thread that waits in `poll(2)`: for new connections, for messages (see [`hello`]), and for the
 //! ends of processes, by descriptors of the processes themselves. No event of an order passes through here: those go
 //! from memory to memory.
 //!

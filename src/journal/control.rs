@@ -12,7 +12,7 @@ use crate::engine::published::Published;
 use crate::journal::latch::EventsTaken;
 use crate::kill::alerts::Alerts;
 use crate::kill::switch::Switch;
-use crate::kill::words;
+use crate::kill::words::{self, ScopeName};
 use crate::model::effect::Denial;
 use crate::model::{Anomaly, Effect, Scope, Trip, Universe, Warn};
 
@@ -50,7 +50,13 @@ pub fn run_control(parts: &ControlParts<'_>, stop: &AtomicBool) -> std::io::Resu
                 take(parts, &mut gate, next);
             }
         }
-        parts.switch.look();
+        let (outside, now) = parts.switch.look();
+        for scope in outside {
+            let scope = ScopeName::of(parts.switch.universe(), scope);
+            let text = format!("{scope} was raised on the halt page by another process");
+            tracing::error!(event = "page", "{text}");
+            parts.alerts.push(now.unix.0, "page", "raised_outside", text);
+        }
         let any = parts.published.events.iter().any(|count| count.get() > 0);
         let noted = if any { parts.events_taken.note() } else { Ok(()) };
         if stopping {

@@ -215,6 +215,14 @@ impl LatchStore {
         Ok(())
     }
 
+    /// Tells whether there is a state directory at `dir`.
+    ///
+    /// # Errors
+    /// [`StateDirError::Missing`] if there is none.
+    pub fn check(dir: &Path) -> Result<(), StateDirError> {
+        if dir.is_dir() { Ok(()) } else { Err(StateDirError::Missing(dir.to_owned())) }
+    }
+
     /// Locks `dir`, reads the latch and marks the run as begun.
     ///
     /// What is wrong with the latch file itself is not an error here but in [`LatchStore::found`]: then the service
@@ -223,9 +231,7 @@ impl LatchStore {
     /// # Errors
     /// See [`StateDirError`].
     pub fn open(dir: &Path) -> Result<LatchStore, StateDirError> {
-        if !dir.is_dir() {
-            return Err(StateDirError::Missing(dir.to_owned()));
-        }
+        LatchStore::check(dir)?;
         let lock = take_lock(dir)?;
         for leftover in leftovers(dir).map_err(io_error("read", dir))? {
             fs::remove_file(&leftover).map_err(io_error("remove", &leftover))?;

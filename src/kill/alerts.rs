@@ -12,9 +12,9 @@ pub struct Alert {
     pub number: u64,
     /// When, Unix ns.
     pub at: u64,
-    /// `trip`, `warn` or `anomaly`.
+    /// `trip`, `warn`, `anomaly`, or `page`: somebody outside raised the halt page.
     pub kind: &'static str,
-    /// The rule's or the anomaly's name.
+    /// The rule's or the anomaly's name; `raised_outside`.
     pub name: &'static str,
     /// What happened, in one sentence.
     pub text: String,

@@ -94,6 +94,8 @@ pub enum RearmRefused {
     NotPending(RearmState),
     /// The second person must be another one.
     SamePerson,
+    /// What halts the scope is still there: see [`Switch::hold`](crate::kill::switch::Switch::hold).
+    Held,
     /// Too many requests wait already.
     TooMany,
 }

@@ -10,7 +10,7 @@
 //! the wake-up that follows the record writes it again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
@@ -244,7 +244,7 @@ pub struct Switch {
     working: Box<dyn Fn(usize) -> Option<i64> + Send + Sync>,
     policy: RearmPolicy,
     latch_jobs: Sender<()>,
-    progressed: OnceLock<Waker>,
+    progressed: Mutex<Vec<Waker>>,
     records: Mutex<Records>,
 }
 
@@ -252,14 +252,26 @@ pub struct Switch {
 struct Records {
     next_id: u64,
     causes: HashMap<usize, Vec<Cause>>,
+    /// The latest epoch of each slot that a cause was recorded for, kept or not.
+    explained: HashMap<usize, u64>,
+    /// The epochs that had no cause at the last look, and when they were first seen.
+    unexplained: HashMap<usize, (u64, MonoNanos)>,
+    /// [`HaltPage::changes`] at the last look.
+    looked_at: u64,
     orphans: Vec<LatchEntry>,
     receipts: Receipts,
     /// Receipts of trips: apart, so that many trips do not push a person's receipt out.
     trips: Receipts,
     rearms: Rearms,
+    /// The slot that cannot be re-armed now.
+    held: Option<usize>,
     latch: LatchStatus,
     tally: Tally,
 }
+
+/// How long a word on the page may be without a cause. Ours have one some microseconds later, trips as soon as the control
+/// thread has been told of them.
+const CAUSE_WITHIN_NS: u64 = 200_000_000;
 
 /// Causes kept per scope since it was last `Normal`: the first ones, and in the last place the latest.
 const CAUSES_KEPT: usize = 4;
@@ -276,6 +288,7 @@ impl Switch {
         let records = Records {
             // Every press uses an epoch of its own, so ids that start here stay below the next start's.
             next_id: parts.page.next_epoch(),
+            explained: parts.causes.iter().map(|(slot, _)| (*slot, parts.page.get(*slot).epoch)).collect(),
             causes: parts.causes.into_iter().collect(),
             orphans: parts.orphans,
             ..Records::default()
@@ -290,7 +303,7 @@ impl Switch {
             working: parts.working,
             policy: parts.policy,
             latch_jobs,
-            progressed: OnceLock::new(),
+            progressed: Mutex::default(),
             records: Mutex::new(records),
         };
         (switch, jobs)
@@ -499,6 +512,14 @@ impl Switch {
         self.ask_for_latch();
     }
 
+    /// Refuses every re-arm of `scope` until this is called again, because what halts it is still there. `None`: nothing
+    /// is held any more. It raises nothing: that comes before it, and who calls it looks at the page afterwards, since a
+    /// re-arm may have come in between.
+    pub fn hold(&self, scope: Option<Scope>) {
+        let slot = scope.and_then(|scope| self.universe.slot(scope));
+        self.lock().held = slot;
+    }
+
     /// Asks to lower `scope`, whose halt has `epoch`. Where one person suffices it is lowered at once.
     ///
     /// # Errors
@@ -524,6 +545,9 @@ impl Switch {
             return Err(RearmRefused::Superseded(word));
         }
         let mut records = self.lock();
+        if records.held == Some(slot) {
+            return Err(RearmRefused::Held);
+        }
         records.age_rearms(&self.universe, &self.page, now);
         let waiting = records
             .rearms
@@ -574,6 +598,9 @@ impl Switch {
         }
         let (scope, epoch) = (rearm.scope, rearm.word.epoch);
         let slot = self.universe.slot(scope).ok_or(RearmRefused::UnknownScope)?;
+        if records.held == Some(slot) {
+            return Err(RearmRefused::Held);
+        }
         let lowered = self.lower(&mut records, slot, epoch, actor, reason, now);
         let rearm = records.rearms.get_mut(id).ok_or(RearmRefused::UnknownRequest)?;
         rearm.state = match &lowered {
@@ -673,14 +700,66 @@ impl Switch {
     }
 
     /// Looks at the board for the newest receipts that are not confirmed, so that stages are measured even if
-    /// nobody reads the receipt. The control loop calls this now and then.
-    pub fn look(&self) {
+    /// nobody reads the receipt; and at the page for what another process has raised there. Returns the scopes of which the
+    /// latter is certain by now, and the time. The control loop calls this now and then.
+    pub fn look(&self) -> (Vec<Scope>, Now) {
         let mut guard = self.lock();
         let Records { receipts, trips, tally, .. } = &mut *guard;
         let newest = receipts.iter_mut().rev().take(16).chain(trips.iter_mut().rev().take(16));
         for receipt in newest.filter(|r| !r.is_confirmed()) {
             self.look_again(receipt, tally);
         }
+        drop(guard);
+        let now = self.clock.now();
+        (self.look_outside(now), now)
+    }
+
+    /// Whoever raises the page from outside can wake nobody here and leaves no cause. What we raise ourselves has a cause soon
+    /// after, so a word without one wakes everybody at once, and gets a cause if none has come.
+    fn look_outside(&self, now: Now) -> Vec<Scope> {
+        let changes = self.page.changes();
+        let records = self.lock();
+        if records.looked_at == changes && records.unexplained.is_empty() {
+            return Vec::new();
+        }
+        drop(records);
+        let words = self.raised_words();
+        let (mut unexplained, mut outside, mut is_new) = (HashMap::new(), Vec::new(), false);
+        let mut records = self.lock();
+        records.looked_at = changes;
+        for (slot, scope, word) in words {
+            if records.explained.get(&slot).is_some_and(|epoch| *epoch >= word.epoch) {
+                continue;
+            }
+            let since = match records.unexplained.get(&slot) {
+                Some((epoch, since)) if *epoch == word.epoch => *since,
+                Some(_) | None => {
+                    is_new = true;
+                    now.mono
+                }
+            };
+            if now.mono.since(since) < CAUSE_WITHIN_NS {
+                unexplained.insert(slot, (word.epoch, since));
+                continue;
+            }
+            let cause = Cause {
+                mode: word.mode,
+                epoch: word.epoch,
+                at: now.unix.0,
+                actor: "halt page".to_owned(),
+                reason: "raised on the halt page by another process, which left no reason".to_owned(),
+                trip: None,
+            };
+            records.add_cause(slot, cause);
+            outside.push(scope);
+        }
+        records.unexplained = unexplained;
+        drop(records);
+        // The second time for the latch, which is to have the cause too.
+        if is_new || !outside.is_empty() {
+            self.page_changed();
+        }
+        outside
     }
 
     /// Every scope that is not `Normal`, in the order of their slots.
@@ -743,14 +822,14 @@ impl Switch {
         records.latch.writes += 1;
         records.settle_durable();
         drop(records);
-        if let Some(progressed) = self.progressed.get() {
+        for progressed in self.progressed.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             progressed();
         }
     }
 
-    /// Has `waker` called whenever something has become durable. Once; later calls change nothing.
+    /// Has `waker` called too whenever something has become durable. It must not call this.
     pub fn on_progress(&self, waker: Waker) {
-        let _ = self.progressed.set(waker);
+        self.progressed.lock().unwrap_or_else(PoisonError::into_inner).push(waker);
     }
 
     /// The latch's writer reports that it could not write.
@@ -802,6 +881,8 @@ impl Records {
     }
 
     fn add_cause(&mut self, slot: usize, cause: Cause) {
+        let explained = self.explained.entry(slot).or_default();
+        *explained = (*explained).max(cause.epoch);
         let causes = self.causes.entry(slot).or_default();
         if causes.len() == CAUSES_KEPT {
             causes.pop();
@@ -1103,5 +1184,53 @@ mod tests {
             let receipt = switch.receipt(id).unwrap();
             assert_eq!((receipt.missing().gates, receipt.missing().latch), (0, false));
         }
+    }
+
+    #[test]
+    fn what_another_process_raises_wakes_everybody_at_once_and_gets_a_cause_if_none_comes() {
+        let clock = TestClock::new();
+        let woken = Arc::new(AtomicU64::new(0));
+        let universe = Arc::new(universe());
+        let count = woken.clone();
+        let (switch, jobs) = Switch::new(SwitchParts {
+            page: Arc::new(HaltPage::new(universe.scope_count(), 1)),
+            board: Arc::new(SessionBoard::new(universe.sessions.len())),
+            gates: Arc::default(),
+            universe,
+            clock: clock.clone(),
+            wakers: vec![Box::new(move || _ = count.fetch_add(1, Ordering::SeqCst))],
+            working: Box::new(|_| None),
+            policy: RearmPolicy::default(),
+            causes: vec![],
+            orphans: vec![],
+        });
+        // Our own press has a cause of its own.
+        switch.press(Scope::Firm, Stop::Halted, "olga", "x", clock.now()).unwrap();
+        let look_after = |ns| {
+            clock.advance(ns);
+            switch.look().0
+        };
+        assert_eq!((look_after(0), look_after(CAUSE_WITHIN_NS)), (vec![], vec![]));
+        assert_eq!((woken.swap(0, Ordering::SeqCst), switch.halts()[0].causes.len()), (1, 1));
+        while jobs.try_recv().is_ok() {}
+
+        let word = switch.page().raise(switch.universe().slot(ALPHA).unwrap(), Mode::Halted);
+        assert_eq!(look_after(0), []);
+        assert_eq!(
+            (woken.swap(0, Ordering::SeqCst), jobs.try_recv()),
+            (1, Ok(())),
+            "sessions and latch are not kept waiting"
+        );
+        assert_eq!(look_after(CAUSE_WITHIN_NS / 2), [], "a cause may still come");
+        assert_eq!(woken.load(Ordering::SeqCst), 0);
+        assert_eq!(look_after(CAUSE_WITHIN_NS / 2), [ALPHA]);
+        let halts = switch.halts();
+        let cause = &halts.iter().find(|h| h.scope == ALPHA).unwrap().causes[0];
+        assert_eq!((&*cause.actor, cause.epoch, cause.mode), ("halt page", word.epoch, Mode::Halted));
+        woken.store(0, Ordering::SeqCst);
+        assert_eq!((look_after(CAUSE_WITHIN_NS), woken.load(Ordering::SeqCst)), (vec![], 0), "once");
+        // Also where the scope was halted already: a new epoch, which a re-arm has to name.
+        switch.page().raise(0, Mode::Halted);
+        assert_eq!((look_after(0), look_after(CAUSE_WITHIN_NS)), (vec![], vec![Scope::Firm]));
     }
 }

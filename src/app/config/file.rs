@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::reader::{Field, NAME_RULE, Reader, is_name};
 use super::violation::{Errors, Spot};
-use super::{Auth, EngineOptions, Gate, Http, Ingest, Journal, Operator, Role, Service};
+use super::{Auth, EngineOptions, Gate, Group, Http, Ingest, Journal, Local, LocalOperator, Operator, Role, Service};
 use crate::duty::Idle;
 use crate::engine::core::Sizing;
 use crate::ingest::gates::GateOptions;
@@ -24,7 +24,7 @@ const DEFAULT_AGE_NS: u64 = 5_000_000_000;
 pub(super) const ANY_AGE: u64 = u64::MAX;
 
 /// Sections of options: what they say counts from the start of the process on.
-pub(super) const SECTIONS: [&str; 7] = ["service", "engine", "ingest", "gate", "http", "auth", "journal"];
+pub(super) const SECTIONS: [&str; 8] = ["service", "engine", "ingest", "gate", "http", "local", "auth", "journal"];
 
 /// A name that refers to something else in the file.
 pub(super) type Reference = (String, Spot);
@@ -73,6 +73,14 @@ pub(super) struct SessionText {
     pub token: Option<[u8; 32]>,
 }
 
+/// Where keys of `[local]` are written, as far as they are.
+#[derive(Default)]
+pub(super) struct LocalSpots {
+    pub socket: Option<Spot>,
+    pub group: Option<Spot>,
+    pub kill_file: Option<Spot>,
+}
+
 /// Everything but the limits.
 pub(super) struct FileText {
     /// Where the sections of [`SECTIONS`] are written.
@@ -82,6 +90,8 @@ pub(super) struct FileText {
     pub ingest: Ingest,
     pub gate: Option<Gate>,
     pub http: Http,
+    pub local: Local,
+    pub local_spots: LocalSpots,
     pub auth: Auth,
     pub journal: Journal,
     /// Where each of `auth.operators` is written.
@@ -106,6 +116,7 @@ impl FileText {
         let ingest = read_ingest(root.table("ingest"));
         let gate = root.table("gate").map(read_gate);
         let http = read_http(root.table("http"));
+        let (local, local_spots) = read_local(root.table("local"));
         let (auth, operator_spots) = read_auth(root.table("auth"));
         let journal = read_journal(root.table("journal"));
 
@@ -180,6 +191,8 @@ impl FileText {
             ingest,
             gate,
             http,
+            local,
+            local_spots,
             auth,
             journal,
             operator_spots,
@@ -230,6 +243,8 @@ impl FileText {
             }
         }
 
+        self.check_local(errors);
+
         // The same token for two would let one act as the other.
         let mut owners: HashMap<[u8; 32], &str> = HashMap::new();
         let operators =
@@ -263,6 +278,37 @@ impl FileText {
                 "strategies",
                 format!("{pairs} combinations of strategy and instrument: at most {max}"),
             );
+        }
+    }
+
+    /// The paths of `[local]`, where they depend on the state directory.
+    fn check_local(&self, errors: &Errors<'_>) {
+        let (local, state_dir) = (&self.local, &self.service.state_dir);
+        let socket = local.socket_for(state_dir);
+        let bytes = socket.as_os_str().len();
+        if bytes > Local::SOCKET_PATH_MAX {
+            let max = Local::SOCKET_PATH_MAX;
+            let rule = format!("{} has {bytes} bytes: the path of a socket has at most {max}", socket.display());
+            match &self.local_spots.socket {
+                Some(spot) => errors.at(spot, rule),
+                None => {
+                    let service = Spot { span: self.section_spots[0].span.clone(), path: "local".to_owned() };
+                    errors.missing(&service, "socket", rule);
+                }
+            }
+        }
+        // The state directory is its owner's alone: who can write there can undo a halt.
+        if let Some(spot) = &self.local_spots.group
+            && local.group.is_some()
+            && socket.starts_with(state_dir)
+        {
+            let rule = "cannot reach a socket in state_dir, which only the service's user may enter: set local.socket";
+            errors.at(spot, rule);
+        }
+        if let Some(spot) = &self.local_spots.kill_file
+            && local.kill_file.as_ref() == Some(&socket)
+        {
+            errors.at(spot, "is the socket");
         }
     }
 
@@ -466,6 +512,62 @@ fn read_journal(table: Option<Reader<'_>>) -> Journal {
     journal
 }
 
+fn read_path(field: &Field<'_>) -> Option<PathBuf> {
+    let text = field.string()?;
+    if text.is_empty() || text.contains('\0') {
+        field.refuse("must be the path of a file");
+        return None;
+    }
+    Some(PathBuf::from(text))
+}
+
+fn read_local(table: Option<Reader<'_>>) -> (Local, LocalSpots) {
+    let (mut local, mut spots) = (Local::default(), LocalSpots::default());
+    let Some(mut table) = table else { return (local, spots) };
+    let mut path = |key, spot: &mut Option<Spot>| {
+        let field = table.get(key)?;
+        *spot = Some(field.spot.clone());
+        read_path(&field)
+    };
+    local.socket = path("socket", &mut spots.socket);
+    local.kill_file = path("kill_file", &mut spots.kill_file);
+    local.group = table.get("group").and_then(|f| {
+        spots.group = Some(f.spot.clone());
+        let name = f.string()?;
+        match name.parse() {
+            Ok(gid) => Some(Group::Gid(gid)),
+            Err(_) if is_name(name) => Some(Group::Name(name.to_owned())),
+            Err(_) => {
+                f.refuse("must be the name of a group, or its number in quotes");
+                None
+            }
+        }
+    });
+    for field in table.get("operators").and_then(|f| f.array()).unwrap_or_default() {
+        let Some(mut entry) = field.table() else { continue };
+        let uid = entry.need("uid", "which user of this machine").and_then(|f| {
+            let uid = f.integer(0, i64::from(u32::MAX) - 1)? as u32;
+            if uid == Local::UID_OF_ANYBODY {
+                f.refuse("is what the kernel shows for every user whom it cannot name: that could be anybody");
+            } else if local.operators.iter().any(|o| o.uid == uid) {
+                f.refuse("is listed twice");
+            }
+            Some(uid)
+        });
+        let name = entry.need("name", "who that is").and_then(|f| reference(&f));
+        let role = entry.need("role", "viewer, operator or risk").and_then(|f| f.word(&ROLES));
+        if let (Some(uid), Some((name, _)), Some(role)) = (uid, name, role) {
+            local.operators.push(LocalOperator { uid, name, role });
+        }
+        entry.finish();
+    }
+    table.finish();
+    (local, spots)
+}
+
+const ROLES: [(&str, Role); 3] =
+    [(Role::Viewer.name(), Role::Viewer), (Role::Operator.name(), Role::Operator), (Role::Risk.name(), Role::Risk)];
+
 /// The scopes that can be halted, so re-armed.
 const HALTABLE: [(&str, ScopeKind); 5] = [
     ("firm", ScopeKind::Firm),
@@ -483,8 +585,7 @@ fn read_auth(table: Option<Reader<'_>>) -> (Auth, Vec<Spot>) {
     for field in table.get("tokens").and_then(|f| f.array()).unwrap_or_default() {
         let Some(mut entry) = field.table() else { continue };
         let name = entry.need("name", "whose token it is").and_then(|f| reference(&f));
-        let roles = [Role::Viewer, Role::Operator, Role::Risk].map(|role| (role.name(), role));
-        let role = entry.need("role", "viewer, operator or risk").and_then(|f| f.word(&roles));
+        let role = entry.need("role", "viewer, operator or risk").and_then(|f| f.word(&ROLES));
         let hash = entry.need("hash", "the token's hash (see `haltline token`)").and_then(|f| f.hash());
         if let (Some((name, spot)), Some(role), Some(hash)) = (name, role, hash) {
             if auth.operators.iter().any(|o| o.name == name) {

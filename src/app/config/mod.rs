@@ -19,7 +19,7 @@ mod tests;
 use core::fmt;
 use core::net::{Ipv4Addr, SocketAddr};
 use core::time::Duration;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -150,6 +150,53 @@ impl Default for Http {
     }
 }
 
+/// Section `[local]`: kill, re-arm and state without the network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Local {
+    /// The Unix socket, if it is not [`Loaded::control_socket`]'s default.
+    pub socket: Option<PathBuf>,
+    /// The group that may connect to it besides the service's own user.
+    pub group: Option<Group>,
+    /// Users who may call over the socket, besides the service's own and root.
+    pub operators: Vec<LocalOperator>,
+    /// While this file exists the firm is halted.
+    pub kill_file: Option<PathBuf>,
+}
+
+impl Local {
+    /// The name of the socket in the state directory where nothing is said.
+    pub const SOCKET: &str = "control.sock";
+    /// The most bytes that the path of a Unix socket may have.
+    pub const SOCKET_PATH_MAX: usize = 107;
+    /// What the kernel shows for a user whom it cannot name here (of another user namespace): it could be anybody.
+    pub const UID_OF_ANYBODY: u32 = 65_534;
+
+    /// The socket of a service whose state is in `state_dir`.
+    fn socket_for(&self, state_dir: &Path) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| state_dir.join(Local::SOCKET))
+    }
+}
+
+/// A group of users of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// By its number.
+    Gid(u32),
+    /// By its name in `/etc/group`.
+    Name(String),
+}
+
+/// A user of this machine who may call over the local socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalOperator {
+    /// Who, to the kernel.
+    pub uid: u32,
+    /// Who, to the audit. The same name at a token is the same person.
+    pub name: String,
+    /// What they may do.
+    pub role: Role,
+}
+
 /// A person (or a program) with a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operator {
@@ -247,6 +294,8 @@ pub struct Loaded {
     pub gate: Option<Gate>,
     /// HTTP listener.
     pub http: Http,
+    /// Local socket and kill file.
+    pub local: Local,
     /// Persons and re-arming.
     pub auth: Auth,
     /// What is recorded, and where.
@@ -260,6 +309,56 @@ pub struct Loaded {
     pub text: Arc<str>,
     /// What is allowed and still worth a look.
     pub notes: Vec<Note>,
+}
+
+impl Loaded {
+    /// The path of the local socket: `control.sock` in the state directory unless the file says otherwise.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.local.socket_for(&self.service.state_dir)
+    }
+}
+
+/// The ways into a running service, as far as its file tells them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Doors {
+    /// The path of the local socket.
+    pub socket: Option<PathBuf>,
+    /// The HTTP listener's address.
+    pub http: Option<SocketAddr>,
+    /// The file that halts the firm.
+    pub kill_file: Option<PathBuf>,
+    /// The file of the halt page, if gateways may map it.
+    pub page: Option<PathBuf>,
+}
+
+/// The doors that the file at `path` names. A kill must not wait until somebody has put a limit right, so this looks at
+/// nothing else: the file only has to be TOML.
+///
+/// # Errors
+/// If the file cannot be read or is not TOML, in words.
+pub fn doors(path: &Path) -> Result<Doors, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let file: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        format!("{} is not TOML: {}", path.display(), error.message().lines().next().unwrap_or_default())
+    })?;
+    let text = |section: &str, key: &str| file.get(section)?.get(key)?.as_str();
+    let local = Local { socket: text("local", "socket").map(PathBuf::from), ..Local::default() };
+    let socket = match text("service", "state_dir") {
+        Some(state_dir) => Some(local.socket_for(Path::new(state_dir))),
+        None => local.socket,
+    };
+    let gate = file.get("gate").map(|_| Gate { dir: text("gate", "dir").map(PathBuf::from), ..Gate::default() });
+    let page = match (gate, text("service", "state_dir")) {
+        (Some(gate), Some(state_dir)) => Some(Gate::page(&gate.dir(Path::new(state_dir)))),
+        (Some(Gate { dir: Some(dir), .. }), None) => Some(Gate::page(&dir)),
+        (Some(Gate { dir: None, .. }), None) | (None, _) => None,
+    };
+    let http = match text("http", "listen") {
+        Some(listen) => listen.parse().ok(),
+        None => Some(Http::default().listen),
+    };
+    Ok(Doors { socket, http, kill_file: text("local", "kill_file").map(PathBuf::from), page })
 }
 
 /// Why there is no configuration.
@@ -390,6 +489,7 @@ fn finish(errors: &Errors<'_>, file: &FileText, limits: &LimitText, text: &str) 
         ingest: file.ingest.clone(),
         gate: file.gate.clone(),
         http: file.http,
+        local: file.local.clone(),
         auth: file.auth.clone(),
         journal: file.journal.clone(),
         session_tokens: file.sessions.iter().map(|s| s.token).collect(),
@@ -468,11 +568,14 @@ fn auth_notes(file: &FileText, notes: &mut Vec<Note>) {
         return;
     }
     let mut push = |text: &str| notes.push(Note { field: "auth.tokens".into(), text: text.into() });
-    let with = |role| file.auth.operators.iter().filter(|o| o.role >= role).count();
-    if with(Role::Operator) == 0 {
+    if file.auth.operators.iter().all(|o| o.role < Role::Operator) {
         push("nobody has the role operator or risk: nobody can kill over HTTP");
     }
-    match with(Role::Risk) {
+    // One name is one person, with a token, a user id or both.
+    let tokens = file.auth.operators.iter().map(|o| (&*o.name, o.role));
+    let users = file.local.operators.iter().map(|o| (&*o.name, o.role));
+    let persons: HashSet<&str> = tokens.chain(users).filter(|(_, role)| *role == Role::Risk).map(|(n, _)| n).collect();
+    match persons.len() {
         0 => push("nobody has the role risk: nothing can be re-armed"),
         1 if !file.auth.two_person_rearm.is_empty() => {
             push("one person has the role risk: what needs two to re-arm cannot be re-armed");
@@ -492,6 +595,7 @@ fn unchanged(errors: &Errors<'_>, old: &Loaded, new: &Loaded, file: &FileText, r
         old.ingest != new.ingest,
         old.gate != new.gate,
         old.http != new.http,
+        old.local != new.local,
         old.auth != new.auth,
         old.journal != new.journal,
     ];

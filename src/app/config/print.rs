@@ -3,6 +3,7 @@
 
 use core::fmt::Write as _;
 
+use super::Group;
 use super::file::{ANY_AGE, FileText};
 use super::limits::{Bound, LimitText, Table, action_word};
 use super::reader::format_duration;
@@ -73,6 +74,21 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
         writeln!(out, "slots = {slots}\nevents = {events}\nverdicts = {verdicts}")?;
     }
     writeln!(out, "\n[http]\nlisten = \"{}\"\nallow_remote = {}", file.http.listen, remote(file.http.listen))?;
+
+    writeln!(out, "\n[local]")?;
+    writeln!(out, "socket = {}", quoted(&file.local.socket_for(&file.service.state_dir).to_string_lossy()))?;
+    match &file.local.group {
+        None => {}
+        Some(Group::Gid(gid)) => writeln!(out, "group = \"{gid}\"")?,
+        Some(Group::Name(name)) => writeln!(out, "group = {}", quoted(name))?,
+    }
+    if let Some(kill_file) = &file.local.kill_file {
+        writeln!(out, "kill_file = {}", quoted(&kill_file.to_string_lossy()))?;
+    }
+    for o in &file.local.operators {
+        writeln!(out, "[[local.operators]]\nuid = {}", o.uid)?;
+        writeln!(out, "name = {}\nrole = \"{}\"", quoted(&o.name), o.role.name())?;
+    }
 
     writeln!(out, "\n[auth]\ntokens_at_runtime = {}", file.auth.tokens_at_runtime)?;
     writeln!(out, "two_person_rearm = {}", list(file.auth.two_person_rearm.iter().map(|kind| kind.name())))?;

@@ -98,12 +98,33 @@ fn assert_same(a: &Loaded, b: &Loaded) {
     assert_eq!((&a.universe.instruments, &a.universe.currencies), (&b.universe.instruments, &b.universe.currencies));
     assert_eq!((&a.universe.sessions, &a.universe.strategies), (&b.universe.sessions, &b.universe.strategies));
     assert_eq!((&a.service, &a.engine, &a.ingest, &a.http), (&b.service, &b.engine, &b.ingest, &b.http));
+    assert_eq!(a.control_socket(), b.control_socket());
+    assert_eq!(Local { socket: None, ..a.local.clone() }, Local { socket: None, ..b.local.clone() });
     assert_eq!(a.gate, b.gate);
     assert_eq!((&a.auth, &a.session_tokens), (&b.auth, &b.session_tokens));
 }
 
 /// (replace this, by this, and this field on the line with that text breaks a rule with these words)
 type Case = (&'static str, &'static str, &'static str, &'static str, &'static str);
+
+/// 108 bytes: one too many.
+const LONG_SOCKET: &str = concat!(
+    "[local]\nsocket = \"",
+    "/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+    "xxxxxxxxxxxxxxxxxx",
+    "\"\n[ingest]"
+);
+/// With the socket's default name in it 108 bytes.
+const LONG_STATE_DIR: &str = concat!(
+    "\"",
+    "/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+    "xxxxx",
+    "\""
+);
+const TWICE: &str = concat!(
+    "[local]\noperators = [{ uid = 7, name = \"a\", role = \"viewer\" },\n",
+    "  { uid = 7, name = \"b\", role = \"risk\" }]\n[ingest]"
+);
 
 const CASES: &[Case] = &[
     // Form.
@@ -135,6 +156,69 @@ const CASES: &[Case] = &[
     ("[ingest]", "[gate]\nevents = 1000\n[ingest]", "gate.events", "1000", "must be a power of two"),
     ("[ingest]", "[gate]\nslots = 0\n[ingest]", "gate.slots", "slots", "must be from 1"),
     ("[ingest]", "[ingest]\nallowed_origins = [\"*\"]", "ingest.allowed_origins[0]", "allowed", "must be an origin"),
+    // The local socket.
+    ("[ingest]", "[local]\nsocket = \"\"\n[ingest]", "local.socket", "socket = ", "must be the path of a file"),
+    ("[ingest]", "[local]\nkill_file = \"a\\u0000\"\n[ingest]", "local.kill_file", "kill_file", "must be the path"),
+    ("[ingest]", LONG_SOCKET, "local.socket", "socket = ", "has 108 bytes: the path of a socket has at most 107"),
+    ("\"state\"", LONG_STATE_DIR, "local.socket", "[service]", "has 108 bytes: the path of a socket has at most 107"),
+    ("[ingest]", "[local]\ngroup = \"a b\"\n[ingest]", "local.group", "group", "name of a group, or its number"),
+    (
+        "[ingest]",
+        "[local]\ngroup = \"trading\"\n[ingest]",
+        "local.group",
+        "group",
+        "cannot reach a socket in state_dir",
+    ),
+    (
+        "[ingest]",
+        "[local]\nkill_file = \"state/control.sock\"\n[ingest]",
+        "local.kill_file",
+        "kill_file",
+        "is the socket",
+    ),
+    (
+        "[ingest]",
+        "[local]\nsockets = \"x\"\n[ingest]",
+        "local.sockets",
+        "sockets",
+        "known here: group, kill_file, operators",
+    ),
+    (
+        "[ingest]",
+        "[[local.operators]]\nname = \"a\"\nrole = \"risk\"\n[ingest]",
+        "local.operators[0].uid",
+        "[[local.operators",
+        "which user",
+    ),
+    (
+        "[ingest]",
+        "[local]\noperators = [{ uid = -1, name = \"a\", role = \"risk\" }]\n[ingest]",
+        "local.operators[0].uid",
+        "uid",
+        "from 0 to",
+    ),
+    (
+        "[ingest]",
+        "[local]\noperators = [{ uid = 65534, name = \"a\", role = \"risk\" }]\n[ingest]",
+        "local.operators[0].uid",
+        "uid",
+        "could be anybody",
+    ),
+    ("[ingest]", TWICE, "local.operators[1].uid", "uid = 7, name = \"b", "is listed twice"),
+    (
+        "[ingest]",
+        "[local]\noperators = [{ uid = 1, name = \"a b\", role = \"risk\" }]\n[ingest]",
+        "local.operators[0].name",
+        "uid",
+        "a name has",
+    ),
+    (
+        "[ingest]",
+        "[local]\noperators = [{ uid = 1, name = \"a\", role = \"god\" }]\n[ingest]",
+        "local.operators[0].role",
+        "uid",
+        "must be one of",
+    ),
     // Persons.
     ("role = \"risk\"", "role = \"god\"", "auth.tokens[0].role", "god", "must be one of: viewer, operator, risk"),
     ("role = \"risk\", ", "", "auth.tokens[0].role", "alice", "viewer, operator or risk"),
@@ -736,6 +820,52 @@ fn the_effective_configuration_means_the_same() {
 }
 
 #[test]
+fn the_local_socket_is_in_the_state_directory_unless_said_otherwise() {
+    assert_eq!(loaded(SMALL).control_socket(), Path::new("state/control.sock"));
+    let text = with(&[(
+        "[ingest]",
+        "[local]\nsocket = \"/run/h/s\"\ngroup = \"1001\"\nkill_file = \"/run/h/KILL\"\n\
+         [[local.operators]]\nuid = 1001\nname = \"alice\"\nrole = \"risk\"\n[ingest]",
+    )]);
+    let local = loaded(&text).local;
+    assert_eq!(local.group, Some(Group::Gid(1001)));
+    assert_eq!(local.operators, [LocalOperator { uid: 1001, name: "alice".into(), role: Role::Risk }]);
+    let printed = loaded(&effective("t", &text).unwrap());
+    assert_eq!(printed.local, local);
+    // Alice with a token and Alice at this machine are one person, and the firm takes two.
+    assert!(loaded(&text).notes.iter().any(|note| note.text.contains("cannot be re-armed")));
+    let two = loaded(&text.replace("name = \"alice\"\nrole", "name = \"bob\"\nrole"));
+    assert!(!two.notes.iter().any(|note| note.text.contains("cannot be re-armed")));
+}
+
+#[test]
+fn doors_are_found_in_a_file_whose_limits_are_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    let doors_of = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        doors(&file)
+    };
+    let wrong = with(&[("gross_exposure = 1_000", "gross_exposure = -1"), ("[accounts.A]", "[acounts.A]")]);
+    assert!(load("t", &wrong).is_err());
+    let found = doors_of(&wrong).unwrap();
+    assert_eq!(found.socket.as_deref(), Some(Path::new("state/control.sock")));
+    assert_eq!((found.http, found.kill_file), (Some(Http::default().listen), None));
+    let all = "[local]\nsocket = \"s\"\nkill_file = \"K\"\n[http]\nlisten = \"127.0.0.1:9\"";
+    let found = doors_of(all).unwrap();
+    assert_eq!((found.socket, found.kill_file), (Some("s".into()), Some("K".into())));
+    assert_eq!(found.http, Some("127.0.0.1:9".parse().unwrap()));
+    assert_eq!((found.page, doors_of("[http]\nlisten = 5").unwrap().socket), (None, None));
+    let found = doors_of("[gate]\ndir = \"/dev/shm/h\"").unwrap();
+    assert_eq!(found.page.as_deref(), Some(Path::new("/dev/shm/h/page")));
+    let service = loaded(&with(&[("[ingest]", "[gate]\n[ingest]")]));
+    let page = Gate::page(&service.gate.unwrap().dir(&service.service.state_dir));
+    assert_eq!(doors_of(&with(&[("[ingest]", "[gate]\n[ingest]")])).unwrap().page, Some(page));
+    assert!(doors_of("[http").unwrap_err().contains("is not TOML"));
+    assert!(doors(&dir.path().join("none")).unwrap_err().contains("cannot read"));
+}
+
+#[test]
 fn reload_takes_limits_restrictions_permissions_and_ages() {
     let old = loaded(SMALL);
     let text = with(&[
@@ -762,6 +892,7 @@ fn reload_refuses_every_change_that_needs_a_restart() {
         ("idle = \"nap\"", "idle = \"spin\"", "engine"),
         ("127.0.0.1:7401", "127.0.0.1:7500", "ingest"),
         ("[ingest]", "[http]\nlisten = \"127.0.0.1:1\"\n[ingest]", "http"),
+        ("[ingest]", "[local]\nkill_file = \"KILL\"\n[ingest]", "local"),
         ("[ingest]", "[gate]\n[ingest]", "gate"),
         ("\"10m\"", "\"11m\"", "auth"),
         ("1.08", "1.09", "currencies.EUR"),

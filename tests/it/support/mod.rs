@@ -118,7 +118,11 @@ pub struct Daemon {
 impl Daemon {
     /// Makes the files and the state directory, and starts.
     pub fn start(limits: &str) -> Daemon {
-        let dir = tempfile::tempdir().unwrap();
+        Daemon::start_in(tempfile::tempdir().unwrap(), limits)
+    }
+
+    /// As [`Daemon::start`], in a directory that is known already.
+    pub fn start_in(dir: tempfile::TempDir, limits: &str) -> Daemon {
         std::fs::write(dir.path().join("haltline.toml"), config(&dir.path().join("state"), limits)).unwrap();
         let made = haltline(&["init", "--config", "haltline.toml"]).current_dir(dir.path()).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -151,6 +155,16 @@ impl Daemon {
             let _ = std::io::copy(&mut lines, &mut file);
         });
         Daemon { dir, child, ws, http }
+    }
+
+    /// The local socket.
+    pub fn socket(&self) -> std::path::PathBuf {
+        self.dir.path().join("state/control.sock")
+    }
+
+    /// The program with these arguments, in the service's directory.
+    pub fn haltline(&self, args: &[&str]) -> std::process::Output {
+        haltline(args).current_dir(self.dir.path()).output().unwrap()
     }
 
     pub fn signal(&self, name: &str) {
