@@ -169,7 +169,16 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let mut causes = restored.causes;
     let bell = Bell::new();
     let previous = store.previous_run();
-    let prepared = journal::prepare(&loaded, clock, &bell, previous.unclean, previous.took_events)?;
+    let prepared = match journal::prepare(&loaded, clock, &bell, previous.unclean, previous.took_events) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            // Nothing was begun: the next start shall not take this one for a run that was killed.
+            if !previous.unclean {
+                store.close().context("ending a start that failed")?;
+            }
+            return Err(error);
+        }
+    };
     let clock = prepared.clock;
     loaded.limits.generation = prepared.generation;
     if let Some(why) = &prepared.unknown {
@@ -224,13 +233,13 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     // 4. The engine and its port.
     let (edge, engine_port) = port(EVENT_RING, bell.clone(), Box::new(ingest_wake.clone()));
     let grace_ns = u64::try_from(loaded.journal.grace.as_nanos()).unwrap_or(u64::MAX);
-    let (recorder, begin, writer, durability) = match prepared.parts {
+    let (recorder, begin, writer, durability, audit) = match prepared.parts {
         Some(parts) => {
-            let durability = parts.durability.clone();
+            let (durability, audit) = (parts.durability.clone(), parts.audit.clone());
             let (recorder, begin, ring, writer) = parts.split();
-            (Some(recorder), Some(begin), Some((ring, writer)), Some(durability))
+            (Some(recorder), Some(begin), Some((ring, writer)), Some(durability), Some(audit))
         }
-        None => (None, None, None, None),
+        None => (None, None, None, None, None),
     };
     let agent = EngineAgent::new(AgentParts {
         engine: prepared.engine,

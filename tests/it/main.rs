@@ -3,6 +3,7 @@
 mod oracle;
 mod oracle_test;
 mod prometheus;
+mod recovery;
 mod scenarios;
 mod service;
 mod support;
