@@ -4,6 +4,7 @@ mod oracle;
 mod oracle_test;
 mod prometheus;
 mod recovery;
+mod replay;
 mod scenarios;
 mod service;
 mod support;
