@@ -4,6 +4,7 @@ pub mod config;
 mod journal;
 mod logs;
 mod reload;
+pub mod replay;
 pub mod service;
 mod signals;
 

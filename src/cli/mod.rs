@@ -3,6 +3,8 @@
 
 mod check;
 mod client;
+mod page;
+mod replay;
 mod token;
 
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
@@ -43,6 +45,8 @@ enum Command {
     Token(token::TokenArgs),
     /// Halt a scope of a running service and print the receipt
     Kill(client::KillArgs),
+    /// Run a journal again: checks that it comes to the same, shows what limits did and how close they came
+    Replay(replay::ReplayArgs),
     /// Show the state of a running service; exits with 3 if anything is halted or reduce-only
     State(client::StateArgs),
 }
@@ -77,6 +81,7 @@ fn run(cli: Cli) -> ExitCode {
         Command::CheckConfig(args) => check::check(&args),
         Command::PrintConfig(args) => check::print(&args),
         Command::Token(args) => token::token(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Kill(args) => client::kill(&args),
         Command::State(args) => client::state(&args),
     };

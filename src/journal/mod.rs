@@ -16,6 +16,7 @@ pub mod reader;
 pub mod recover;
 pub mod replay;
 pub mod run;
+pub mod tally;
 #[cfg(test)]
 mod tests;
 pub mod verify;
