@@ -143,6 +143,8 @@ impl World {
             auth: auth.clone(),
             clock: clock.clone(),
             alerts: Arc::new(Alerts::default()),
+            audit: Arc::new(crate::kill::audit::Audit::new(None, clock.clone())),
+            journal: None,
             render_metrics: setup.render,
             reload: Box::new(|_, reason| match reason {
                 "good" => Ok(7),

@@ -33,11 +33,13 @@ use crate::ingest::ws::{self, IngestOptions, IngestParts, IngestStats, IngestWak
 use crate::journal::control::{ControlParts, run_control};
 use crate::journal::latch::{LatchStore, run_latch};
 use crate::kill::alerts::Alerts;
+use crate::kill::audit::{Audit, Entry};
 use crate::kill::board::SessionBoard;
 use crate::kill::rearm::RearmPolicy;
 use crate::kill::switch::{Cause, Stop, Switch, SwitchParts, Waker};
+use crate::kill::words::ScopeName;
 use crate::limits::{Gauge, LimitTable};
-use crate::metrics::{Metrics, MetricsParts, ReloadState};
+use crate::metrics::{Metrics, MetricsParts, ReloadState, Source};
 use crate::model::{Mode, Scope, ScopeKind, Universe};
 
 /// What a start needs besides the configuration.
@@ -71,6 +73,7 @@ pub struct Running {
     pub switch: Arc<Switch>,
     /// The time that the service goes by.
     pub clock: Arc<dyn Clock>,
+    audit: Arc<Audit>,
     reloader: Arc<Reloader>,
     threads: Threads,
 }
@@ -122,10 +125,14 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
     eprintln!("serving: events at ws://{}, people at http://{}", running.ws_addr, running.http_addr);
     // Beside the thread that hears signals: a file that cannot be read must not keep a kill waiting.
     let (ask_reload, reloads) = crossbeam_channel::bounded::<()>(1);
-    let reloader = running.reloader.clone();
+    let (reloader, audit) = (running.reloader.clone(), running.audit.clone());
     spawn("reload", move || {
         while reloads.recv().is_ok() {
-            let _ = reloader.reload("signal", "SIGHUP");
+            let entry = Entry::new("signal", "limits").because("SIGHUP");
+            audit.record(match reloader.reload("signal", "SIGHUP") {
+                Ok(generation) => entry.detail(format!("generation {generation}")),
+                Err(violations) => entry.refused("the new limits are invalid").detail(violations.join("; ")),
+            });
         }
     })?;
     signals.listen(|asked| match asked {
@@ -138,7 +145,12 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
         Asked::Kill => {
             let now = running.clock.now();
             // The firm is a scope of every universe.
-            let _ = running.switch.press(Scope::Firm, Stop::Halted, "signal", "SIGUSR1", now);
+            let pressed = running.switch.press(Scope::Firm, Stop::Halted, "signal", "SIGUSR1", now);
+            if let Ok(receipt) = pressed {
+                let entry = Entry::new("signal", "kill").on(ScopeName::of(&running.universe, Scope::Firm));
+                let detail = format!("mode halted, epoch {}, receipt {}", receipt.word.epoch, receipt.id);
+                running.audit.record(entry.because("SIGUSR1").detail(detail));
+            }
             true
         }
     });
@@ -196,6 +208,15 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         }
     }
 
+    let (recorder, begin, writer, durability, audit_to) = match prepared.parts {
+        Some(parts) => {
+            let (durability, audit) = (parts.durability.clone(), parts.audit.clone());
+            let (recorder, begin, ring, writer) = parts.split();
+            (Some(recorder), Some(begin), Some((ring, writer)), Some(durability), Some(audit))
+        }
+        None => (None, None, None, None, None),
+    };
+
     // 2. What everybody shares.
     let page = Arc::new(restored.page);
     let board = Arc::new(SessionBoard::new(universe.sessions.len()));
@@ -203,6 +224,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let table = Arc::new(loaded.limits.clone());
     let limits = Arc::new(RwLock::new(table.clone()));
     let alerts = Arc::new(Alerts::default());
+    let audit = Arc::new(Audit::new(audit_to, clock.clone()));
     let ingest_wake = IngestWake::default();
     let (commands, take_commands) = crossbeam_channel::bounded(64);
     let (notices, take_notices) = crossbeam_channel::bounded(NOTICES);
@@ -233,14 +255,6 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     // 4. The engine and its port.
     let (edge, engine_port) = port(EVENT_RING, bell.clone(), Box::new(ingest_wake.clone()));
     let grace_ns = u64::try_from(loaded.journal.grace.as_nanos()).unwrap_or(u64::MAX);
-    let (recorder, begin, writer, durability, audit) = match prepared.parts {
-        Some(parts) => {
-            let (durability, audit) = (parts.durability.clone(), parts.audit.clone());
-            let (recorder, begin, ring, writer) = parts.split();
-            (Some(recorder), Some(begin), Some((ring, writer)), Some(durability), Some(audit))
-        }
-        None => (None, None, None, None, None),
-    };
     let agent = EngineAgent::new(AgentParts {
         engine: prepared.engine,
         universe: universe.clone(),
@@ -289,7 +303,10 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         limits: limits.clone(),
         clock: clock.clone(),
         reload: reload_state,
-        sources: vec![auth.clone(), stats.clone()],
+        sources: [Some(auth.clone() as Arc<dyn Source>), Some(stats.clone()), durability.clone().map(|d| d as _)]
+            .into_iter()
+            .flatten()
+            .collect(),
     })?;
 
     // 6. Threads, the latch first and the doors last.
@@ -305,8 +322,10 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let control = {
         let (switch, alerts, published, stop) =
             (switch.clone(), alerts.clone(), published.clone(), stop_control.clone());
+        let audit = audit.clone();
         spawn("control", move || {
             let parts = ControlParts {
+                audit: &audit,
                 notices: take_notices,
                 switch: &switch,
                 alerts: &alerts,
@@ -329,6 +348,8 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             auth,
             clock: clock.clone(),
             alerts,
+            audit: audit.clone(),
+            journal: durability.clone(),
             render_metrics: Box::new(move || metrics.render()),
             reload: Box::new(move |actor, reason| reload.reload(actor, reason)),
             options: ApiOptions { metrics_need_token: !http_addr.ip().is_loopback(), ..ApiOptions::default() },
@@ -379,7 +400,11 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         latch,
         journal,
     };
-    Ok(Running { ws_addr, http_addr, universe, limits, published, switch, clock, reloader, threads })
+    let hash = blake3::Hash::from_bytes(loaded.hash).to_hex();
+    let found = prepared.unknown.as_deref().unwrap_or("positions are exact");
+    let detail = format!("version {}, configuration {hash}, {found}", env!("CARGO_PKG_VERSION"));
+    audit.record(Entry::new("haltline", "start").detail(detail));
+    Ok(Running { ws_addr, http_addr, universe, limits, published, switch, clock, audit, reloader, threads })
 }
 
 impl Running {
@@ -403,15 +428,17 @@ impl Running {
         t.stop_engine.store(true, Ordering::Release);
         t.bell.ring();
         t.engine.join().map_err(|_| joined("engine"))?;
-        if let Some(journal) = t.journal {
-            journal.end()?;
-        }
         t.stop_control.store(true, Ordering::Release);
         let noted = t.control.join().map_err(|_| joined("control"))?;
         let _ = t.stop_api.send(true);
         t.api.join().map_err(|_| joined("api"))?;
         t.stop_latch.store(true, Ordering::Release);
         let store = t.latch.join().map_err(|_| joined("latch"))?;
+        // The last record, when everybody who might make one has ended.
+        self.audit.record(Entry::new("haltline", "stop"));
+        if let Some(journal) = t.journal {
+            journal.end()?;
+        }
         noted.context("could not write down that events were taken")?;
         if let Some(error) = self.switch.latch().error {
             anyhow::bail!("the latch could not be written: {error}");

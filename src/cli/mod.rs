@@ -1,6 +1,7 @@
 //! The command line. Exit codes: 0 done; 1 it failed; 2 it was called wrongly; 78 the configuration is
 //! invalid; 3 (`state` only) something is halted or reduce-only.
 
+mod audit;
 mod check;
 mod client;
 mod page;
@@ -45,6 +46,8 @@ enum Command {
     Token(token::TokenArgs),
     /// Halt a scope of a running service and print the receipt
     Kill(client::KillArgs),
+    /// List who did what, from the journal; `audit verify` checks the journal itself
+    Audit(audit::AuditArgs),
     /// Run a journal again: checks that it comes to the same, shows what limits did and how close they came
     Replay(replay::ReplayArgs),
     /// Show the state of a running service; exits with 3 if anything is halted or reduce-only
@@ -81,6 +84,7 @@ fn run(cli: Cli) -> ExitCode {
         Command::CheckConfig(args) => check::check(&args),
         Command::PrintConfig(args) => check::print(&args),
         Command::Token(args) => token::token(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Kill(args) => client::kill(&args),
         Command::State(args) => client::state(&args),

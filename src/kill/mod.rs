@@ -7,6 +7,8 @@ pub mod page;
 #[cfg(feature = "service")]
 pub mod alerts;
 #[cfg(feature = "service")]
+pub mod audit;
+#[cfg(feature = "service")]
 pub mod rearm;
 #[cfg(feature = "service")]
 pub mod receipt;

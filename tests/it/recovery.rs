@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Gateway, block_on};
+use crate::support::{Daemon, Gateway, block_on, haltline};
 
 /// Stops nothing, and shows positions and working orders.
 const LIMITS: &str = r#"
@@ -317,4 +317,116 @@ fn verdicts_that_wait_for_the_disk_come_in_order() {
             assert_eq!((&verdict["seq"], &verdict["verdict"]), (&json!(n), &json!("admit")));
         }
     });
+}
+
+fn json_of(args: &[&str], dir: &std::path::Path) -> (Option<i32>, Value) {
+    let output = haltline(args).current_dir(dir).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{args:?}: {text}\n{output:?}"));
+    (output.status.code(), value)
+}
+
+#[test]
+fn replay_comes_to_the_same_and_tells_what_other_limits_would_have_done() {
+    let dir = with_orders();
+    let (code, replay) = json_of(&["replay", "state", "--json"], dir.path());
+    assert_eq!(code, Some(0));
+    assert_eq!((&replay["was"]["admitted"], &replay["was"]["events"]["new"]), (&json!(20), &json!(20)));
+    assert!(replay["checks"].as_u64().unwrap() > 0, "{replay}");
+    assert_eq!(replay["end"], "ended in an orderly way");
+    let text = std::fs::read_to_string(dir.path().join("haltline.toml")).unwrap();
+    let tighter = text.replace(
+        "[limits.strategy.\"*\"]\n",
+        "[limits.strategy.\"*\"]\norder_qty = 4\ndenials = { count = 9, per = \"1h\", action = \"halt\" }\n",
+    );
+    std::fs::write(dir.path().join("tighter.toml"), tighter).unwrap();
+    let args = ["replay", "state", "--config", "tighter.toml", "--json", "--html", "page.html"];
+    let (_, replay) = json_of(&args, dir.path());
+    assert_eq!(replay["was"]["admitted"], 20);
+    let would = &replay["would"];
+    assert_eq!((&would["admitted"], &would["denied"]["order_qty"]), (&json!(0), &json!(10)), "{would}");
+    assert_eq!((&would["denied"]["mode"], &would["trips_total"]), (&json!(10), &json!(1)));
+    assert_eq!(would["trips"][0]["rule"], "denials");
+    let page = std::fs::read_to_string(dir.path().join("page.html")).unwrap();
+    assert!(page.contains("<svg") && page.contains("order_qty") && !page.contains("http"), "{page}");
+    // With other names ids mean something else.
+    let other = text.replace("[strategies.beta]", "[strategies.gamma]");
+    std::fs::write(dir.path().join("other.toml"), other).unwrap();
+    let output = haltline(&["replay", "state", "--config", "other.toml"]).current_dir(dir.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("other accounts, strategies"), "{output:?}");
+}
+
+#[test]
+fn audit_lists_who_did_what_and_verify_finds_what_was_changed() {
+    let daemon = Daemon::start(LIMITS);
+    daemon.kill("strategy", "beta", "it sells, \"what\" we do not have");
+    let (status, _) = daemon.ask("vera", "POST", "/v1/kill", Some(&json!({ "scope": { "kind": "firm" } })));
+    assert_eq!(status, 403);
+    let (status, _) = daemon.ask("nobody", "GET", "/v1/state", None);
+    assert_eq!(status, 401);
+    let epoch = daemon.get("vera", "/v1/state")["halts"][0]["epoch"].clone();
+    let scope = json!({ "kind": "strategy", "name": "beta" });
+    let body = json!({ "scope": scope, "epoch": epoch, "reason": "settled" });
+    assert_eq!(daemon.ask("rita", "POST", "/v1/rearm", Some(&body)).0, 200);
+    daemon.signal("HUP");
+    daemon.until("they are loaded", |d| d.get("vera", "/v1/state")["limits_generation"] == 2);
+    let dir = daemon.terminate().1;
+
+    let list = |args: &[&str]| {
+        let output = haltline(&["audit"]).args(args).arg("state").current_dir(dir.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let all: Vec<Value> =
+        list(&["--format", "jsonl"]).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |action: &str| -> Vec<&Value> {
+        all.iter().map(|line| &line["entry"]).filter(|entry| entry["action"] == action).collect()
+    };
+    let kills = of("kill");
+    assert_eq!(
+        (&kills[0]["actor"], &kills[0]["outcome"], &kills[0]["from"]),
+        (&json!("olaf"), &json!("done"), &json!("127.0.0.1"))
+    );
+    assert!(kills[0]["detail"].as_str().unwrap().starts_with("mode halted, epoch "));
+    assert_eq!(
+        (&kills[1]["actor"], &kills[1]["outcome"]),
+        (&json!("vera"), &json!("refused: the role does not allow it"))
+    );
+    assert_eq!(of("auth")[0]["actor"], "?");
+    assert_eq!((&of("rearm")[0]["actor"], &of("rearm")[0]["reason"]), (&json!("rita"), &json!("settled")));
+    assert_eq!((of("limits")[0]["actor"].clone(), of("start").len(), of("stop").len()), (json!("signal"), 1, 1));
+    assert_eq!(of("confirmed").len(), 1);
+    assert_eq!(list(&["--actor", "olaf"]).lines().count(), 1);
+    assert_eq!(list(&["--refused"]).lines().count(), 2);
+    assert_eq!(list(&["--scope", "strategy:beta", "--since", "2000"]).lines().count(), 3);
+    assert_eq!(list(&["--until", "2000"]).lines().count(), 0);
+    let csv = list(&["--format", "csv", "--action", "kill"]);
+    assert!(csv.lines().nth(1).unwrap().contains("\"it sells, \"\"what\"\" we do not have\""), "{csv}");
+
+    let (code, report) = json_of(&["audit", "verify", "state", "--json"], dir.path());
+    assert_eq!((code, &report["ok"], &report["key"]), (Some(0), &json!(true), &json!(true)), "{report}");
+    let head = report["head"].as_str().unwrap().to_owned();
+    let path = segments(dir.path()).pop().unwrap();
+    let good = std::fs::read(&path).unwrap();
+    let mut bad = good.clone();
+    let at = good.windows(4).position(|w| w == b"olaf").unwrap();
+    bad[at..at + 4].copy_from_slice(b"vera");
+    std::fs::write(&path, &bad).unwrap();
+    let (code, report) = json_of(&["audit", "verify", "state", "--json"], dir.path());
+    assert_eq!((code, &report["ok"]), (Some(1), &json!(false)));
+    let fault = report["faults"][0].as_str().unwrap();
+    assert!(fault.contains("byte ") && fault.contains("record "), "{fault}");
+    // Cut off at a group, nothing is wrong with what is left, but for the head.
+    std::fs::write(&path, &good).unwrap();
+    let daemon = Daemon::run(dir);
+    let dir = daemon.terminate().1;
+    let (_, later) = json_of(&["audit", "verify", "state", "--json", "--head", &head], dir.path());
+    assert_eq!(later["ok"], true, "an earlier head is in it: {later}");
+    let last = later["head"].as_str().unwrap().to_owned();
+    std::fs::remove_file(segments(dir.path()).pop().unwrap()).unwrap();
+    let (_, cut) = json_of(&["audit", "verify", "state", "--json"], dir.path());
+    assert_eq!(cut["ok"], true);
+    let (code, cut) = json_of(&["audit", "verify", "state", "--json", "--head", &last], dir.path());
+    assert_eq!((code, &cut["ok"]), (Some(1), &json!(false)), "{cut}");
 }
