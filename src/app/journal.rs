@@ -168,7 +168,7 @@ pub(super) fn prepare(
         let lost = "positions and working orders are unknown: events were taken before there was a journal";
         recovered.unknown.get_or_insert(lost.to_owned());
     }
-    Ok(go_on(loaded, clock, bell, key, places, recovered, &trips, fresh)?)
+    go_on(loaded, clock, bell, key, places, recovered, &trips, fresh)
 }
 
 #[expect(clippy::too_many_arguments, reason = "one step of a start, taken out for its length")]

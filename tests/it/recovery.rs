@@ -430,3 +430,82 @@ fn audit_lists_who_did_what_and_verify_finds_what_was_changed() {
     let (code, cut) = json_of(&["audit", "verify", "state", "--json", "--head", &last], dir.path());
     assert_eq!((code, &cut["ok"]), (Some(1), &json!(false)), "{cut}");
 }
+
+/// A file system in memory that is full soon; taken away again when dropped.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    /// `None` where mounting is not allowed.
+    fn mount(at: &std::path::Path, size: &str) -> Option<SmallDisk> {
+        let args = ["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"];
+        let done = std::process::Command::new("mount").args(args).arg(at).status().ok()?;
+        done.success().then(|| SmallDisk(at.to_owned()))
+    }
+
+    fn resize(&self, size: &str) {
+        let args = ["-o", &format!("remount,size={size}")];
+        assert!(std::process::Command::new("mount").args(args).arg(&self.0).status().unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_denies_new_flow_after_the_grace_takes_a_kill_and_goes_on_when_there_is_room() {
+    let dir = Daemon::start(LIMITS).terminate().1;
+    let path = dir.path().join("haltline.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text.replace("segment_bytes = 1_048_576", "segment_bytes = 65_536\ngrace = \"50ms\"");
+    std::fs::write(&path, text).unwrap();
+    let journal = dir.path().join("state/journal");
+    let kept: Vec<_> = segments(dir.path()).into_iter().map(|p| (p.clone(), std::fs::read(p).unwrap())).collect();
+    let Some(disk) = SmallDisk::mount(&journal, "256k") else {
+        eprintln!("not run: a file system cannot be mounted here");
+        return;
+    };
+    for (path, bytes) in kept {
+        std::fs::write(path, bytes).unwrap();
+    }
+    let daemon = Daemon::run(dir);
+    block_on(async {
+        let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
+        let mut n = 0;
+        let denied = loop {
+            n += 1;
+            let verdict = gateway.buy(&format!("order {n}"), 1).await;
+            if verdict["verdict"] == "deny" {
+                break verdict;
+            }
+            assert!(n < 20_000, "the disk is never full");
+        };
+        assert_eq!(denied["rule"], "journal", "{denied}");
+        let state = daemon.get("vera", "/v1/state")["journal"].clone();
+        assert!(state["state"].as_str().unwrap().starts_with("failed since "), "{state}");
+        assert_eq!((&state["denies_new_flow"], state["error"].is_string()), (&json!(true), true), "{state}");
+        // What reports is taken all the same, and so is a kill: the latch is on another file system.
+        send(&mut gateway, &Sent::Fill("order 1".into(), 1), n).await;
+        let http = daemon.http.clone();
+        let kill = tokio::task::spawn_blocking(move || crate::support::kill(&http, "strategy", "beta", "drill"));
+        let confirmed = gateway.next_of("mode").await;
+        assert_eq!(confirmed["scopes"][0]["mode"], "halted");
+        // The confirmation is read while the press waits.
+        let receipt = kill.await.unwrap();
+        assert_eq!(receipt["latch"]["durable"], true, "{receipt}");
+        disk.resize("4m");
+        daemon.until("it is written again", |d| d.get("vera", "/v1/state")["journal"]["state"] == "ok");
+        daemon.until("it has caught up", |d| d.get("vera", "/v1/state")["journal"]["denies_new_flow"] == false);
+        assert_eq!(gateway.buy("after", 1).await["verdict"], "admit");
+    });
+    // What was decided in the meantime is not lost.
+    let before = shown(&daemon);
+    let daemon = Daemon::run(daemon.sigkill());
+    assert_eq!(daemon.mode("firm", ""), "normal");
+    daemon.until("positions are shown", |d| shown(d) == before);
+    let (code, report) = json_of(&["audit", "verify", "state", "--json"], daemon.dir.path());
+    assert_eq!((code, &report["ok"]), (Some(0), &json!(true)), "{report}");
+    drop((daemon, disk));
+}
