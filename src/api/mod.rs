@@ -37,8 +37,10 @@ pub use routes::BODY_MAX;
 pub use server::{run, run_local};
 
 use crate::duty::Clock;
+use crate::engine::durability::Durability;
 use crate::engine::published::Published;
 use crate::kill::alerts::Alerts;
+use crate::kill::audit::Audit;
 use crate::kill::switch::Switch;
 use crate::limits::LimitTable;
 
@@ -95,6 +97,10 @@ pub struct ApiParts {
     pub clock: Arc<dyn Clock>,
     /// The last alerts.
     pub alerts: Arc<Alerts>,
+    /// Where control records go.
+    pub audit: Arc<Audit>,
+    /// How the journal is doing; `None`: there is none.
+    pub journal: Option<Arc<Durability>>,
     /// Renders `/metrics`. May take long.
     pub render_metrics: Box<dyn Fn() -> String + Send + Sync>,
     /// `POST /v1/limits/reload`.

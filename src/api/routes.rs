@@ -21,6 +21,7 @@ use crate::api::ApiParts;
 use crate::api::auth::{self, Role, same_origin};
 use crate::api::problem::Problem;
 use crate::api::view;
+use crate::kill::audit::Entry;
 use crate::kill::rearm::{Rearm, RearmRefused, RearmState};
 use crate::kill::switch::Stop;
 use crate::kill::words::ScopeName;
@@ -126,22 +127,42 @@ fn not_found(detail: impl Into<String>) -> Problem {
 }
 
 /// An authenticated caller. Every handler that takes one says which role it needs before anything else.
-struct Caller(auth::Caller);
+struct Caller(auth::Caller, String);
+
+impl Caller {
+    /// Whether the caller has the role for `action`; a refusal is recorded.
+    fn may(&self, api: &Api, role: Role, action: &str) -> Result<(), Problem> {
+        self.0.needs(role).inspect_err(|_| {
+            api.parts.audit.record(self.entry(action).refused("the role does not allow it"));
+        })
+    }
+
+    /// A control record of the caller's.
+    fn entry(&self, action: &str) -> Entry {
+        Entry::new(&self.0.name, action).from(&self.1)
+    }
+}
 
 impl FromRequestParts<Arc<Api>> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Caller, Problem> {
         same_origin(&parts.headers)?;
-        match parts.extensions.get::<Origin>().copied() {
+        let (caller, source) = match parts.extensions.get::<Origin>().copied() {
             // A token that is sent along says nothing here: whose request it is must not depend on two things.
-            Some(Origin::Local(uid)) => api.parts.local.caller(uid).map(|caller| Caller(caller.clone())),
+            Some(Origin::Local(uid)) => (api.parts.local.caller(uid).cloned(), format!("uid {uid}")),
             Some(Origin::Network(peer)) => {
                 let now = api.parts.clock.now().mono;
-                api.parts.auth.caller(&parts.headers, peer.ip(), now).map(Caller)
+                (api.parts.auth.caller(&parts.headers, peer.ip(), now), peer.ip().to_string())
             }
-            None => Err(not_found("it is not known where the request comes from")),
+            None => return Err(not_found("it is not known where the request comes from")),
+        };
+        if caller.is_err() {
+            let what = format!("{} {}", parts.method, parts.uri.path());
+            let entry = Entry::new("?", "auth").from(&source).detail(what);
+            api.parts.audit.record(entry.refused("nobody that is known"));
         }
+        caller.map(|caller| Caller(caller, source))
     }
 }
 
@@ -305,7 +326,7 @@ async fn kill(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    caller.0.needs(Role::Operator)?;
+    caller.may(&api, Role::Operator, "kill")?;
     let pressed = received.map_or_else(|| api.parts.clock.now(), |Extension(Received(now))| now);
     let mut fields = read_fields(&api, &headers, body).await?;
     let scope = fields.scope(&api)?;
@@ -340,6 +361,10 @@ async fn kill(
                 reason = receipt.reason,
                 "kill was pressed"
             );
+            let (mode, epoch) = (receipt.word.mode.name(), receipt.word.epoch);
+            let entry = caller.entry("kill").on(ScopeName::of(api.parts.switch.universe(), scope));
+            let detail = format!("mode {mode}, epoch {epoch}, receipt {}", receipt.id);
+            api.parts.audit.record(entry.because(&reason).detail(detail));
             receipt.id
         }
     };
@@ -477,7 +502,7 @@ async fn show_rearm(api: &Api, rearm: Rearm, wait: Duration) -> Response {
 }
 
 async fn rearm(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    caller.0.needs(Role::Risk)?;
+    caller.may(&api, Role::Risk, "rearm")?;
     let mut fields = read_fields(&api, &headers, body).await?;
     let scope = fields.scope(&api)?;
     let epoch_rule = "must be the epoch that the halt has now";
@@ -490,6 +515,8 @@ async fn rearm(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bod
     let now = api.parts.clock.now();
     let asked = api.parts.switch.ask_rearm(scope, epoch, &caller.0.name, &reason, now);
     log_rearm("asked", &caller.0.name, &reason, &asked);
+    let entry = caller.entry("rearm").on(ScopeName::of(api.parts.switch.universe(), scope)).because(&reason);
+    api.parts.audit.record(rearm_entry(entry.detail(format!("epoch {epoch}")), &asked));
     Ok(show_rearm(&api, asked.map_err(refused)?, wait).await)
 }
 
@@ -500,7 +527,7 @@ async fn approve(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    caller.0.needs(Role::Risk)?;
+    caller.may(&api, Role::Risk, "approve")?;
     let id = parse_id(&id)?;
     let mut fields = read_fields(&api, &headers, body).await?;
     let reason = fields.text("reason")?.unwrap_or_default();
@@ -508,7 +535,20 @@ async fn approve(
     fields.finish()?;
     let agreed = api.parts.switch.agree_rearm(id, &caller.0.name, &reason, api.parts.clock.now());
     log_rearm("agreed", &caller.0.name, &reason, &agreed);
+    let entry = caller.entry("approve").because(&reason).detail(format!("request {id}"));
+    api.parts.audit.record(rearm_entry(entry, &agreed));
     Ok(show_rearm(&api, agreed.map_err(refused)?, wait).await)
+}
+
+fn rearm_entry(entry: Entry, result: &Result<Rearm, RearmRefused>) -> Entry {
+    match result {
+        Ok(rearm) => {
+            let detail = format!("{}, request {}", entry.detail, rearm.id);
+            let lowered = matches!(rearm.state, RearmState::Lowered { .. });
+            entry.detail(detail).outcome(if lowered { "done" } else { "pending" })
+        }
+        Err(refused) => entry.refused(&format!("{refused:?}")),
+    }
 }
 
 fn log_rearm(step: &str, actor: &str, reason: &str, result: &Result<Rearm, RearmRefused>) {
@@ -610,15 +650,19 @@ async fn limits(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<R
 }
 
 async fn reload(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    caller.0.needs(Role::Risk)?;
+    caller.may(&api, Role::Risk, "limits")?;
     let mut fields = read_fields(&api, &headers, body).await?;
     let reason = fields.text("reason")?.unwrap_or_default();
     fields.finish()?;
     if reason.trim().is_empty() {
         return Err(fields.wrong("reason", &reason.into(), "a change of limits needs a reason"));
     }
-    let actor = caller.0.name.clone();
+    let (actor, entry) = (caller.0.name.clone(), caller.entry("limits").because(&reason));
     let result = api.beside(Lane::Reloads, move |parts| (parts.reload)(&actor, &reason)).await?;
+    api.parts.audit.record(match &result {
+        Ok(generation) => entry.detail(format!("generation {generation}")),
+        Err(violations) => entry.refused("the new limits are invalid").detail(violations.join("; ")),
+    });
     match result {
         Ok(generation) => Ok(answer(StatusCode::OK, &json!({ "generation": generation }))),
         Err(violations) => Err(Problem::new(

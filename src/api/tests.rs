@@ -148,6 +148,8 @@ impl World {
             local: LocalUsers::default(),
             clock: clock.clone(),
             alerts: Arc::new(Alerts::default()),
+            audit: Arc::new(crate::kill::audit::Audit::new(None, clock.clone())),
+            journal: None,
             render_metrics: setup.render,
             reload: Box::new(|_, reason| match reason {
                 "good" => Ok(7),

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::api::ApiParts;
+use crate::engine::durability::JournalState;
 use crate::kill::rearm::{Rearm, RearmState};
 use crate::kill::receipt::Receipt;
 use crate::kill::switch::{Cause, LatchEntry, LatchStatus, Switch};
@@ -233,8 +234,20 @@ pub(super) fn state(parts: &ApiParts) -> Value {
             "writes": latch.writes, "failures": latch.failures,
             "durable_at": latch.durable_at.map(|at| rfc3339(at.unix.0)),
         },
+        "journal": parts.journal.as_ref().map_or(json!({ "state": "off" }), |journal| journal_value(&journal.state())),
         "limits_generation": published.limits_generation.get(),
         "alerts": alerts,
+    })
+}
+
+fn journal_value(state: &JournalState) -> Value {
+    let word = match state.failed_since {
+        None => "ok".to_owned(),
+        Some(since) => format!("failed since {}", rfc3339(since)),
+    };
+    json!({
+        "state": word, "error": state.error, "denies_new_flow": state.denies_new_flow,
+        "waiting_cells": state.waiting, "ring_cells": state.capacity,
     })
 }
 

@@ -106,6 +106,17 @@ pub(super) fn prepare(
         Engine::new(loaded.universe.clone(), table, loaded.engine.sizing, now)
     };
     if !loaded.journal.enabled {
+        let dir = loaded.service.state_dir.join("journal");
+        if dir.exists() {
+            // What happens from now on is not in it: it must not be taken for the whole story later.
+            let places = Places { ring: dir.join("ring"), dir, journal: [0; 16], boot: [0; 16] };
+            let put = set_aside(&places, now.unix.0)?;
+            tracing::warn!(
+                event = "recovery",
+                "there is no journal any more; that of before was put to {}",
+                put.display()
+            );
+        }
         let lost = "positions and working orders are unknown after a restart without a journal";
         return Ok(Prepared {
             engine: fresh(now),
@@ -158,7 +169,7 @@ pub(super) fn prepare(
         let lost = "positions and working orders are unknown: events were taken before there was a journal";
         recovered.unknown.get_or_insert(lost.to_owned());
     }
-    Ok(go_on(loaded, clock, bell, key, places, recovered, &trips, fresh)?)
+    go_on(loaded, clock, bell, key, places, recovered, &trips, fresh)
 }
 
 #[expect(clippy::too_many_arguments, reason = "one step of a start, taken out for its length")]

@@ -24,7 +24,9 @@ use rustix::fs::OFlags;
 use serde::Deserialize;
 
 use crate::duty::Clock;
+use crate::kill::audit::{Audit, Entry};
 use crate::kill::switch::{Stop, Switch};
+use crate::kill::words::ScopeName;
 use crate::model::{Mode, Scope, Universe};
 
 /// How often it is looked at.
@@ -68,13 +70,14 @@ pub(super) struct KillFile {
     dir: PathBuf,
     switch: Arc<Switch>,
     clock: Arc<dyn Clock>,
+    audit: Arc<Audit>,
     last: Seen,
 }
 
 impl KillFile {
     /// Watches `path` from now on. If the file is there already, it has been obeyed when this returns.
-    pub(super) fn watch(path: &Path, switch: Arc<Switch>, clock: Arc<dyn Clock>) -> KillFile {
-        let mut file = KillFile { path: path.to_owned(), dir: dir_of(path), switch, clock, last: Seen::Nothing };
+    pub(super) fn watch(path: &Path, switch: Arc<Switch>, clock: Arc<dyn Clock>, audit: Arc<Audit>) -> KillFile {
+        let mut file = KillFile { path: path.to_owned(), dir: dir_of(path), switch, clock, audit, last: Seen::Nothing };
         file.look();
         file
     }
@@ -140,6 +143,7 @@ impl KillFile {
                 break;
             }
         }
+        self.audit.record(Entry::new(ACTOR, "kill").on(ScopeName::of(universe, scope)).because(reason));
         let scope = universe.scope_name(scope);
         tracing::error!(event = "kill", actor = ACTOR, scope, reason, "the kill file halted a scope");
     }
@@ -216,11 +220,15 @@ mod tests {
     }
 
     impl World {
+        fn audit(clock: &Arc<TestClock>) -> Arc<Audit> {
+            Arc::new(Audit::new(None, clock.clone()))
+        }
+
         fn new() -> World {
             let dir = tempfile::tempdir().unwrap();
             let clock = TestClock::new();
             let switch = Arc::new(switch(clock.clone()).0);
-            let file = KillFile::watch(&dir.path().join("KILL"), switch.clone(), clock.clone());
+            let file = KillFile::watch(&dir.path().join("KILL"), switch.clone(), clock.clone(), World::audit(&clock));
             World { dir, switch, clock, file }
         }
 
@@ -348,7 +356,7 @@ mod tests {
     fn a_file_that_is_there_at_start_is_obeyed_and_a_missing_directory_is_refused() {
         let World { dir, switch, clock, file } = World::new();
         fs::write(&file.path, "").unwrap();
-        KillFile::watch(&file.path, switch.clone(), clock);
+        KillFile::watch(&file.path, switch.clone(), clock.clone(), World::audit(&clock));
         assert_eq!(switch.page().get(0).mode, Mode::Halted);
         assert!(check(&file.path).is_ok() && check(Path::new("KILL")).is_ok());
         assert!(check(&dir.path().join("none/KILL")).is_err());

@@ -5,6 +5,7 @@ mod journal;
 mod killfile;
 mod logs;
 mod reload;
+pub mod replay;
 pub mod service;
 mod signals;
 mod socket;

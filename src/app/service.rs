@@ -40,14 +40,16 @@ use crate::ingest::ws::{self, IngestOptions, IngestParts, IngestStats, IngestWak
 use crate::journal::control::{ControlParts, run_control};
 use crate::journal::latch::{LatchStore, run_latch};
 use crate::kill::alerts::Alerts;
+use crate::kill::audit::{Audit, Entry};
 use crate::kill::board::SessionBoard;
 use crate::kill::gates::Gates;
 use crate::kill::page::HaltPage;
 use crate::kill::page_file::Shape;
 use crate::kill::rearm::RearmPolicy;
 use crate::kill::switch::{Cause, Stop, Switch, SwitchParts, Waker};
+use crate::kill::words::ScopeName;
 use crate::limits::{Gauge, LimitTable};
-use crate::metrics::{Metrics, MetricsParts, ReloadState};
+use crate::metrics::{Metrics, MetricsParts, ReloadState, Source};
 use crate::model::{Mode, Scope, ScopeKind, Universe};
 use crate::ring::bell::{BELL_WORDS, Bell};
 use crate::ring::shm::Words;
@@ -85,6 +87,7 @@ pub struct Running {
     pub switch: Arc<Switch>,
     /// The time that the service goes by.
     pub clock: Arc<dyn Clock>,
+    audit: Arc<Audit>,
     reloader: Arc<Reloader>,
     threads: Threads,
 }
@@ -149,10 +152,14 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
     eprintln!("serving: events at ws://{}, people at http://{}", running.ws_addr, running.http_addr);
     // Beside the thread that hears signals: a file that cannot be read must not keep a kill waiting.
     let (ask_reload, reloads) = crossbeam_channel::bounded::<()>(1);
-    let reloader = running.reloader.clone();
+    let (reloader, audit) = (running.reloader.clone(), running.audit.clone());
     spawn("reload", move || {
         while reloads.recv().is_ok() {
-            let _ = reloader.reload("signal", "SIGHUP");
+            let entry = Entry::new("signal", "limits").because("SIGHUP");
+            audit.record(match reloader.reload("signal", "SIGHUP") {
+                Ok(generation) => entry.detail(format!("generation {generation}")),
+                Err(violations) => entry.refused("the new limits are invalid").detail(violations.join("; ")),
+            });
         }
     })?;
     signals.listen(|asked| match asked {
@@ -165,7 +172,12 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
         Asked::Kill => {
             let now = running.clock.now();
             // The firm is a scope of every universe.
-            let _ = running.switch.press(Scope::Firm, Stop::Halted, "signal", "SIGUSR1", now);
+            let pressed = running.switch.press(Scope::Firm, Stop::Halted, "signal", "SIGUSR1", now);
+            if let Ok(receipt) = pressed {
+                let entry = Entry::new("signal", "kill").on(ScopeName::of(&running.universe, Scope::Firm));
+                let detail = format!("mode halted, epoch {}, receipt {}", receipt.word.epoch, receipt.id);
+                running.audit.record(entry.because("SIGUSR1").detail(detail));
+            }
             true
         }
     });
@@ -206,7 +218,16 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let (bell_words, bell_fd) = Words::sealed("haltline-bell", BELL_WORDS).context("memory for the engine's bell")?;
     let bell = Arc::new(Bell::over(bell_words));
     let previous = store.previous_run();
-    let prepared = journal::prepare(&loaded, clock, &bell, previous.unclean, previous.took_events)?;
+    let prepared = match journal::prepare(&loaded, clock, &bell, previous.unclean, previous.took_events) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            // Nothing was begun: the next start shall not take this one for a run that was killed.
+            if !previous.unclean {
+                store.close().context("ending a start that failed")?;
+            }
+            return Err(error);
+        }
+    };
     let clock = prepared.clock;
     let (page, page_fd) = settle_page(restored.page, gate_door.as_ref(), &universe, &mut causes, clock.as_ref())?;
     loaded.limits.generation = prepared.generation;
@@ -225,6 +246,15 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         }
     }
 
+    let (recorder, begin, writer, durability, audit_to) = match prepared.parts {
+        Some(parts) => {
+            let (durability, audit) = (parts.durability.clone(), parts.audit.clone());
+            let (recorder, begin, ring, writer) = parts.split();
+            (Some(recorder), Some(begin), Some((ring, writer)), Some(durability), Some(audit))
+        }
+        None => (None, None, None, None, None),
+    };
+
     // 2. What everybody shares.
     let page = Arc::new(page);
     let board = Arc::new(SessionBoard::new(universe.sessions.len()));
@@ -234,6 +264,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let alerts = Arc::new(Alerts::default());
     let gates = Arc::new(Gates::default());
     let (lane_changes, take_lane_changes) = crossbeam_channel::bounded(64);
+    let audit = Arc::new(Audit::new(audit_to, clock.clone()));
     let ingest_wake = IngestWake::default();
     let (commands, take_commands) = crossbeam_channel::bounded(64);
     let (notices, take_notices) = crossbeam_channel::bounded(NOTICES);
@@ -265,14 +296,6 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     // 4. The engine and its port.
     let (edge, engine_port) = port(EVENT_RING, bell.clone(), Box::new(ingest_wake.clone()));
     let grace_ns = u64::try_from(loaded.journal.grace.as_nanos()).unwrap_or(u64::MAX);
-    let (recorder, begin, writer, durability) = match prepared.parts {
-        Some(parts) => {
-            let durability = parts.durability.clone();
-            let (recorder, begin, ring, writer) = parts.split();
-            (Some(recorder), Some(begin), Some((ring, writer)), Some(durability))
-        }
-        None => (None, None, None, None),
-    };
     let agent = EngineAgent::new(AgentParts {
         engine: prepared.engine,
         universe: universe.clone(),
@@ -324,7 +347,10 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         limits: limits.clone(),
         clock: clock.clone(),
         reload: reload_state,
-        sources: vec![auth.clone(), stats.clone()],
+        sources: [Some(auth.clone() as Arc<dyn Source>), Some(stats.clone()), durability.clone().map(|d| d as _)]
+            .into_iter()
+            .flatten()
+            .collect(),
     })?;
 
     // 6. Threads, the latch first and the doors last.
@@ -341,8 +367,10 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let control = {
         let (switch, alerts, published, stop) =
             (switch.clone(), alerts.clone(), published.clone(), stop_control.clone());
+        let audit = audit.clone();
         spawn("control", move || {
             let parts = ControlParts {
+                audit: &audit,
                 notices: take_notices,
                 switch: &switch,
                 alerts: &alerts,
@@ -360,7 +388,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let killfile = match &loaded.local.kill_file {
         None => None,
         Some(path) => {
-            let file = KillFile::watch(path, switch.clone(), clock.clone());
+            let file = KillFile::watch(path, switch.clone(), clock.clone(), audit.clone());
             Some(spawn("killfile", move || file.run(&hear_killfile_stop))?)
         }
     };
@@ -374,6 +402,8 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             local: local_users,
             clock: clock.clone(),
             alerts,
+            audit: audit.clone(),
+            journal: durability.clone(),
             render_metrics: Box::new(move || metrics.render()),
             reload: Box::new(move |actor, reason| reload.reload(actor, reason)),
             options: ApiOptions { metrics_need_token: !http_addr.ip().is_loopback(), ..ApiOptions::default() },
@@ -462,7 +492,11 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         latch,
         journal,
     };
-    Ok(Running { ws_addr, http_addr, socket, universe, limits, published, switch, clock, reloader, threads })
+    let hash = blake3::Hash::from_bytes(loaded.hash).to_hex();
+    let found = prepared.unknown.as_deref().unwrap_or("positions are exact");
+    let detail = format!("version {}, configuration {hash}, {found}", env!("CARGO_PKG_VERSION"));
+    audit.record(Entry::new("haltline", "start").detail(detail));
+    Ok(Running { ws_addr, http_addr, socket, universe, limits, published, switch, clock, audit, reloader, threads })
 }
 
 impl Running {
@@ -490,9 +524,6 @@ impl Running {
         t.stop_engine.store(true, Ordering::Release);
         t.bell.ring();
         t.engine.join().map_err(|_| joined("engine"))?;
-        if let Some(journal) = t.journal {
-            journal.end()?;
-        }
         t.stop_control.store(true, Ordering::Release);
         let noted = t.control.join().map_err(|_| joined("control"))?;
         let _ = t.stop_api.send(true);
@@ -505,6 +536,11 @@ impl Running {
         }
         t.stop_latch.store(true, Ordering::Release);
         let store = t.latch.join().map_err(|_| joined("latch"))?;
+        // The last record, when everybody who might make one has ended.
+        self.audit.record(Entry::new("haltline", "stop"));
+        if let Some(journal) = t.journal {
+            journal.end()?;
+        }
         noted.context("could not write down that events were taken")?;
         if let Some(error) = self.switch.latch().error {
             anyhow::bail!("the latch could not be written: {error}");

@@ -1,10 +1,13 @@
 //! The command line. Its exit codes are in [`EXIT_CODES`].
 
+mod audit;
 mod check;
 mod client;
+mod html;
 mod kill;
 mod page;
 mod rearm;
+mod replay;
 mod state;
 mod token;
 
@@ -79,6 +82,10 @@ enum Command {
     /// With --token-file over HTTP as its owner, else over the local socket as the user who runs this.
     #[command(visible_alias = "status", after_help = EXIT_CODES)]
     State(state::StateArgs),
+    /// List who did what, from the journal; `audit verify` checks the journal itself
+    Audit(audit::AuditArgs),
+    /// Run a journal again: checks that it comes to the same, shows what limits did and how close they came
+    Replay(replay::ReplayArgs),
 }
 
 /// How an answer is printed.
@@ -185,6 +192,8 @@ fn run(cli: Cli) -> ExitCode {
         Command::Kill(args) => kill::kill(&args),
         Command::Rearm(args) => rearm::rearm(&args),
         Command::State(args) => state::state(&args),
+        Command::Audit(args) => audit::run(&args),
+        Command::Replay(args) => replay::run(&args),
     };
     result.unwrap_or_else(|error| fail(&error))
 }

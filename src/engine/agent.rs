@@ -756,10 +756,13 @@ impl Shell {
 mod tests {
     use super::*;
     use crate::engine::core::Sizing;
+    use crate::engine::durability::Durability;
+    use crate::engine::record::Progress;
     use crate::kill::testing::{TestClock, universe};
     use crate::limits::LimitTable;
     use crate::model::rule::{Action, Target};
     use crate::model::{EventKind, Mode, Rule, Scope, ScopeKind, SessionKind, SessionSpec};
+    use crate::ring::cells::{self, CellReader};
 
     struct NoWake;
     impl Wake for NoWake {
@@ -839,6 +842,128 @@ mod tests {
             agent.shell.page.get(slot).mode == Mode::Halted
         };
         assert_eq!((0..sessions).filter(halted).count(), usize::from(sessions), "a halt that is on no page is lost");
+    }
+
+    /// An agent with a journal that holds so many cells and may be behind for a millisecond, and the journal's end.
+    fn journalled(
+        cells: u64,
+        hold: bool,
+    ) -> (EngineAgent, EdgePort, CellReader, Arc<Durability>, Arc<TestClock>, impl Sized) {
+        let clock = TestClock::new();
+        let universe = Arc::new(universe());
+        let dir = tempfile::tempdir().unwrap();
+        let (writer, reader) = cells::create(&dir.path().join("ring"), cells, [0; 16], [0; 16], 0).unwrap();
+        let durability = Arc::new(Durability::default());
+        let recorder = Recorder::new(writer, durability.clone(), Progress::default(), universe.scope_count());
+        let sizing = Sizing { working_orders: 4_096, remembered_orders: 16, execs: 16, pairs: 16, recent_orders: 16 };
+        let (edge, end) = port(8_192, Bell::new(), Box::new(NoWake));
+        let (commands_in, commands) = crossbeam_channel::bounded(1);
+        let (notices, notices_out) = crossbeam_channel::bounded(16);
+        let limits = Arc::new(LimitTable::unlimited(&universe));
+        let agent = EngineAgent::new(AgentParts {
+            engine: Engine::new(universe.clone(), limits, sizing, clock.now()),
+            page: Arc::new(HaltPage::new(universe.scope_count(), 1)),
+            published: Arc::new(Published::new(&universe)),
+            universe,
+            ports: vec![end],
+            lane_changes: crossbeam_channel::never(),
+            lease_lag_ns: 0,
+            commands,
+            recorder: Some(recorder),
+            durable_before_verdict: hold,
+            grace_ns: 1_000_000,
+            begin: None,
+            notices,
+            page_raised: Box::new(NoWake),
+            clock: clock.clone(),
+        });
+        (agent, edge, reader, durability, clock, (commands_in, notices_out, dir))
+    }
+
+    /// Sends a new order of session 0 and takes the agent's answers.
+    fn ask(agent: &mut EngineAgent, edge: &mut EdgePort, kind: EventKind, seq: u64) -> Vec<Option<Rule>> {
+        let mut event = Event::new(kind, SessionId(0), seq);
+        event.id = crate::units::OrdId(seq);
+        event.qty = crate::units::Qty(1);
+        event.px = crate::units::Px(100);
+        edge.events.push(Inbound { event, received: MonoNanos(0) }).unwrap();
+        agent.do_work();
+        verdicts(edge)
+    }
+
+    fn verdicts(edge: &mut EdgePort) -> Vec<Option<Rule>> {
+        let effects = core::iter::from_fn(|| edge.effects.pop().ok());
+        effects
+            .filter_map(|effect| match effect {
+                Effect::Verdict(verdict) => Some(verdict.denial.map(|denial| denial.rule)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn new_flow_is_denied_while_the_journal_is_behind_its_grace_and_cancels_are_not() {
+        let (mut agent, mut edge, reader, durability, clock, _rest) = journalled(1 << 14, false);
+        assert_eq!(ask(&mut agent, &mut edge, EventKind::New, 1), [None]);
+        clock.advance(900_000);
+        assert_eq!(ask(&mut agent, &mut edge, EventKind::New, 2), [None], "within the grace");
+        clock.advance(1_100_000);
+        assert_eq!(ask(&mut agent, &mut edge, EventKind::New, 3), [Some(Rule::Journal)]);
+        assert_eq!(ask(&mut agent, &mut edge, EventKind::Cancel, 4), [None]);
+        assert!(durability.state().denies_new_flow);
+        durability.set_synced(reader.head());
+        assert_eq!(ask(&mut agent, &mut edge, EventKind::New, 5), [None], "it has caught up");
+        assert!(!durability.state().denies_new_flow);
+        // A disk that is slow and steady is not behind.
+        for seq in 6..20 {
+            clock.advance(600_000);
+            durability.set_synced(reader.head());
+            assert_eq!(ask(&mut agent, &mut edge, EventKind::New, seq), [None]);
+        }
+    }
+
+    #[test]
+    fn nothing_is_taken_in_that_cannot_be_recorded_and_nothing_is_lost() {
+        let (mut agent, mut edge, mut reader, durability, _clock, _rest) = journalled(1 << 13, false);
+        for seq in 1..=8_000 {
+            let event = Event::new(EventKind::Heartbeat, SessionId(0), seq);
+            edge.events.push(Inbound { event, received: MonoNanos(0) }).unwrap();
+        }
+        while agent.do_work() > 0 {}
+        let head = reader.head();
+        let waiting = agent.shell.ports[0].events.slots();
+        assert!(waiting > 0 && head < 1 << 13, "{waiting} wait, {head} recorded");
+        // A kill reaches the core all the same: there is room kept for it.
+        agent.shell.page.raise(0, Mode::Halted);
+        agent.do_work();
+        assert_eq!(agent.engine.mode(Scope::Firm), Some(Mode::Halted));
+        let (mut cells, mut taken) = (Vec::new(), 0);
+        loop {
+            cells.clear();
+            reader.read(taken, reader.head(), &mut cells);
+            taken += cells.len() as u64;
+            reader.release(taken);
+            durability.set_synced(taken);
+            if agent.do_work() == 0 {
+                break;
+            }
+        }
+        assert_eq!(agent.engine.expected(SessionId(0)), 8_001);
+        assert_eq!(durability.lost.get(), 0);
+    }
+
+    #[test]
+    fn verdicts_wait_for_the_disk_where_that_is_asked_for() {
+        let (mut agent, mut edge, reader, durability, _clock, _rest) = journalled(1 << 14, true);
+        assert_eq!(ask(&mut agent, &mut edge, EventKind::New, 1), []);
+        let first = reader.head();
+        assert_eq!(ask(&mut agent, &mut edge, EventKind::New, 2), []);
+        durability.set_synced(first);
+        agent.do_work();
+        assert_eq!(verdicts(&mut edge), [None], "the first only");
+        durability.set_synced(reader.head());
+        agent.do_work();
+        assert_eq!(verdicts(&mut edge), [None]);
     }
 
     #[test]

@@ -669,6 +669,18 @@ impl Engine {
         digest.value()
     }
 
+    /// All names.
+    #[must_use]
+    pub fn universe(&self) -> &Arc<Universe> {
+        &self.universe
+    }
+
+    /// The limits in force.
+    #[must_use]
+    pub fn limits(&self) -> &Arc<LimitTable> {
+        &self.table
+    }
+
     /// Whether the core was told that the journal is behind.
     #[must_use]
     pub fn is_behind(&self) -> bool {
@@ -679,6 +691,17 @@ impl Engine {
     #[must_use]
     pub fn expected(&self, session: SessionId) -> u64 {
         self.streams.get(usize::from(session.0)).map_or(1, |stream| stream.expected)
+    }
+
+    /// What a new order at this price and quantity is worth in base units; `None` if that cannot be told.
+    #[must_use]
+    pub fn order_value(&self, event: &Event) -> Option<i64> {
+        let reference = self.references.get(event.instrument.0 as usize)?;
+        let px = match event.ord_type {
+            crate::model::OrdType::Limit | crate::model::OrdType::StopLimit => event.px.0,
+            crate::model::OrdType::Market | crate::model::OrdType::Stop => reference.px.max(event.px.0),
+        };
+        reference.conversion.up(i128::from(event.qty.0) * i128::from(px))
     }
 
     /// Whether the engine remembers this order id: it is live, or was and is not forgotten.

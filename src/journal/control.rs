@@ -11,6 +11,7 @@ use crate::engine::agent::Notice;
 use crate::engine::published::Published;
 use crate::journal::latch::EventsTaken;
 use crate::kill::alerts::Alerts;
+use crate::kill::audit::{Audit, Entry};
 use crate::kill::switch::Switch;
 use crate::kill::words::{self, ScopeName};
 use crate::model::effect::Denial;
@@ -26,6 +27,8 @@ pub struct ControlParts<'a> {
     pub alerts: &'a Alerts,
     /// Tells whether the engine has taken events.
     pub published: &'a Published,
+    /// Where control records go.
+    pub audit: &'a Audit,
     /// The durable flag for that.
     pub events_taken: &'a EventsTaken,
 }
@@ -42,6 +45,7 @@ const PER_SECOND: u32 = 10;
 /// The run must then not be ended as an orderly one: the next start has to know of the events.
 pub fn run_control(parts: &ControlParts<'_>, stop: &AtomicBool) -> std::io::Result<()> {
     let mut gate = Gate::default();
+    let mut seen = Confirmations::default();
     loop {
         let stopping = stop.load(Ordering::Acquire);
         if let Ok(first) = parts.notices.recv_timeout(if stopping { Duration::ZERO } else { LOOK_EVERY }) {
@@ -55,8 +59,10 @@ pub fn run_control(parts: &ControlParts<'_>, stop: &AtomicBool) -> std::io::Resu
             let scope = ScopeName::of(parts.switch.universe(), scope);
             let text = format!("{scope} was raised on the halt page by another process");
             tracing::error!(event = "page", "{text}");
+            parts.audit.record(Entry::new("halt page", "kill").on(scope).because("raised by another process"));
             parts.alerts.push(now.unix.0, "page", "raised_outside", text);
         }
+        seen.look(parts);
         let any = parts.published.events.iter().any(|count| count.get() > 0);
         let noted = if any { parts.events_taken.note() } else { Ok(()) };
         if stopping {
@@ -78,6 +84,8 @@ fn take(parts: &ControlParts<'_>, gate: &mut Gate, notice: Notice) {
             parts.switch.record_trip(&trip, notice.at);
             let text = trip_text(universe, &trip);
             tracing::error!(event = "trip", rule = trip.cause.rule.name(), seq = trip.seq, "{text}");
+            let entry = Entry::new("engine", "trip").on(words::ScopeName::of(universe, trip.scope));
+            parts.audit.record(entry.detail(&text));
             parts.alerts.push(at, "trip", trip.cause.rule.name(), text);
         }
         Effect::Warn(warn) => {
@@ -102,6 +110,38 @@ fn take(parts: &ControlParts<'_>, gate: &mut Gate, notice: Notice) {
         | Effect::Resend { .. }
         | Effect::OrderForgotten { .. }
         | Effect::ExecForgotten { .. } => {}
+    }
+}
+
+/// Kills that wait for their confirmation: that is recorded when it comes.
+#[derive(Default)]
+struct Confirmations {
+    newest: u64,
+    waiting: Vec<u64>,
+}
+
+/// Receipts looked at per round: more presses between two rounds are recorded as presses, not as confirmed.
+const RECEIPTS: usize = 64;
+
+impl Confirmations {
+    fn look(&mut self, parts: &ControlParts<'_>) {
+        let receipts = parts.switch.receipts(RECEIPTS);
+        self.waiting.extend(receipts.iter().map(|receipt| receipt.id).filter(|id| *id > self.newest));
+        self.newest = receipts.iter().map(|receipt| receipt.id).max().unwrap_or(0).max(self.newest);
+        self.waiting.retain(|id| match parts.switch.is_confirmed(*id) {
+            Some(true) => {
+                let scope = parts.switch.receipt(*id).map(|r| words::ScopeName::of(parts.switch.universe(), r.scope));
+                let entry =
+                    Entry::new("haltline", "confirmed").detail(format!("receipt {id}: latch and every session"));
+                parts.audit.record(match scope {
+                    Some(scope) => entry.on(scope),
+                    None => entry,
+                });
+                false
+            }
+            Some(false) => true,
+            None => false,
+        });
     }
 }
 
@@ -203,6 +243,7 @@ mod tests {
             switch: &switch,
             alerts: &alerts,
             published: &published,
+            audit: &Audit::new(None, TestClock::new()),
             events_taken: &events_taken,
         };
         run_control(&parts, &AtomicBool::new(true)).unwrap();

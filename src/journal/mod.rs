@@ -7,6 +7,7 @@
 //!            api, control ────┘ control records
 //! ```
 
+pub mod audit;
 pub mod control;
 pub mod disk;
 pub mod format;
@@ -15,7 +16,9 @@ pub mod latch;
 pub mod reader;
 pub mod recover;
 pub mod replay;
+mod report;
 pub mod run;
+pub mod tally;
 #[cfg(test)]
 mod tests;
 pub mod verify;

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | ended in an orderly way | its end is the journal's last group | exact |
 //! | was killed | its ring, of this boot | exact |
-//! | was killed | no ring, or one of another boot: power was lost | up to the sync window is missing: not known |
+//! | was killed | no ring, or one of another boot: power was lost (or the start had not come to making it) | up to the sync window is missing: not known |
 //! | any | damage, missing cells, a replay that comes to something else | not known |
 //!
 //! Where positions are not known, what could be replayed is kept as the best that is known, and the caller starts halted.
@@ -146,7 +146,6 @@ pub fn recover(
         }
         Ok(found) => match (&end, killed, found.is_some()) {
             (End::Orderly, ..) | (End::Nothing, false, _) => {}
-            (End::Nothing, true, false) if tip == Tip::BEGIN => {}
             (_, false, _) => unknown = Some("the journal's end is missing although its run ended".to_owned()),
             (_, true, true) => unknown = Some("the machine stopped without an orderly end".to_owned()),
             (_, true, false) => {

@@ -367,12 +367,14 @@ fn forget(names: &mut HashMap<(SessionId, NameOf, u64), Name>, engine: &Engine, 
             Effect::ExecForgotten { session, id } => {
                 names.remove(&(*session, NameOf::Exec, id.0));
             }
-            Effect::Verdict(v) if v.denial.is_some() || v.kind == EventKind::Cancel => {
-                if !engine.remembers_order(v.session, v.id) {
+            Effect::Verdict(v) => {
+                let over = v.denial.is_some() || v.kind == EventKind::Cancel;
+                if over && !engine.remembers_order(v.session, v.id) {
                     names.remove(&(v.session, NameOf::Order, v.id.0));
                 }
             }
-            _ => {}
+            Effect::Applied { .. } | Effect::Resend { .. } | Effect::Trip(_) | Effect::Warn(_) | Effect::Anomaly(_) => {
+            }
         }
     }
 }

@@ -9,6 +9,8 @@ pub mod page_file;
 #[cfg(feature = "service")]
 pub mod alerts;
 #[cfg(feature = "service")]
+pub mod audit;
+#[cfg(feature = "service")]
 pub mod gates;
 #[cfg(feature = "service")]
 pub mod rearm;

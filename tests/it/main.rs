@@ -5,6 +5,8 @@ mod local;
 mod oracle;
 mod oracle_test;
 mod prometheus;
+mod recovery;
+mod replay;
 mod scenarios;
 mod service;
 mod support;

@@ -29,11 +29,11 @@ use crate::oracle::{Deny, Oracle, Outcome};
 /// Events judged by default.
 const EVENTS: u64 = 2_000_000;
 /// Where time begins.
-const START: u64 = 1_000_000_000;
-const UNIX: u64 = 1_700_000_000_000_000_000;
+pub const START: u64 = 1_000_000_000;
+pub const UNIX: u64 = 1_700_000_000_000_000_000;
 
 /// Splitmix64 (public domain, S. Vigna): small, and the same everywhere.
-struct Rng(u64);
+pub struct Rng(pub u64);
 
 impl Rng {
     fn next(&mut self) -> u64 {
@@ -43,10 +43,10 @@ impl Rng {
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
     }
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
-    fn one_in(&mut self, n: u64) -> bool {
+    pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
     fn percent(&mut self, p: u64) -> bool {
@@ -59,17 +59,17 @@ impl Rng {
 
 /// One input. The sequence is relative to the one that is expected, so that inputs can be left out.
 #[derive(Clone, Debug)]
-enum Input {
+pub enum Input {
     Event(Now, Event, i64),
     Command(Now, Command),
     Tick(Now),
 }
 
-struct Case {
-    universe: Arc<Universe>,
-    table: Arc<LimitTable>,
-    sizing: Sizing,
-    inputs: Vec<Input>,
+pub struct Case {
+    pub universe: Arc<Universe>,
+    pub table: Arc<LimitTable>,
+    pub sizing: Sizing,
+    pub inputs: Vec<Input>,
 }
 
 /// What is switched on in one stream.
@@ -97,7 +97,7 @@ struct Typical {
     value: i64,
 }
 
-struct Maker {
+pub struct Maker {
     rng: Rng,
     swarm: Swarm,
     typical: Vec<Typical>,
@@ -639,7 +639,7 @@ impl Maker {
         (e, delta)
     }
 
-    fn case(seed: u64) -> Case {
+    pub fn case(seed: u64) -> Case {
         let mut maker = Maker::new(seed);
         let table = maker.table();
         let small = maker.rng.one_in(12);
