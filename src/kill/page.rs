@@ -110,7 +110,7 @@ pub struct ModeWord {
 }
 
 impl ModeWord {
-    const fn pack(self) -> u64 {
+    pub(crate) const fn pack(self) -> u64 {
         (self.mode as u64) << EPOCH_BITS | (self.epoch & EPOCH_MASK)
     }
     /// What a word of the page says.
@@ -204,7 +204,7 @@ impl Shape {
         ]
     }
 
-    #[cfg(all(feature = "service", not(loom)))]
+    #[cfg(any(all(feature = "service", not(loom)), all(test, loom)))]
     fn write(&self, all: &Words) {
         for (at, value) in self.header() {
             all[at].store(value, Ordering::Relaxed);
@@ -215,6 +215,7 @@ impl Shape {
         }
     }
 
+    #[cfg(not(loom))]
     fn is_of(&self, all: &Words) -> bool {
         let accounts = AT_WORDS + self.scopes();
         all.len() == self.words()
@@ -255,6 +256,18 @@ impl HaltPage {
         all[AT_EPOCH].store(first_epoch.max(1), Ordering::Relaxed);
         let words = all.part(AT_WORDS..AT_WORDS + scopes);
         HaltPage { all, words }
+    }
+
+    /// A page in service on the heap, and all of its words, for a model that does to them what it must not.
+    #[cfg(all(test, loom))]
+    pub(crate) fn modelled(shape: &Shape) -> (HaltPage, Words) {
+        // Without what fills it up to a whole page of the system: a model pays for every word.
+        let all = Words::heap(AT_WORDS + shape.scopes() + shape.account_of.len());
+        shape.write(&all);
+        all[AT_EPOCH].store(1, Ordering::Relaxed);
+        all[AT_STATE].store(IN_SERVICE, Ordering::Relaxed);
+        let words = all.part(AT_WORDS..AT_WORDS + shape.scopes());
+        (HaltPage { words, all: all.clone() }, all)
     }
 
     /// Moves this page into the file at `path`, where gates see it. Nobody else may have the page yet.

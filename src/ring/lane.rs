@@ -90,7 +90,7 @@ pub fn check_of(record: &Record) -> u32 {
 }
 
 #[inline]
-fn with_check(mut record: Record, check: u32) -> Record {
+pub(crate) fn with_check(mut record: Record, check: u32) -> Record {
     record[0] = record[0] & !CHECK_0 | u64::from(check & 0xFFFF) << 32;
     record[1] = record[1] & !CHECK_1 | u64::from(check >> 16) << 16;
     record
