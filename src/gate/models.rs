@@ -5,7 +5,7 @@ use std::sync::Arc;
 use loom::thread;
 
 use crate::gate::page::PageView;
-use crate::kill::page::{HaltPage, ModeWord, Shape, layout};
+use crate::kill::page::{HaltPage, ModeWord, layout};
 use crate::model::scope::{Mode, Scope};
 use crate::ring::barrier::{Fencing, heavy};
 use crate::ring::models::{Wire, is_quiet, three_threads};
@@ -14,6 +14,8 @@ use crate::ring::slots::{SLOT_WORDS, Slot};
 use crate::ring::sync::Ordering;
 use crate::units::{InstrumentId, SessionId, StrategyId};
 
+/// The firm, and one account, strategy, instrument and session.
+const SCOPES: usize = 5;
 const FIRM: usize = 0;
 const STRATEGY: usize = 2;
 const LATE: &str = "an order left after the acknowledgement";
@@ -28,9 +30,20 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let shape = Shape { digest: 1, accounts: 1, account_of: vec![0], instruments: 1, sessions: 1 };
-        let (page, words) = HaltPage::modelled(&shape);
-        World { page: Arc::new(page), words, slots: Words::heap(SLOT_WORDS), wire: Wire::new() }
+        // Without what fills it up to a whole page of the system: a model pays for every word.
+        let words = Words::heap(layout::AT_WORDS + SCOPES + 1);
+        for (at, value) in [
+            (0, layout::MAGIC),
+            (layout::AT_VERSION, layout::VERSION | (layout::AT_WORDS as u64) << 32),
+            (layout::AT_ACCOUNTS, 1 | 1 << 32),
+            (layout::AT_INSTRUMENTS, 1 | 1 << 32),
+            (layout::AT_STATE, layout::IN_SERVICE),
+            (layout::AT_EPOCH, 1),
+        ] {
+            words[at].store(value, Ordering::Relaxed);
+        }
+        let page = Arc::new(HaltPage::modelled(&words, SCOPES));
+        World { page, words, slots: Words::heap(SLOT_WORDS), wire: Wire::new() }
     }
 
     fn view(&self) -> PageView {
