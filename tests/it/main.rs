@@ -1,6 +1,7 @@
 //! All integration tests, in one binary.
 
 mod gate;
+mod gate_race;
 mod oracle;
 mod oracle_test;
 mod prometheus;
