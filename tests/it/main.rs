@@ -1,6 +1,7 @@
 //! All integration tests, in one binary.
 
 mod gate;
+mod gate_damage;
 mod gate_race;
 mod oracle;
 mod oracle_test;
