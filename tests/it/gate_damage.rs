@@ -33,6 +33,7 @@ use haltline::ring::slots::{SLOT_WORDS, Slot};
 use haltline::ring::sync::Ordering;
 use haltline::units::{AccountId, CurrencyId, MonoNanos, Now, OrdId, Px, Qty, SessionId, StrategyId, UnixNanos};
 
+use crate::gate_race::Dice;
 use crate::support::PATIENCE;
 
 /// The session whose memory is damaged, and one strategy for each session.
@@ -92,18 +93,6 @@ impl Clock for Hands {
 struct NoWake;
 impl Wake for NoWake {
     fn wake(&self) {}
-}
-
-/// A small fast generator (xorshift).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
 }
 
 /// What a gateway does: new orders of which one is canceled and the next one filled, buying and selling in turn.

@@ -69,10 +69,10 @@ impl Barrier {
 }
 
 /// A small fast generator (xorshift).
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -87,7 +87,7 @@ fn spin(rounds: u64) {
 }
 
 /// Memory of another process of ours, by one of its descriptors.
-fn borrowed(pid: u32, fd: i32, words: usize) -> Words {
+pub fn borrowed(pid: u32, fd: i32, words: usize) -> Words {
     let path = format!("/proc/{pid}/fd/{fd}");
     Words::from_sealed(OpenOptions::new().read(true).write(true).open(path).unwrap(), words).unwrap()
 }

@@ -2,6 +2,7 @@
 
 mod gate;
 mod gate_damage;
+mod gate_faults;
 mod gate_race;
 mod oracle;
 mod oracle_test;
