@@ -340,9 +340,23 @@ fn a_haltline_killed_at_any_moment_leaves_its_gates_closed_until_somebody_rearms
         gateway = Gateway::start(&host);
         gateway.goes_on(DENIED, 100);
         assert_eq!(gateway.admitted(), 0, "a new gateway found the gates open");
-        let halt = host.daemon.get("vera", "/v1/state");
-        let halt = halt["halts"].as_array().unwrap().iter().find(|h| h["scope"] == receipt["scope"]).unwrap().clone();
-        rearm(&host.daemon, &halt);
+        let state = host.daemon.get("vera", "/v1/state");
+        let halt = |kind: &str| {
+            let halts = state["halts"].as_array().unwrap();
+            halts.iter().find(|h| h["scope"]["kind"] == kind).unwrap_or_else(|| panic!("{kind}: {state}")).clone()
+        };
+        assert_eq!(halt("strategy")["epoch"], receipt["epoch"]);
+        rearm(&host.daemon, &halt("strategy"));
+        gateway.goes_on(DENIED, 1_000);
+        assert_eq!(gateway.admitted(), 0, "positions are lost with the process: the firm is halted");
+        // The firm's re-arm needs two people.
+        let firm = halt("firm");
+        let ask = json!({ "scope": firm["scope"], "epoch": firm["epoch"], "reason": "reconciled" });
+        let (status, pending) = host.daemon.ask("rita", "POST", "/v1/rearm", Some(&ask));
+        assert_eq!(status, 202, "{pending}");
+        let path = format!("/v1/rearm/{}/approve", pending["id"].as_str().unwrap());
+        let (status, body) = host.daemon.ask("ruth", "POST", &path, Some(&json!({ "reason": "seen" })));
+        assert_eq!(status, 200, "{body}");
         gateway.goes_on(ADMITTED, 100);
     }
 }
