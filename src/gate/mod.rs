@@ -29,3 +29,6 @@ pub mod region;
 mod client;
 #[cfg(not(loom))]
 pub use client::{Answered, Asker, AttachError, Checker, Denied, Gate, Pass, ReportError};
+
+#[cfg(all(test, loom))]
+mod models;

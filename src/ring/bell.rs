@@ -7,20 +7,22 @@
 //! looks whether anybody sleeps: either the sleeper sees the work, or it is seen sleeping and the count changes. A process that writes nonsense into a shared
 //! bell can keep the sleeper from being woken, for one nap at most.
 
-use core::sync::atomic::{Ordering, fence};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::thread::futex;
-
 use crate::ring::shm::Words;
+use crate::ring::sync::{Ordering, fence};
 
 /// The word whose low half is counted up.
-const COUNT: usize = 0;
+pub(crate) const COUNT: usize = 0;
 /// The word that says whether somebody sleeps.
-const ASLEEP: usize = 16;
+pub(crate) const ASLEEP: usize = 16;
 /// How many words a bell has.
+#[cfg(not(loom))]
 pub const BELL_WORDS: usize = 512;
+/// How many words a bell has in a model, which pays for each.
+#[cfg(loom)]
+pub const BELL_WORDS: usize = ASLEEP + 1;
 
 /// See the module.
 #[derive(Debug)]
@@ -63,31 +65,75 @@ impl Bell {
 
     #[cold]
     fn wake(&self) {
-        let count = self.words.half(COUNT);
+        let count = kernel::counter(&self.words);
         count.fetch_add(1, Ordering::SeqCst);
-        // Nobody waiting is no fault: it woke by itself.
-        let _ = futex::wake(count, futex::Flags::empty(), 1);
+        kernel::wake(count);
     }
 
     /// Sleeps at most `longest`, unless `has_work`. Only the one thread that owns the bell calls this.
     pub fn nap(&self, longest: Duration, has_work: impl FnOnce() -> bool) {
-        let count = self.words.half(COUNT);
+        let count = kernel::counter(&self.words);
         let seen = count.load(Ordering::SeqCst);
         self.words[ASLEEP].store(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if !has_work() {
-            let longest = rustix::time::Timespec {
-                tv_sec: i64::try_from(longest.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: longest.subsec_nanos().into(),
-            };
-            // Woken, rung before it slept, interrupted, or slept to the end: the caller looks for work in any case.
-            let _ = futex::wait(count, futex::Flags::empty(), seen, Some(&longest));
+            kernel::wait(count, seen, longest);
         }
         self.words[ASLEEP].store(0, Ordering::Relaxed);
     }
 }
 
-#[cfg(all(test, not(miri)))]
+/// What the kernel does for a bell.
+#[cfg(not(loom))]
+mod kernel {
+    use core::sync::atomic::AtomicU32;
+    use std::time::Duration;
+
+    use rustix::thread::futex;
+
+    use crate::ring::shm::Words;
+
+    pub(super) fn counter(words: &Words) -> &AtomicU32 {
+        words.half(super::COUNT)
+    }
+
+    pub(super) fn wake(count: &AtomicU32) {
+        // Nobody waiting is no fault: it woke by itself.
+        let _ = futex::wake(count, futex::Flags::empty(), 1);
+    }
+
+    pub(super) fn wait(count: &AtomicU32, seen: u32, longest: Duration) {
+        let longest = rustix::time::Timespec {
+            tv_sec: i64::try_from(longest.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: longest.subsec_nanos().into(),
+        };
+        // Woken, rung before it slept, interrupted, or slept to the end: the caller looks for work in any case.
+        let _ = futex::wait(count, futex::Flags::empty(), seen, Some(&longest));
+    }
+}
+
+/// The model of it: sleeps until the count has changed, and never just to the end.
+#[cfg(loom)]
+mod kernel {
+    use std::time::Duration;
+
+    use crate::ring::shm::Words;
+    use crate::ring::sync::{AtomicU64, Ordering};
+
+    pub(super) fn counter(words: &Words) -> &AtomicU64 {
+        &words[super::COUNT]
+    }
+
+    pub(super) fn wake(_count: &AtomicU64) {}
+
+    pub(super) fn wait(count: &AtomicU64, seen: u64, _longest: Duration) {
+        while count.load(Ordering::SeqCst) == seen {
+            loom::thread::yield_now();
+        }
+    }
+}
+
+#[cfg(all(test, not(miri), not(loom)))]
 mod tests {
     use core::sync::atomic::AtomicU64;
     use std::time::Instant;

@@ -3,7 +3,6 @@
 //! [`shm`] is memory as atomic words, on the heap or mapped; everything else here is safe code over such words.
 
 pub mod barrier;
-#[cfg(not(loom))]
 pub mod bell;
 #[cfg(feature = "service")]
 #[allow(unsafe_code)]
@@ -20,4 +19,4 @@ pub mod slots;
 pub mod sync;
 
 #[cfg(all(test, loom))]
-mod models;
+pub(crate) mod models;

@@ -18,7 +18,7 @@ use crate::ring::sync::{AtomicU64, Ordering};
 
 /// What keeps words alive.
 enum Region {
-    Heap(#[allow(dead_code)] Box<[AtomicU64]>),
+    Heap(Box<[AtomicU64]>),
     #[cfg(not(loom))]
     Mapped {
         start: NonNull<AtomicU64>,
@@ -89,8 +89,14 @@ impl Words {
     #[must_use]
     pub fn heap(len: usize) -> Words {
         let words: Box<[AtomicU64]> = (0..len).map(|_| AtomicU64::new(0)).collect();
-        let start = NonNull::from(&*words).cast();
-        Words { start, len, keep: Arc::new(Region::Heap(words)) }
+        let keep = Arc::new(Region::Heap(words));
+        let start = match &*keep {
+            // Not before the box has come to rest: to move it is to claim that nobody else points into it.
+            Region::Heap(words) => NonNull::from(&**words).cast(),
+            #[cfg(not(loom))]
+            Region::Mapped { start, .. } => *start,
+        };
+        Words { start, len, keep }
     }
 
     /// The words of `range`.

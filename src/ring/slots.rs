@@ -103,6 +103,7 @@ pub fn is_held(slots: &Words, held: Held) -> bool {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::ring::barrier::heavy;
 
     #[test]
     fn only_who_is_inside_holds_a_grace_period_up() {
@@ -136,5 +137,37 @@ mod tests {
         assert_eq!(held, 0, "a slot that was given back is outside");
         drop(a);
         assert!(Slot::claim(&slots, 3, Fencing::Fence).is_some());
+    }
+    #[test]
+    fn no_order_of_any_thread_leaves_after_the_acknowledgement() {
+        let rounds = if cfg!(miri) { 10 } else { 5_000 };
+        let (slots, words) = (Words::heap(2 * SLOT_WORDS), Words::heap(2));
+        // Word 0: the kills so far. Word 1: the kills acknowledged.
+        let (killed, acknowledged) = (&words[0], &words[1]);
+        std::thread::scope(|scope| {
+            for owner in 1..=2 {
+                let mut slot = Slot::claim(&slots, owner, Fencing::Fence).unwrap();
+                scope.spawn(move || {
+                    while killed.load(Ordering::Relaxed) < rounds {
+                        slot.enter();
+                        let seen = killed.load(Ordering::Acquire);
+                        // The send: it reads what is newest.
+                        let over = acknowledged.fetch_add(0, Ordering::Relaxed);
+                        slot.exit();
+                        assert!(over <= seen, "under kill {seen} an order left, and kill {over} was acknowledged");
+                    }
+                });
+            }
+            for kill in 1..=rounds {
+                killed.store(kill, Ordering::Release);
+                let _ = heavy();
+                let mut held = Vec::new();
+                begin_grace(&slots, |h| held.push(h));
+                while held.iter().any(|h| is_held(&slots, *h)) {
+                    std::thread::yield_now();
+                }
+                acknowledged.fetch_max(kill, Ordering::Relaxed);
+            }
+        });
     }
 }

@@ -1,6 +1,9 @@
 //! All integration tests, in one binary.
 
 mod gate;
+mod gate_damage;
+mod gate_faults;
+mod gate_race;
 mod local;
 mod oracle;
 mod oracle_test;
