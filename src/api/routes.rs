@@ -15,7 +15,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Map, Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::api::ApiParts;
 use crate::api::auth::{Principal, Role, same_origin};
@@ -49,6 +49,8 @@ pub(super) struct Received(pub(super) Now);
 pub(super) struct Api {
     pub(super) parts: ApiParts,
     keys: Mutex<VecDeque<PressKey>>,
+    /// Something has become durable.
+    progressed: Arc<Notify>,
     lanes: [Arc<Semaphore>; 3],
 }
 
@@ -75,8 +77,12 @@ struct PressKey {
 type Shared = State<Arc<Api>>;
 
 pub(super) fn router(parts: ApiParts) -> Router {
+    let progressed = Arc::new(Notify::new());
+    let notify = progressed.clone();
+    parts.switch.on_progress(Box::new(move || notify.notify_waiters()));
     let api = Arc::new(Api {
         parts,
+        progressed,
         keys: Mutex::default(),
         lanes: std::array::from_fn(|_| Arc::new(Semaphore::new(AT_ONCE))),
     });
@@ -322,8 +328,17 @@ async fn kill(
         }
     };
     let until = tokio::time::Instant::now() + wait;
-    while api.parts.switch.is_confirmed(id) == Some(false) && tokio::time::Instant::now() < until {
-        tokio::time::sleep(LOOK_EVERY).await;
+    loop {
+        let mut progress = core::pin::pin!(api.progressed.notified());
+        // Before the look: what happens after it is not missed.
+        progress.as_mut().enable();
+        if api.parts.switch.is_confirmed(id) != Some(false) || tokio::time::Instant::now() >= until {
+            break;
+        }
+        tokio::select! {
+            () = progress => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
     }
     show_receipt(&api, id)
 }

@@ -88,6 +88,7 @@ impl World {
         let (switch, jobs) = Switch::new(SwitchParts {
             page: page.clone(),
             board: Arc::new(SessionBoard::new(universe.sessions.len())),
+            gates: Arc::default(),
             universe: universe.clone(),
             clock: clock.clone(),
             wakers: vec![Box::new(move || ring.ring())],

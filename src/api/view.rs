@@ -26,7 +26,9 @@ pub(super) fn receipt(switch: &Switch, latch: &LatchStatus, receipt: &Receipt) -
         .sessions
         .iter()
         .map(|row| {
+            let by_gate = receipt.gates.iter().any(|gate| gate.gate.session == row.session);
             let status = match (row.confirmed_ns, row.told_ns, row.connected) {
+                _ if by_gate => "gate",
                 (Some(_), _, _) => "confirmed",
                 (None, Some(_), true) => "told",
                 (None, None, true) => "unconfirmed",
@@ -42,6 +44,23 @@ pub(super) fn receipt(switch: &Switch, latch: &LatchStatus, receipt: &Receipt) -
         .take(NAMES_MAX)
         .map(name)
         .collect();
+    let gates: Vec<Value> = receipt
+        .gates
+        .iter()
+        .map(|row| {
+            let status = match row.confirmed_ns {
+                Some(_) if row.died_inside > 0 => "died_inside",
+                Some(_) => "confirmed",
+                None if row.unreached => "unreached",
+                None => "inside",
+            };
+            json!({
+                "session": universe.scope_name(Scope::Session(row.gate.session)), "pid": row.gate.pid,
+                "build": row.gate.build, "status": status, "confirmed_ns": row.confirmed_ns,
+                "inside_at_raise": row.inside, "still_inside": row.still_inside(), "died_inside": row.died_inside,
+            })
+        })
+        .collect();
     let latch = match (receipt.durable, &latch.error) {
         (Some(at), _) => json!({
             "status": "durable", "durable": true,
@@ -53,7 +72,10 @@ pub(super) fn receipt(switch: &Switch, latch: &LatchStatus, receipt: &Receipt) -
     json!({
         "id": receipt.id.to_string(),
         "status": if receipt.is_confirmed() { "confirmed" } else { "unconfirmed" },
-        "missing": { "latch": missing.latch, "sessions": missing.sessions, "session_names": waiting },
+        "missing": {
+            "latch": missing.latch, "sessions": missing.sessions, "session_names": waiting, "gates": missing.gates,
+        },
+        "gates": gates,
         "scope": ScopeName::of(universe, receipt.scope),
         "asked": receipt.asked.name(),
         "mode": receipt.word.mode.name(),

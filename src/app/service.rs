@@ -10,6 +10,8 @@
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,18 +30,23 @@ use crate::duty::{Clock, SystemClock};
 use crate::engine::agent::{AgentParts, EngineAgent, Wake, port};
 use crate::engine::core::Engine;
 use crate::engine::published::Published;
+use crate::ingest::gates::{self, GateOptions, GateParts};
 use crate::ingest::tokens::SessionTokens;
 use crate::ingest::ws::{self, IngestOptions, IngestParts, IngestStats, IngestWake};
 use crate::journal::control::{ControlParts, run_control};
 use crate::journal::latch::{LatchStore, run_latch};
 use crate::kill::alerts::Alerts;
 use crate::kill::board::SessionBoard;
+use crate::kill::gates::Gates;
+use crate::kill::page::HaltPage;
+use crate::kill::page_file::Shape;
 use crate::kill::rearm::RearmPolicy;
 use crate::kill::switch::{Cause, Stop, Switch, SwitchParts, Waker};
 use crate::limits::{Gauge, LimitTable};
 use crate::metrics::{Metrics, MetricsParts, ReloadState};
 use crate::model::{Mode, Scope, ScopeKind, Universe};
-use crate::ring::bell::Bell;
+use crate::ring::bell::{BELL_WORDS, Bell};
+use crate::ring::shm::Words;
 
 /// What a start needs besides the configuration.
 #[derive(Default)]
@@ -82,6 +89,8 @@ struct Threads {
     stop_control: Arc<AtomicBool>,
     stop_api: tokio::sync::watch::Sender<bool>,
     stop_latch: Arc<AtomicBool>,
+    stop_gates: Arc<AtomicBool>,
+    gates: Option<JoinHandle<()>>,
     bell: Arc<Bell>,
     ingest: JoinHandle<()>,
     engine: JoinHandle<()>,
@@ -160,23 +169,28 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let (ws_addr, http_addr) = (ws.local_addr()?, http.local_addr()?);
     let store = LatchStore::open(&loaded.service.state_dir)?;
     let events_taken = store.events_taken();
+    let gate_door = loaded.gate.as_ref().map(|gate| GateDoor::open(gate, &loaded.service.state_dir)).transpose()?;
     let restored = store.restore(&universe, clock.now());
     for fault in &restored.faults {
         tracing::error!(event = "latch", "{fault}: the firm starts halted");
     }
     let mut causes = restored.causes;
+    let (page, page_fd) = settle_page(restored.page, gate_door.as_ref(), &universe, &mut causes, clock.as_ref())?;
     if store.previous_run().positions_unknown() {
-        hold_after_restart(&restored.page, &mut causes, &universe, clock.as_ref());
+        hold_after_restart(&page, &mut causes, &universe, clock.as_ref());
     }
 
     // 2. What everybody shares.
-    let page = Arc::new(restored.page);
+    let page = Arc::new(page);
     let board = Arc::new(SessionBoard::new(universe.sessions.len()));
     let published = Arc::new(Published::new(&universe));
     let table = Arc::new(loaded.limits.clone());
     let limits = Arc::new(RwLock::new(table.clone()));
     let alerts = Arc::new(Alerts::default());
-    let bell = Bell::new();
+    let (bell_words, bell_fd) = Words::sealed("haltline-bell", BELL_WORDS).context("memory for the engine's bell")?;
+    let bell = Arc::new(Bell::over(bell_words));
+    let gates = Arc::new(Gates::default());
+    let (lane_changes, take_lane_changes) = crossbeam_channel::bounded(64);
     let ingest_wake = IngestWake::default();
     let (commands, take_commands) = crossbeam_channel::bounded(64);
     let (notices, take_notices) = crossbeam_channel::bounded(NOTICES);
@@ -194,6 +208,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let (switch, latch_jobs) = Switch::new(SwitchParts {
         page: page.clone(),
         board: board.clone(),
+        gates: gates.clone(),
         universe: universe.clone(),
         clock: clock.clone(),
         wakers,
@@ -213,8 +228,8 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         page: page.clone(),
         published: published.clone(),
         ports: vec![engine_port],
-        lane_changes: crossbeam_channel::never(),
-        lease_lag_ns: 0,
+        lane_changes: take_lane_changes,
+        lease_lag_ns: loaded.gate.as_ref().map_or(0, |gate| gate.lag.as_nanos() as u64),
         commands: take_commands,
         notices,
         page_raised: Box::new(PageRaised { switch: switch.clone() }),
@@ -302,6 +317,31 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             }
         })?
     };
+    let stop_gates = flag();
+    let gates = match (gate_door, page_fd) {
+        (Some(door), Some(page)) => {
+            let parts = GateParts {
+                listener: door.listener,
+                page,
+                bell: bell.clone(),
+                bell_fd,
+                universe: universe.clone(),
+                auth: tokens.clone(),
+                board: board.clone(),
+                gates,
+                lane_changes,
+                clock: clock.clone(),
+                options: door.options,
+            };
+            let stop = stop_gates.clone();
+            Some(spawn("gates", move || {
+                if let Err(error) = gates::run(parts, &stop) {
+                    tracing::error!(%error, "no gateway can attach any more");
+                }
+            })?)
+        }
+        _ => None,
+    };
     let ingest = {
         let parts = IngestParts {
             universe: universe.clone(),
@@ -333,6 +373,8 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         stop_control,
         stop_api,
         stop_latch,
+        stop_gates,
+        gates,
         bell,
         ingest,
         engine,
@@ -361,6 +403,10 @@ impl Running {
         let joined = |name: &str| anyhow::anyhow!("the {name} thread panicked");
         let _ = t.stop_ingest.send(true);
         t.ingest.join().map_err(|_| joined("ingest"))?;
+        t.stop_gates.store(true, Ordering::Release);
+        if let Some(gates) = t.gates {
+            gates.join().map_err(|_| joined("gates"))?;
+        }
         t.stop_engine.store(true, Ordering::Release);
         t.bell.ring();
         t.engine.join().map_err(|_| joined("engine"))?;
@@ -378,6 +424,80 @@ impl Running {
     }
 }
 
+/// Where gateways on this host come in.
+struct GateDoor {
+    dir: PathBuf,
+    listener: OwnedFd,
+    options: GateOptions,
+    lease: Duration,
+}
+
+impl GateDoor {
+    fn open(gate: &config::Gate, state_dir: &Path) -> anyhow::Result<GateDoor> {
+        let dir = gate.dir(state_dir);
+        match std::fs::DirBuilder::new().mode(0o755).create(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(error).with_context(|| format!("cannot make the gate directory {}", dir.display()));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        // Whoever owns the directory decides what gates see.
+        let stat = rustix::fs::stat(&dir).with_context(|| format!("the gate directory {}", dir.display()))?;
+        let ours = stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o022 == 0;
+        anyhow::ensure!(
+            ours,
+            "the gate directory {} must belong to this user and be writable by no other",
+            dir.display()
+        );
+        // On a disk a store into the page could wait for it, and a kill with it.
+        let in_memory = rustix::fs::statfs(&dir).is_ok_and(|fs| fs.f_type == TMPFS || fs.f_type == RAMFS);
+        anyhow::ensure!(in_memory, "the gate directory {} must be on a file system in memory", dir.display());
+        let socket = config::Gate::socket(&dir);
+        let listener = gates::listen(&socket, gate.socket_mode)
+            .with_context(|| format!("gateways cannot be heard at {}", socket.display()))?;
+        Ok(GateDoor { dir, listener, options: gate.options, lease: gate.lease })
+    }
+}
+
+/// `f_type` of file systems in memory, see statfs(2).
+const TMPFS: i64 = 0x0102_1994;
+const RAMFS: i64 = 0x8584_58F6;
+
+/// Puts the page where gates see it. What was raised there while nobody served is a halt like any other.
+fn settle_page(
+    page: HaltPage,
+    door: Option<&GateDoor>,
+    universe: &Universe,
+    causes: &mut Vec<(usize, Vec<Cause>)>,
+    clock: &dyn Clock,
+) -> anyhow::Result<(HaltPage, Option<OwnedFd>)> {
+    let Some(door) = door else { return Ok((page, None)) };
+    let path = config::Gate::page(&door.dir);
+    let settled = page
+        .settle_in(&path, &Shape::of(universe), 0o600, door.lease.as_nanos() as u64)
+        .with_context(|| format!("the halt page {}", path.display()))?;
+    if let Some(why) = settled.replaced {
+        tracing::warn!(event = "page", "the halt page was made anew, gates have to attach again: {why}");
+    }
+    for slot in settled.adopted {
+        let word = settled.page.get(slot);
+        let cause = Cause {
+            mode: word.mode,
+            epoch: word.epoch,
+            at: clock.now().unix.0,
+            actor: "halt page".to_owned(),
+            reason: "raised on the halt page while haltline did not serve".to_owned(),
+            trip: None,
+        };
+        tracing::error!(event = "page", slot, "{}", cause.reason);
+        match causes.iter_mut().find(|(of, _)| *of == slot) {
+            Some((_, list)) => list.push(cause),
+            None => causes.push((slot, vec![cause])),
+        }
+    }
+    Ok((settled.page, Some(settled.read_only)))
+}
+
 /// Told by the engine that a trip raised the page.
 struct PageRaised {
     switch: Arc<Switch>,
@@ -390,12 +510,7 @@ impl Wake for PageRaised {
 }
 
 /// There is no journal to recover positions from: after a run that took events, a person has to say that they are known.
-fn hold_after_restart(
-    page: &crate::kill::page::HaltPage,
-    causes: &mut Vec<(usize, Vec<Cause>)>,
-    universe: &Universe,
-    clock: &dyn Clock,
-) {
+fn hold_after_restart(page: &HaltPage, causes: &mut Vec<(usize, Vec<Cause>)>, universe: &Universe, clock: &dyn Clock) {
     let Some(firm) = universe.slot(Scope::Firm) else { return };
     let word = page.raise(firm, Mode::Halted);
     let cause = Cause {

@@ -227,7 +227,7 @@ impl EngineAgent {
     pub fn do_work(&mut self) -> usize {
         let now = self.shell.clock.now();
         let mut work = self.shell.take_page(&mut self.engine, now) + self.shell.take_commands(&mut self.engine, now);
-        work += self.shell.take_lane_changes();
+        work += self.shell.take_lane_changes(&self.engine);
         self.show_lag(now);
         for port in 0..self.shell.ports.len() {
             work += self.take_events(port, now);
@@ -472,17 +472,16 @@ impl Shell {
         usize::from(self.ports[port].effects.push(effect).is_ok())
     }
 
-    fn take_lane_changes(&mut self) -> usize {
+    fn take_lane_changes(&mut self, engine: &Engine) -> usize {
         let mut work = 0;
         while let Ok(change) = self.lane_changes.try_recv() {
-            let session = match &change {
-                LaneChange::Add(lane) => lane.session(),
-                LaneChange::Remove(session) => *session,
-            };
-            self.lanes.retain(|lane| lane.session() != session);
             match change {
-                LaneChange::Add(lane) => self.lanes.push(lane),
-                LaneChange::Remove(_) => {}
+                LaneChange::Add(lane) => {
+                    self.lanes.retain(|other| other.session() != lane.session());
+                    self.lanes.push(lane);
+                }
+                // Who asked may have given up.
+                LaneChange::Expected { session, reply } => drop(reply.try_send(engine.expected(session))),
             }
             work += 1;
         }

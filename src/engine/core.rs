@@ -470,6 +470,12 @@ impl Engine {
         self.end(now, None, out);
     }
 
+    /// The sequence that is next in the stream of `session`; 0 for an unknown one.
+    #[must_use]
+    pub fn expected(&self, session: SessionId) -> u64 {
+        self.streams.get(usize::from(session.0)).map_or(0, |stream| stream.expected)
+    }
+
     /// The mode of `scope` as the engine has it; `None` for a pair or an unknown scope.
     #[must_use]
     pub fn mode(&self, scope: Scope) -> Option<Mode> {

@@ -2,6 +2,11 @@
 //!
 //! The engine's end of the lanes that gateways on this host share with it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::Sender;
+
 use crate::engine::agent::Inbound;
 use crate::model::record::VerdictRecord;
 use crate::model::{Event, Verdict};
@@ -17,7 +22,7 @@ pub struct LanePort {
     verdicts: Writer,
     /// Since when something waits, as far as the engine has seen.
     waiting_since: Option<MonoNanos>,
-    broken: bool,
+    broken: Arc<AtomicBool>,
 }
 
 /// What is wrong with a lane: nothing more is taken from it.
@@ -34,15 +39,27 @@ pub enum Broken {
 pub enum LaneChange {
     /// Takes from this one, too. If the session has one already, this takes its place.
     Add(LanePort),
-    /// Takes no more from this session's.
-    Remove(SessionId),
+    /// Says which sequence it expects next from this session.
+    Expected {
+        /// Which.
+        session: SessionId,
+        /// To whom. With room for one.
+        reply: Sender<u64>,
+    },
 }
 
 impl LanePort {
-    /// The lanes of `session`, whose event at position `p` is number `base + p` of its stream.
+    /// The lanes of `session`, whose event at position `p` is number `base + p` of its stream. `broken` is set when nothing more
+    /// is taken from them.
     #[must_use]
-    pub const fn new(session: SessionId, base: u64, events: Reader, verdicts: Writer) -> LanePort {
-        LanePort { session, base, events, verdicts, waiting_since: None, broken: false }
+    pub const fn new(
+        session: SessionId,
+        base: u64,
+        events: Reader,
+        verdicts: Writer,
+        broken: Arc<AtomicBool>,
+    ) -> LanePort {
+        LanePort { session, base, events, verdicts, waiting_since: None, broken }
     }
 
     /// Whose they are.
@@ -54,7 +71,7 @@ impl LanePort {
     /// Whether there is something to take.
     #[must_use]
     pub fn has_next(&self) -> bool {
-        !self.broken && self.events.has_next()
+        !self.is_broken() && self.events.has_next()
     }
 
     /// Takes at most `most` events into `batch`, of which each may have a verdict, so as many as verdicts have room.
@@ -62,13 +79,13 @@ impl LanePort {
     /// # Errors
     /// If the lane is broken, once. What was taken before is in `batch`.
     pub fn take(&mut self, most: usize, now: MonoNanos, batch: &mut Vec<Inbound>) -> Result<(), Broken> {
-        if self.broken || !self.events.has_next() {
+        if self.is_broken() || !self.events.has_next() {
             self.waiting_since = None;
             return Ok(());
         }
         let room = match self.verdicts.room() {
             Ok(room) => usize::try_from(room).unwrap_or(usize::MAX),
-            Err(damaged) => return self.is_broken(Broken::Damaged(damaged)),
+            Err(damaged) => return self.breaks(Broken::Damaged(damaged)),
         };
         if room == 0 {
             // The gateway does not read its verdicts. That is its own standing still, not the engine's.
@@ -82,10 +99,10 @@ impl LanePort {
             match self.events.take() {
                 Ok(Some(record)) => match Event::from_record(&record, self.session, self.base + position) {
                     Ok(event) => batch.push(Inbound { event, received }),
-                    Err(bad) => return self.is_broken(Broken::BadField(bad)),
+                    Err(bad) => return self.breaks(Broken::BadField(bad)),
                 },
                 Ok(None) => break,
-                Err(damaged) => return self.is_broken(Broken::Damaged(damaged)),
+                Err(damaged) => return self.breaks(Broken::Damaged(damaged)),
             }
         }
         self.waiting_since = self.events.has_next().then_some(now);
@@ -94,7 +111,7 @@ impl LanePort {
 
     /// The events that were taken have been decided, and their verdicts given.
     pub fn release(&mut self) {
-        if !self.broken {
+        if !self.is_broken() {
             self.events.release();
         }
     }
@@ -114,17 +131,21 @@ impl LanePort {
         let record = VerdictRecord { seq, id, kind, denial, checks }.to_record();
         match self.verdicts.push(record) {
             Ok(_) => Ok(()),
-            Err(damaged) => self.is_broken(Broken::Damaged(damaged)),
+            Err(damaged) => self.breaks(Broken::Damaged(damaged)),
         }
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
     }
 
     /// Takes nothing more.
     pub fn give_up(&mut self) {
-        self.broken = true;
+        self.broken.store(true, Ordering::Release);
         self.waiting_since = None;
     }
 
-    fn is_broken(&mut self, why: Broken) -> Result<(), Broken> {
+    fn breaks(&mut self, why: Broken) -> Result<(), Broken> {
         self.give_up();
         Err(why)
     }

@@ -24,6 +24,7 @@ use crate::ring::bell::{BELL_WORDS, Bell};
 use crate::ring::lane::{Damaged, Reader, Writer};
 use crate::ring::shm::{View, Words};
 use crate::ring::slots::Slot;
+use crate::ring::sync::Ordering;
 use crate::units::{AccountId, InstrumentId, OrdId, SessionId, StrategyId};
 
 /// An attached session. Shared by the gateway's threads; the connection ends when it is dropped.
@@ -138,9 +139,9 @@ impl Gate {
         build: &str,
         timeout: Duration,
     ) -> Result<Gate, AttachError> {
-        let fencing = register();
         let (connection, got) = attach(socket, session, token, build, timeout, None)?;
-        let Got { session, region, region_fd, page_fd, bell } = got;
+        let Got { session, region, region_fd, page_fd, bell, membarrier } = got;
+        let fencing = if membarrier { register() } else { Fencing::Fence };
         let page_file = identity(&page_fd)?;
         let page = PageView::new(View::map(&page_fd)?, session).map_err(bad_page)?;
         Ok(Gate {
@@ -258,6 +259,7 @@ impl Gate {
             verdicts,
             base: shape.base,
             epochs: vec![Waiting::default(); shape.events as usize].into_boxed_slice(),
+            answered: self.region.answered(),
             bell: self.bell.clone(),
             gate: self.clone(),
         })
@@ -341,6 +343,7 @@ pub struct Asker {
     verdicts: Reader,
     base: u64,
     epochs: Box<[Waiting]>,
+    answered: Words,
     bell: Arc<Bell>,
     gate: Arc<Gate>,
 }
@@ -427,22 +430,23 @@ impl Asker {
             let Some(record) = self.verdicts.pop().map_err(Denied::Damaged)? else { return Ok(None) };
             let verdict = VerdictRecord::from_record(&record).map_err(|_| Denied::BadVerdict)?;
             let position = verdict.seq.wrapping_sub(self.base);
+            // Haltline died between answering and counting, and has answered again: the order may have been sent.
+            if position <= self.answered[0].load(Ordering::Relaxed) {
+                continue;
+            }
+            // A process that dies between these two words never used the verdict: haltline goes on counting the order.
+            self.answered[0].store(position, Ordering::Release);
             let at = position.wrapping_sub(1) as usize & (self.epochs.len() - 1);
             let waiting = self.epochs[at];
-            let ours = waiting.position == position && position != 0;
-            if ours && !waiting.withdrawn {
+            if waiting.position == position && !waiting.withdrawn {
                 self.epochs[at].position = 0;
                 let Waiting { epoch, strategy, instrument, .. } = waiting;
                 return Ok(Some(Answered { verdict, epoch, strategy, instrument }));
             }
-            // Given up, asked by a process that died, or the answer to a cancel: what was admitted and will not be sent is
-            // told. A verdict that came twice, because haltline died between answering and counting, is not ours any more
-            // and its order may have been sent: only what was given up is withdrawn.
-            if ours {
-                self.epochs[at].position = 0;
-                if verdict.denial.is_none() {
-                    self.tell_withdrawn(verdict.id)?;
-                }
+            // Given up, or asked by a process that died before it read the verdict: it is not sent, and haltline is told.
+            match verdict.kind {
+                EventKind::New | EventKind::Replace if verdict.denial.is_none() => self.tell_withdrawn(verdict.id)?,
+                _ => {}
             }
         }
     }
@@ -548,6 +552,7 @@ struct Got {
     region_fd: OwnedFd,
     page_fd: OwnedFd,
     bell: Bell,
+    membarrier: bool,
 }
 
 fn attach(
@@ -582,7 +587,7 @@ fn attach(
     if u64::from(session.0) != numbers[0] {
         return Err(protocol("the region is another session's".into()));
     }
-    Ok((connection, Got { session, region, region_fd, page_fd, bell }))
+    Ok((connection, Got { session, region, region_fd, page_fd, bell, membarrier: numbers[2] == 1 }))
 }
 
 /// Sends one packet, with a descriptor if there is one.

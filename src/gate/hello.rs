@@ -10,7 +10,8 @@
 //! answer    0  magic | version | status u16 (0 done)
 //!           8  eight numbers u64
 //!          72  text [184]: what is wrong
-//!   attach     numbers: session, words of the region; with three descriptors: page, region, bell
+//!   attach     numbers: session, words of the region, 1 if the kill's side passes the barrier for the gate (else the gate
+//!              fences itself); with three descriptors: page, region, bell
 //!   look up    numbers: the id
 //! ```
 //!

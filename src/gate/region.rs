@@ -16,6 +16,7 @@
 //!   5  slots
 //!  16  cursor of the event lane      (haltline's: events up to it are taken)
 //!  32  cursor of the verdict lane    (the gateway's: verdicts up to it were read)
+//!  33  answered                     (the gateway's: the last position whose verdict it has read)
 //!  64  slots, 16 words each
 //!   …  event lane, 8 words per place
 //!   …  verdict lane, 8 words per place
@@ -37,6 +38,7 @@ const AT_PLACES: usize = 4;
 const AT_SLOTS: usize = 5;
 const AT_EVENT_CURSOR: usize = 16;
 const AT_VERDICT_CURSOR: usize = 32;
+const AT_ANSWERED: usize = 33;
 const AT_BODY: usize = 64;
 
 /// What the session may do.
@@ -179,6 +181,12 @@ impl Region {
     #[must_use]
     pub fn verdict_cursor(&self) -> Words {
         self.words.part(AT_VERDICT_CURSOR..AT_VERDICT_CURSOR + 1)
+    }
+
+    /// The last position whose verdict the gateway has read: one that comes again is not used again.
+    #[must_use]
+    pub fn answered(&self) -> Words {
+        self.words.part(AT_ANSWERED..AT_ANSWERED + 1)
     }
 
     fn events_at(&self) -> usize {

@@ -22,6 +22,7 @@ impl Source for IngestStats {
             ("origin", &self.refused_origin),
             ("protocol", &self.refused_protocol),
             ("handshake", &self.refused_handshake),
+            ("gate", &self.refused_gate),
         ] {
             let help = "WebSocket connections refused, by reason.";
             add("haltline_ws_refused_total", help, counter, &[("reason", reason)], value);

@@ -131,6 +131,8 @@ stats! {
     refused_protocol,
     /// Refused: no handshake or no `hello` in time, or one that is no HTTP or no `hello`.
     refused_handshake,
+    /// Refused: the session is attached by a gate on this host.
+    refused_gate,
     /// Events passed to the engine.
     events,
     /// Events received again.
@@ -1179,6 +1181,11 @@ async fn connection(edge: &Rc<Edge>, stream: TcpStream) {
         return;
     };
     if edge.stopping.get() {
+        return;
+    }
+    if edge.board.cell(usize::from(session.0)).is_some_and(|cell| cell.view().by_gate) {
+        count(&edge.stats.refused_gate, 1);
+        close(&mut ws, CloseCode::Policy, "the session is attached by a gate on this host").await;
         return;
     }
     count(&edge.stats.accepted, 1);

@@ -662,6 +662,7 @@ mod tests {
         let (switch, jobs) = Switch::new(SwitchParts {
             page: Arc::new(restored.page),
             board: Arc::new(SessionBoard::new(universe.sessions.len())),
+            gates: Arc::default(),
             universe,
             clock: clock.clone(),
             wakers: vec![],

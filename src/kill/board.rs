@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 #[derive(Debug, Default)]
 pub struct SessionCell {
     connected: AtomicBool,
+    by_gate: AtomicBool,
     told: AtomicU64,
     told_at: AtomicU64,
     confirmed: AtomicU64,
@@ -20,8 +21,10 @@ pub struct SessionCell {
 /// A session as the board shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionView {
-    /// Whether a transport has it.
+    /// Whether it is connected over WebSocket.
     pub connected: bool,
+    /// Whether a gate on this host has it.
+    pub by_gate: bool,
     /// [`HaltPage::changes`](super::page::HaltPage::changes) as last written to its connection.
     pub told: u64,
     /// When, monotonic ns.
@@ -71,6 +74,10 @@ impl SessionCell {
     pub fn set_connected(&self, connected: bool) {
         self.connected.store(connected, Ordering::SeqCst);
     }
+    /// A gate on this host has it, or has it no longer.
+    pub fn set_by_gate(&self, attached: bool) {
+        self.by_gate.store(attached, Ordering::SeqCst);
+    }
     /// The page's state `changes` was written to the connection at `at` (monotonic ns).
     pub fn set_told(&self, changes: u64, at: u64) {
         self.told_at.store(at, Ordering::Relaxed);
@@ -92,6 +99,7 @@ impl SessionCell {
     pub fn view(&self) -> SessionView {
         SessionView {
             connected: self.connected.load(Ordering::SeqCst),
+            by_gate: self.by_gate.load(Ordering::SeqCst),
             told: self.told.load(Ordering::SeqCst),
             told_at: self.told_at.load(Ordering::Relaxed),
             confirmed: self.confirmed.load(Ordering::SeqCst),

@@ -3,9 +3,13 @@
 
 pub mod board;
 pub mod page;
+#[cfg(not(loom))]
+pub mod page_file;
 
 #[cfg(feature = "service")]
 pub mod alerts;
+#[cfg(feature = "service")]
+pub mod gates;
 #[cfg(feature = "service")]
 pub mod rearm;
 #[cfg(feature = "service")]

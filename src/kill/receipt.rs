@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use crate::kill::board::SessionBoard;
+use crate::kill::gates::GateRow;
 use crate::kill::page::ModeWord;
 use crate::model::{Mode, Scope};
 use crate::units::{Now, SessionId};
@@ -48,6 +49,8 @@ pub struct Receipt {
     pub durable: Option<Now>,
     /// Sessions of the scope that can send orders.
     pub sessions: Vec<SessionRow>,
+    /// Gates on this host that were attached when the page had been raised.
+    pub gates: Vec<GateRow>,
     /// Orders that were pending or working in the scope at the press, as last published.
     pub working_orders: Option<i64>,
 }
@@ -59,6 +62,8 @@ pub struct Missing {
     pub latch: bool,
     /// Connected sessions that have not confirmed.
     pub sessions: usize,
+    /// Gates with threads that are inside since before the raise.
+    pub gates: usize,
 }
 
 impl Receipt {
@@ -68,13 +73,26 @@ impl Receipt {
         Missing {
             latch: self.durable.is_none(),
             sessions: self.sessions.iter().filter(|s| s.connected && s.confirmed_ns.is_none()).count(),
+            gates: self.gates.iter().filter(|g| g.confirmed_ns.is_none()).count(),
         }
     }
 
-    /// Whether every connected session has confirmed and the latch is on disk.
+    /// Whether every gate and every connected session has confirmed and the latch is on disk.
     #[must_use]
     pub fn is_confirmed(&self) -> bool {
-        self.missing() == Missing { latch: false, sessions: 0 }
+        self.missing() == Missing { latch: false, sessions: 0, gates: 0 }
+    }
+
+    /// Looks at the gates again. `now` (monotonic ns) is read after a gate was found confirmed: late, never early. `confirmed`
+    /// is called once per gate, with ns after the raise.
+    pub fn look_at_gates(&mut self, now: impl Fn() -> u64, mut confirmed: impl FnMut(u64)) {
+        for row in &mut self.gates {
+            if row.look() {
+                let at = now();
+                row.confirmed_ns = Some(at.saturating_sub(self.pressed.mono.0));
+                confirmed(at.saturating_sub(self.raised.mono.0));
+            }
+        }
     }
 
     /// Looks at the board again. `told` and `confirmed` are called once per stage that is new, with ns after the raise.

@@ -10,13 +10,14 @@
 //! the wake-up that follows the record writes it again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 
 use crate::duty::Clock;
 use crate::kill::board::SessionBoard;
+use crate::kill::gates::Gates;
 use crate::kill::page::{HaltPage, ModeWord};
 use crate::kill::rearm::{Rearm, RearmPolicy, RearmRefused, RearmState, Rearms};
 use crate::kill::receipt::{Receipt, Receipts, SessionRow};
@@ -140,7 +141,11 @@ pub struct Halt {
 }
 
 /// Upper bounds of the kill stages' buckets in ns; one more bucket holds the rest.
-pub const STAGE_BOUNDS_NS: [u64; 14] = [
+pub const STAGE_BOUNDS_NS: [u64; 18] = [
+    1_000,
+    5_000,
+    10_000,
+    25_000,
     50_000,
     100_000,
     250_000,
@@ -167,6 +172,13 @@ pub struct StageTimes {
 }
 
 impl StageTimes {
+    fn add(&mut self, other: &StageTimes) {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
+        self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
+    }
+
     fn record(&mut self, ns: u64) {
         self.counts[STAGE_BOUNDS_NS.partition_point(|&bound| bound < ns)] += 1;
         self.sum_ns = self.sum_ns.saturating_add(ns);
@@ -184,6 +196,8 @@ pub struct Tally {
     pub rearms: u64,
     /// Press to page: how long the raise itself took.
     pub raised: StageTimes,
+    /// Raised to confirmed by a gate.
+    pub gates: StageTimes,
     /// Raised to latch on disk.
     pub durable: StageTimes,
     /// Raised to written to a session.
@@ -201,6 +215,8 @@ pub struct SwitchParts {
     pub page: Arc<HaltPage>,
     /// The sessions.
     pub board: Arc<SessionBoard>,
+    /// The gateways that have mapped the page.
+    pub gates: Arc<Gates>,
     /// All names.
     pub universe: Arc<Universe>,
     /// The time.
@@ -221,12 +237,14 @@ pub struct SwitchParts {
 pub struct Switch {
     page: Arc<HaltPage>,
     board: Arc<SessionBoard>,
+    gates: Arc<Gates>,
     universe: Arc<Universe>,
     clock: Arc<dyn Clock>,
     wakers: Vec<Waker>,
     working: Box<dyn Fn(usize) -> Option<i64> + Send + Sync>,
     policy: RearmPolicy,
     latch_jobs: Sender<()>,
+    progressed: OnceLock<Waker>,
     records: Mutex<Records>,
 }
 
@@ -263,12 +281,14 @@ impl Switch {
         let switch = Switch {
             page: parts.page,
             board: parts.board,
+            gates: parts.gates,
             universe: parts.universe,
             clock: parts.clock,
             wakers: parts.wakers,
             working: parts.working,
             policy: parts.policy,
             latch_jobs,
+            progressed: OnceLock::new(),
             records: Mutex::new(records),
         };
         (switch, jobs)
@@ -284,6 +304,12 @@ impl Switch {
     #[must_use]
     pub fn board(&self) -> &SessionBoard {
         &self.board
+    }
+
+    /// The gateways that have mapped the page.
+    #[must_use]
+    pub fn gates(&self) -> &Gates {
+        &self.gates
     }
 
     /// All names.
@@ -318,7 +344,35 @@ impl Switch {
         let changes = self.page.changes();
         // Before anybody is woken: who is quick confirms before the last waker returns.
         let raised = self.clock.now();
+        // Gates first: they need nobody to be woken.
+        let only = match scope {
+            Scope::Session(session) => Some(session),
+            Scope::Firm | Scope::Account(_) | Scope::Strategy(_) | Scope::Pair(..) | Scope::Instrument(_) => None,
+        };
+        let gates = self.gates.begin(only);
+        let confirm = |receipt: &mut Receipt, tally: &mut Tally| {
+            receipt.look_at_gates(|| self.clock.now().mono.0, |ns| tally.gates.record(ns));
+        };
+        let mut tally = Tally::default();
+        let mut receipt = Receipt {
+            id: 0,
+            scope,
+            asked: stop.mode(),
+            word,
+            changes,
+            actor: String::new(),
+            reason: String::new(),
+            pressed,
+            raised,
+            durable: None,
+            sessions: Vec::new(),
+            gates,
+            working_orders: None,
+        };
+        confirm(&mut receipt, &mut tally);
         self.page_changed();
+        // A send takes some microseconds: most gates that were inside have left by now.
+        confirm(&mut receipt, &mut tally);
 
         let sessions = self.rows(scope);
         let working_orders = (self.working)(slot);
@@ -335,20 +389,9 @@ impl Switch {
         let mut records = self.lock();
         records.add_cause(slot, cause);
         let id = records.take_id();
-        let receipt = Receipt {
-            id,
-            scope,
-            asked: stop.mode(),
-            word,
-            changes,
-            actor,
-            reason,
-            pressed,
-            raised,
-            durable: None,
-            sessions,
-            working_orders,
-        };
+        receipt = Receipt { id, actor, reason, sessions, working_orders, ..receipt };
+        confirm(&mut receipt, &mut tally);
+        records.tally.gates.add(&tally.gates);
         records.tally.presses += 1;
         records.tally.raised.record(raised.mono.since(pressed.mono));
         records.receipts.push(receipt.clone());
@@ -566,7 +609,7 @@ impl Switch {
         let mut guard = self.lock();
         let Records { receipts, tally, .. } = &mut *guard;
         let receipt = receipts.get_mut(id)?;
-        receipt.look(&self.board, |ns| tally.told.record(ns), |ns| tally.confirmed.record(ns));
+        self.look_again(receipt, tally);
         Some(receipt.clone())
     }
 
@@ -576,7 +619,7 @@ impl Switch {
         let mut guard = self.lock();
         let Records { receipts, tally, .. } = &mut *guard;
         let receipt = receipts.get_mut(id)?;
-        receipt.look(&self.board, |ns| tally.told.record(ns), |ns| tally.confirmed.record(ns));
+        self.look_again(receipt, tally);
         Some(receipt.is_confirmed())
     }
 
@@ -588,10 +631,15 @@ impl Switch {
         let newest = receipts.iter_mut().rev().take(count);
         newest
             .map(|receipt| {
-                receipt.look(&self.board, |ns| tally.told.record(ns), |ns| tally.confirmed.record(ns));
+                self.look_again(receipt, tally);
                 receipt.clone()
             })
             .collect()
+    }
+
+    fn look_again(&self, receipt: &mut Receipt, tally: &mut Tally) {
+        receipt.look_at_gates(|| self.clock.now().mono.0, |ns| tally.gates.record(ns));
+        receipt.look(&self.board, |ns| tally.told.record(ns), |ns| tally.confirmed.record(ns));
     }
 
     /// Looks at the board for the newest receipts that are not confirmed, so that stages are measured even if
@@ -600,7 +648,7 @@ impl Switch {
         let mut guard = self.lock();
         let Records { receipts, tally, .. } = &mut *guard;
         for receipt in receipts.iter_mut().rev().take(16).filter(|r| !r.is_confirmed()) {
-            receipt.look(&self.board, |ns| tally.told.record(ns), |ns| tally.confirmed.record(ns));
+            self.look_again(receipt, tally);
         }
     }
 
@@ -663,6 +711,15 @@ impl Switch {
         records.latch.error = None;
         records.latch.writes += 1;
         records.settle_durable();
+        drop(records);
+        if let Some(progressed) = self.progressed.get() {
+            progressed();
+        }
+    }
+
+    /// Has `waker` called whenever something has become durable. Once; later calls change nothing.
+    pub fn on_progress(&self, waker: Waker) {
+        let _ = self.progressed.set(waker);
     }
 
     /// The latch's writer reports that it could not write.
@@ -942,6 +999,7 @@ mod tests {
         };
         let (switch, _jobs) = Switch::new(SwitchParts {
             page: Arc::new(HaltPage::new(universe.scope_count(), 5)),
+            gates: Arc::default(),
             board: Arc::new(SessionBoard::new(3)),
             universe,
             clock: clock.clone(),

@@ -81,6 +81,7 @@ pub(crate) fn switch(clock: Arc<dyn Clock>) -> (Switch, crossbeam_channel::Recei
     Switch::new(SwitchParts {
         page: Arc::new(HaltPage::new(universe.scope_count(), 1)),
         board: Arc::new(SessionBoard::new(universe.sessions.len())),
+        gates: Arc::default(),
         universe,
         clock,
         wakers: vec![],

@@ -68,11 +68,14 @@ families! {
     SessionsConnected = "haltline_sessions_connected" GAUGE "Sessions that a transport has.";
     SessionsUnconfirmed = "haltline_sessions_unconfirmed" GAUGE
         "Connected sessions that have not confirmed the halt page as it is now.";
+    Gates = "haltline_gates" GAUGE "Gateways on this host that have mapped the halt page.";
+    Lease = "haltline_lease_seconds" GAUGE
+        "What is left of the gates' lease; negative: lapsed, gates are closed. Without gates left out.";
     Kills = "haltline_kills_total" COUNTER "Presses of the kill switch.";
     TripsRecorded = "haltline_trips_recorded_total" COUNTER "Trips whose cause the control thread has recorded.";
     Rearms = "haltline_rearms_total" COUNTER "Scopes lowered by a re-arm.";
     KillStage = "haltline_kill_stage_seconds" HISTOGRAM
-        "Stages of a kill: press to page raised; and from there to latch durable, session told, session confirmed.";
+        "Stages of a kill: press to page raised; and from there to gate confirmed, latch durable, session told, session confirmed.";
     LatchDurable = "haltline_latch_durable" GAUGE "1 if the halt page as it is now is on disk.";
     LatchWrites = "haltline_latch_writes_total" COUNTER "Writes of the latch, by result.";
     ReloadOk = "haltline_config_last_reload_successful" GAUGE "1 if the last reload of the limits was taken.";
@@ -333,6 +336,11 @@ impl HaltlineCollector {
         page.put(Family::Sessions, &[], switch.board().len() as f64);
         page.put(Family::SessionsConnected, &[], f64::from(connected));
         page.put(Family::SessionsUnconfirmed, &[], f64::from(unconfirmed));
+        page.put(Family::Gates, &[], switch.gates().all().len() as f64);
+        if switch.page().lease_span() > 0 {
+            let left = switch.page().lease() as f64 - self.parts.clock.now().mono.0 as f64;
+            page.put(Family::Lease, &[], left / 1e9);
+        }
 
         let tally = switch.tally();
         page.put(Family::Kills, &[], tally.presses as f64);
@@ -342,6 +350,7 @@ impl HaltlineCollector {
             page.put_histogram(Family::KillStage, &[("stage", name)], &STAGE_BOUNDS_NS, &times.counts, times.sum_ns);
         };
         stage("raised", &tally.raised);
+        stage("gate", &tally.gates);
         stage("durable", &tally.durable);
         stage("told", &tally.told);
         stage("confirmed", &tally.confirmed);
@@ -466,6 +475,7 @@ mod tests {
         let (switch, _) = Switch::new(SwitchParts {
             page: Arc::new(HaltPage::new(universe.scope_count(), 1)),
             board: Arc::new(SessionBoard::new(universe.sessions.len())),
+            gates: Arc::default(),
             universe: universe.clone(),
             clock: clock.clone(),
             wakers: vec![],

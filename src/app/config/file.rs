@@ -7,9 +7,10 @@ use std::path::PathBuf;
 
 use super::reader::{Field, NAME_RULE, Reader, is_name};
 use super::violation::{Errors, Spot};
-use super::{Auth, EngineOptions, Http, Ingest, Operator, Role, Service};
+use super::{Auth, EngineOptions, Gate, Http, Ingest, Operator, Role, Service};
 use crate::duty::Idle;
 use crate::engine::core::Sizing;
+use crate::ingest::gates::GateOptions;
 use crate::model::{Event, ScopeKind, SessionKind, Universe};
 use crate::units::{Conversion, DecimalError, Px, Qty};
 
@@ -23,7 +24,7 @@ const DEFAULT_AGE_NS: u64 = 5_000_000_000;
 pub(super) const ANY_AGE: u64 = u64::MAX;
 
 /// Sections of options: what they say counts from the start of the process on.
-pub(super) const SECTIONS: [&str; 5] = ["service", "engine", "ingest", "http", "auth"];
+pub(super) const SECTIONS: [&str; 6] = ["service", "engine", "ingest", "gate", "http", "auth"];
 
 /// A name that refers to something else in the file.
 pub(super) type Reference = (String, Spot);
@@ -79,6 +80,7 @@ pub(super) struct FileText {
     pub service: Service,
     pub engine: EngineOptions,
     pub ingest: Ingest,
+    pub gate: Option<Gate>,
     pub http: Http,
     pub auth: Auth,
     /// Where each of `auth.operators` is written.
@@ -101,6 +103,7 @@ impl FileText {
         let (service, base_currency, base_scale) = read_service(service);
         let engine = read_engine(root.table("engine"));
         let ingest = read_ingest(root.table("ingest"));
+        let gate = root.table("gate").map(read_gate);
         let http = read_http(root.table("http"));
         let (auth, operator_spots) = read_auth(root.table("auth"));
 
@@ -173,6 +176,7 @@ impl FileText {
             service,
             engine,
             ingest,
+            gate,
             http,
             auth,
             operator_spots,
@@ -373,6 +377,51 @@ fn read_ingest(table: Option<Reader<'_>>) -> Ingest {
     }
     table.finish();
     Ingest { listen, max_connections, allowed_origins }
+}
+
+fn read_gate(mut table: Reader<'_>) -> Gate {
+    let default = Gate::default();
+    let dir = table.get("dir").and_then(|f| {
+        let text = f.string()?;
+        if !text.starts_with('/') {
+            f.refuse("must be an absolute path: gateways go by it, too");
+        }
+        // A socket's path has 107 bytes.
+        if text.len() > 96 {
+            f.refuse("must not be longer than 96 bytes");
+        }
+        Some(PathBuf::from(text))
+    });
+    let socket_mode =
+        table.get("socket_mode").and_then(|f| f.word(&[("owner", 0o600), ("group", 0o660), ("everybody", 0o666)]));
+    let mut span = |key, default: Duration, max| {
+        table
+            .get(key)
+            .and_then(|f| Some((f.duration(1_000_000, max)?, f)))
+            .map_or((default, None), |(ns, f)| (Duration::from_nanos(ns), Some(f)))
+    };
+    let (lease, _) = span("lease", default.lease, 10_000_000_000);
+    let (lag, lag_field) = span("lag", default.lag.min(lease), 10_000_000_000);
+    if let Some(field) = lag_field
+        && lag > lease
+    {
+        field.refuse("must not be longer than the lease");
+    }
+    let mut places = |key, default| {
+        table.get(key).map_or(default, |f| {
+            let places = f.integer(16, 1 << 20).map_or(default, |n| n as u32);
+            if !places.is_power_of_two() {
+                f.refuse("must be a power of two");
+            }
+            places
+        })
+    };
+    let events = places("events", default.options.events);
+    let verdicts = places("verdicts", default.options.verdicts);
+    let slots = table.get("slots").and_then(|f| f.integer(1, 1024)).map_or(default.options.slots, |n| n as u32);
+    table.finish();
+    let options = GateOptions { slots, events, verdicts };
+    Gate { dir, socket_mode: socket_mode.unwrap_or(default.socket_mode), lease, lag, options }
 }
 
 fn read_http(table: Option<Reader<'_>>) -> Http {

@@ -33,6 +33,7 @@ pub use self::violation::{Violation, Violations};
 pub use crate::api::Role;
 use crate::duty::Idle;
 use crate::engine::core::Sizing;
+use crate::ingest::gates::GateOptions;
 use crate::limits::LimitTable;
 use crate::model::universe::{AccountSpec, CurrencySpec, StrategySpec};
 use crate::model::{InstrumentSpec, ScopeKind, SessionSpec, Universe};
@@ -63,6 +64,58 @@ pub struct Ingest {
     pub max_connections: usize,
     /// Values of the `Origin` header that are let in; a client without the header (not a browser) always is.
     pub allowed_origins: Vec<String>,
+}
+
+/// Section `[gate]`: gateways on this host. Without it there are none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// Where the halt page and the socket lie: on a file system in memory. `None`: `/dev/shm/haltline-` and a hash of the state
+    /// directory's path.
+    pub dir: Option<PathBuf>,
+    /// Permissions of the socket: who may attach, if the token is right.
+    pub socket_mode: u32,
+    /// How long gates go on without hearing from the engine.
+    pub lease: Duration,
+    /// How late the engine may be and still let them.
+    pub lag: Duration,
+    /// Sizes of what each gateway shares with haltline.
+    pub options: GateOptions,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Gate {
+            dir: None,
+            socket_mode: 0o600,
+            lease: Duration::from_millis(100),
+            lag: Duration::from_millis(20),
+            options: GateOptions { slots: 64, events: 4096, verdicts: 4096 },
+        }
+    }
+}
+
+impl Gate {
+    /// The directory of page and socket, for the state directory `state_dir`.
+    #[must_use]
+    pub fn dir(&self, state_dir: &Path) -> PathBuf {
+        self.dir.clone().unwrap_or_else(|| {
+            let state_dir = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
+            let hash = blake3::hash(state_dir.as_os_str().as_encoded_bytes()).to_hex();
+            Path::new("/dev/shm").join(format!("haltline-{}", &hash[..16]))
+        })
+    }
+
+    /// The halt page in `dir`.
+    #[must_use]
+    pub fn page(dir: &Path) -> PathBuf {
+        dir.join("page")
+    }
+
+    /// The socket in `dir`.
+    #[must_use]
+    pub fn socket(dir: &Path) -> PathBuf {
+        dir.join("gate.sock")
+    }
 }
 
 impl Ingest {
@@ -154,6 +207,8 @@ pub struct Loaded {
     pub engine: EngineOptions,
     /// WebSocket listener.
     pub ingest: Ingest,
+    /// Section `[gate]`.
+    pub gate: Option<Gate>,
     /// HTTP listener.
     pub http: Http,
     /// Persons and re-arming.
@@ -293,6 +348,7 @@ fn finish(errors: &Errors<'_>, file: &FileText, limits: &LimitText, text: &str) 
         service: file.service.clone(),
         engine: file.engine,
         ingest: file.ingest.clone(),
+        gate: file.gate.clone(),
         http: file.http,
         auth: file.auth.clone(),
         session_tokens: file.sessions.iter().map(|s| s.token).collect(),
@@ -392,6 +448,7 @@ fn unchanged(errors: &Errors<'_>, old: &Loaded, new: &Loaded, file: &FileText, r
         old.service != new.service || base(before) != base(after),
         old.engine != new.engine,
         old.ingest != new.ingest,
+        old.gate != new.gate,
         old.http != new.http,
         old.auth != new.auth,
     ];

@@ -8,6 +8,7 @@ use super::limits::{Bound, LimitText, Table, action_word};
 use super::reader::format_duration;
 use super::violation::join;
 use crate::duty::Idle;
+use crate::ingest::gates::GateOptions;
 use crate::limits::{RateKind, RateLimit, ScopeLimits, SideRule, WarnLevels};
 use crate::model::rule::{Unit, applies};
 use crate::model::{Action, Event, Rule, ScopeKind, SessionKind};
@@ -56,6 +57,21 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
     writeln!(out, "allow_remote = {}", remote(file.ingest.listen))?;
     writeln!(out, "max_connections = {}", file.ingest.max_connections)?;
     writeln!(out, "allowed_origins = {}", list(file.ingest.allowed_origins.iter().map(|o| &**o)))?;
+    if let Some(gate) = &file.gate {
+        writeln!(out, "\n[gate]")?;
+        if let Some(dir) = &gate.dir {
+            writeln!(out, "dir = {}", quoted(&dir.to_string_lossy()))?;
+        }
+        let who = match gate.socket_mode {
+            0o600 => "owner",
+            0o660 => "group",
+            _ => "everybody",
+        };
+        let [lease, lag] = [gate.lease, gate.lag].map(|d| format_duration(d.as_nanos() as u64));
+        writeln!(out, "socket_mode = \"{who}\"\nlease = \"{lease}\"\nlag = \"{lag}\"")?;
+        let GateOptions { slots, events, verdicts } = gate.options;
+        writeln!(out, "slots = {slots}\nevents = {events}\nverdicts = {verdicts}")?;
+    }
     writeln!(out, "\n[http]\nlisten = \"{}\"\nallow_remote = {}", file.http.listen, remote(file.http.listen))?;
 
     writeln!(out, "\n[auth]\ntokens_at_runtime = {}", file.auth.tokens_at_runtime)?;

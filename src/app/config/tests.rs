@@ -98,6 +98,7 @@ fn assert_same(a: &Loaded, b: &Loaded) {
     assert_eq!((&a.universe.instruments, &a.universe.currencies), (&b.universe.instruments, &b.universe.currencies));
     assert_eq!((&a.universe.sessions, &a.universe.strategies), (&b.universe.sessions, &b.universe.strategies));
     assert_eq!((&a.service, &a.engine, &a.ingest, &a.http), (&b.service, &b.engine, &b.ingest, &b.http));
+    assert_eq!(a.gate, b.gate);
     assert_eq!((&a.auth, &a.session_tokens), (&b.auth, &b.session_tokens));
 }
 
@@ -127,6 +128,12 @@ const CASES: &[Case] = &[
     ("127.0.0.1:7401", "localhost", "ingest.listen", "localhost", "must be an IP address and a port"),
     ("[ingest]", "[http]\nlisten = \"[::]:1\"\n[ingest]", "http.listen", "[::]:1", "allow_remote = true"),
     ("[ingest]", "[ingest]\nmax_connections = 0", "ingest.max_connections", "max_connections", "must be from 1"),
+    ("[ingest]", "[gate]\ndir = \"here\"\n[ingest]", "gate.dir", "here", "must be an absolute path"),
+    ("[ingest]", "[gate]\nsocket_mode = \"0777\"\n[ingest]", "gate.socket_mode", "0777", "must be"),
+    ("[ingest]", "[gate]\nlease = \"1us\"\n[ingest]", "gate.lease", "1us", "must be from 1ms"),
+    ("[ingest]", "[gate]\nlag = \"2s\"\n[ingest]", "gate.lag", "2s", "must not be longer than the lease"),
+    ("[ingest]", "[gate]\nevents = 1000\n[ingest]", "gate.events", "1000", "must be a power of two"),
+    ("[ingest]", "[gate]\nslots = 0\n[ingest]", "gate.slots", "slots", "must be from 1"),
     ("[ingest]", "[ingest]\nallowed_origins = [\"*\"]", "ingest.allowed_origins[0]", "allowed", "must be an origin"),
     // Persons.
     ("role = \"risk\"", "role = \"god\"", "auth.tokens[0].role", "god", "must be one of: viewer, operator, risk"),
@@ -755,6 +762,7 @@ fn reload_refuses_every_change_that_needs_a_restart() {
         ("idle = \"nap\"", "idle = \"spin\"", "engine"),
         ("127.0.0.1:7401", "127.0.0.1:7500", "ingest"),
         ("[ingest]", "[http]\nlisten = \"127.0.0.1:1\"\n[ingest]", "http"),
+        ("[ingest]", "[gate]\n[ingest]", "gate"),
         ("\"10m\"", "\"11m\"", "auth"),
         ("1.08", "1.09", "currencies.EUR"),
         ("[accounts.A]", "[accounts.B]\n[accounts.A]", "accounts.B"),

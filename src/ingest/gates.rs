@@ -1,0 +1,471 @@
+//! Gateways on this host: hands out the shared memory, and notices when a gateway's process ends.
+//!
+//! One thread that waits in `poll(2)`: for new connections, for messages (see [`hello`](crate::gate::hello)), and for the
+//! ends of processes, by descriptors of the processes themselves. No event of an order passes through here: those go
+//! from memory to memory.
+//!
+//! A connection that ends says little: the process may live on and still have the memory. Only when the process is gone is its
+//! gate taken off the list. The next process of that session gets the same region, and goes on where the lanes are.
+
+use std::collections::HashMap;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use rustix::event::{PollFd, PollFlags};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+
+use crate::duty::Clock;
+use crate::engine::lanes::{LaneChange, LanePort};
+use crate::gate::hello::{self, Answer, Request, status};
+use crate::gate::region::{GateKind, Region, RegionShape};
+use crate::ingest::ws::Authenticate;
+use crate::kill::board::SessionBoard;
+use crate::kill::gates::{AttachedGate, Gates};
+use crate::model::universe::SessionKind;
+use crate::model::{Scope, ScopeKind, Universe};
+use crate::ring::barrier::heavy;
+use crate::ring::bell::Bell;
+use crate::ring::lane::{Reader, Writer};
+use crate::ring::shm::Words;
+use crate::ring::slots::{OWNER, SLOT_WORDS, STATE};
+use crate::units::{MonoNanos, SessionId};
+
+/// How large the regions are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GateOptions {
+    /// Threads per gateway that can be inside at once, 1 to 1,024.
+    pub slots: u32,
+    /// Places of the event lane, a power of two up to 2^20.
+    pub events: u32,
+    /// Places of the verdict lane, likewise.
+    pub verdicts: u32,
+}
+
+/// What the server is made of.
+pub struct GateParts {
+    /// Where gateways connect: listening, not blocking.
+    pub listener: OwnedFd,
+    /// The halt page, to be read only.
+    pub page: OwnedFd,
+    /// The engine's bell, and its memory.
+    pub bell: Arc<Bell>,
+    /// The memory of the bell.
+    pub bell_fd: OwnedFd,
+    /// All names.
+    pub universe: Arc<Universe>,
+    /// Who may be which session.
+    pub auth: Arc<dyn Authenticate>,
+    /// Who is connected otherwise.
+    pub board: Arc<SessionBoard>,
+    /// Where attached gates are listed.
+    pub gates: Arc<Gates>,
+    /// To the engine.
+    pub lane_changes: Sender<LaneChange>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Sizes.
+    pub options: GateOptions,
+}
+
+/// The longest that the engine may take to say where a stream is.
+const ENGINE_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a connection may be silent before it has attached.
+const HELLO_NS: u64 = 5_000_000_000;
+/// Connections beyond one per session.
+const SPARE_CONNECTIONS: usize = 16;
+
+struct Connection {
+    socket: OwnedFd,
+    since: MonoNanos,
+    attached: bool,
+}
+
+/// A session's region, and who has it.
+struct Place {
+    region: Region,
+    fd: OwnedFd,
+    broken: Arc<AtomicBool>,
+    gate: Arc<AttachedGate>,
+    process: OwnedFd,
+    gone: bool,
+}
+
+/// Listens at `path`. A socket that nobody answers at any more is replaced.
+///
+/// # Errors
+/// If somebody answers there, or the system's.
+pub fn listen(path: &Path, mode: u32) -> std::io::Result<OwnedFd> {
+    let socket = || {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+    };
+    let address = SocketAddrUnix::new(path)?;
+    let listener = socket()?;
+    if let Err(error) = rustix::net::bind(&listener, &address) {
+        if error != rustix::io::Errno::ADDRINUSE {
+            return Err(error.into());
+        }
+        if rustix::net::connect(socket()?, &address).is_ok() {
+            return Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, "somebody serves there"));
+        }
+        std::fs::remove_file(path)?;
+        rustix::net::bind(&listener, &address)?;
+    }
+    rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(mode))?;
+    rustix::net::listen(&listener, 64)?;
+    Ok(listener)
+}
+
+/// Serves until `stop`, which is looked at ten times a second.
+///
+/// # Errors
+/// If the system's `poll` fails.
+pub fn run(parts: GateParts, stop: &AtomicBool) -> std::io::Result<()> {
+    let membarrier = heavy();
+    if !membarrier {
+        tracing::warn!(event = "gates", "no membarrier here: gates fence every order themselves");
+    }
+    let mut server = Server { parts, membarrier, connections: Vec::new(), places: HashMap::new() };
+    while !stop.load(Ordering::Acquire) {
+        server.round()?;
+    }
+    Ok(())
+}
+
+struct Server {
+    parts: GateParts,
+    membarrier: bool,
+    connections: Vec<Connection>,
+    places: HashMap<SessionId, Place>,
+}
+
+impl Server {
+    fn round(&mut self) -> std::io::Result<()> {
+        let live: Vec<SessionId> = self.places.iter().filter(|(_, p)| !p.gone).map(|(&s, _)| s).collect();
+        let (listening, ended, spoke) = {
+            let mut fds = vec![PollFd::new(&self.parts.listener, PollFlags::IN)];
+            fds.extend(live.iter().map(|s| PollFd::new(&self.places[s].process, PollFlags::IN)));
+            fds.extend(self.connections.iter().map(|c| PollFd::new(&c.socket, PollFlags::IN)));
+            let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+            match rustix::event::poll(&mut fds, Some(&timeout)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let said = |fd: &PollFd<'_>| !fd.revents().is_empty();
+            let ended: Vec<SessionId> =
+                live.iter().zip(&fds[1..]).filter(|(_, fd)| said(fd)).map(|(&s, _)| s).collect();
+            let spoke: Vec<bool> = fds[1 + live.len()..].iter().map(said).collect();
+            (said(&fds[0]), ended, spoke)
+        };
+        // Ends first: a gateway that was started anew finds its place free.
+        for session in ended {
+            self.process_ended(session);
+        }
+        let now = self.parts.clock.now().mono;
+        for (at, spoke) in spoke.into_iter().enumerate().rev() {
+            let silent = !self.connections[at].attached && now.since(self.connections[at].since) > HELLO_NS;
+            if silent || (spoke && !self.hear(at)) {
+                self.connections.remove(at);
+            }
+        }
+        if listening {
+            self.accept();
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self) {
+        while let Ok(socket) =
+            rustix::net::accept_with(&self.parts.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+        {
+            // Beyond that it is closed at once: attached gateways lose nothing.
+            if self.connections.len() < self.parts.universe.sessions.len() + SPARE_CONNECTIONS {
+                self.connections.push(Connection { socket, since: self.parts.clock.now().mono, attached: false });
+            }
+        }
+    }
+
+    fn process_ended(&mut self, session: SessionId) {
+        let Some(place) = self.places.get_mut(&session) else { return };
+        place.gone = true;
+        place.gate.set_gone(self.parts.clock.now().mono.0);
+        self.parts.gates.remove(&place.gate);
+        self.set_by_gate(session, false);
+        let name = self.parts.universe.scope_name(Scope::Session(session));
+        tracing::warn!(event = "gate_gone", session = name, "a gateway's process has ended");
+    }
+
+    fn set_by_gate(&self, session: SessionId, attached: bool) {
+        if let Some(cell) = self.parts.board.cell(usize::from(session.0)) {
+            cell.set_by_gate(attached);
+        }
+    }
+
+    /// Takes one message of connection `at`. Returns whether it stays.
+    fn hear(&mut self, at: usize) -> bool {
+        let mut bytes = [0; hello::LEN + 1];
+        let (len, offered) = match receive(&self.connections[at].socket, &mut bytes) {
+            Ok(got) => got,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return true,
+            Err(_) => return false,
+        };
+        if len == 0 {
+            return false;
+        }
+        let request = match Request::decode(&bytes[..len]) {
+            Ok(request) => request,
+            Err((field, what)) => {
+                let text = format!("the message's {field} {what}");
+                self.answer(at, &Answer::Refused { status: status::MALFORMED, text }, &[]);
+                return false;
+            }
+        };
+        match request {
+            Request::LookUp { kind, name } => {
+                let answer = self.look_up(kind, &name, at);
+                self.answer(at, &answer, &[])
+            }
+            Request::Attach { session, token, build } => match self.attach(at, &session, &token, build, offered) {
+                Ok(session) => {
+                    self.connections[at].attached = true;
+                    let place = &self.places[&session];
+                    let numbers = [
+                        u64::from(session.0),
+                        place.region.shape().words() as u64,
+                        u64::from(self.membarrier),
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                    ];
+                    let fds = [self.parts.page.as_fd(), place.fd.as_fd(), self.parts.bell_fd.as_fd()];
+                    self.answer(at, &Answer::Done(numbers), &fds)
+                }
+                Err((status, text)) => {
+                    tracing::warn!(event = "gate_refused", session, status, "{text}");
+                    self.answer(at, &Answer::Refused { status, text }, &[]);
+                    false
+                }
+            },
+        }
+    }
+
+    fn answer(&self, at: usize, answer: &Answer, fds: &[BorrowedFd<'_>]) -> bool {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(fds));
+        }
+        let bytes = answer.encode();
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        rustix::net::sendmsg(&self.connections[at].socket, &[IoSlice::new(&bytes)], &mut control, flags).is_ok()
+    }
+
+    fn look_up(&self, kind: u64, name: &str, at: usize) -> Answer {
+        let refused = |status, text: String| Answer::Refused { status, text };
+        if !self.connections[at].attached {
+            return refused(status::NOT_ALLOWED, "attach first".into());
+        }
+        let kinds = [ScopeKind::Account, ScopeKind::Strategy, ScopeKind::Instrument, ScopeKind::Session];
+        let Some(kind) = kinds.into_iter().find(|&k| k as u64 == kind) else {
+            return refused(status::MALFORMED, format!("the scope kind {kind} must be 1, 2, 4 or 5"));
+        };
+        let id = match self.parts.universe.scope_named(kind.name(), name) {
+            Some(Scope::Account(a)) => u64::from(a.0),
+            Some(Scope::Strategy(s)) => u64::from(s.0),
+            Some(Scope::Instrument(i)) => u64::from(i.0),
+            Some(Scope::Session(s)) => u64::from(s.0),
+            Some(Scope::Firm | Scope::Pair(..)) | None => {
+                return refused(status::UNKNOWN, format!("there is no {} {name:?}", kind.name()));
+            }
+        };
+        Answer::Done([id, 0, 0, 0, 0, 0, 0, 0])
+    }
+
+    fn attach(
+        &mut self,
+        at: usize,
+        name: &str,
+        token: &str,
+        build: String,
+        offered: Option<OwnedFd>,
+    ) -> Result<SessionId, (u16, String)> {
+        // The same words for a name that is not there and a token that is wrong: neither can be guessed.
+        let session = self.parts.auth.session(token);
+        let Some(session) = session.filter(|&s| self.parts.universe.session(name) == Some(s)) else {
+            return Err((status::NOT_ALLOWED, format!("the token is not that of session {name:?}")));
+        };
+        let kind = match self.parts.universe.sessions[usize::from(session.0)].kind {
+            SessionKind::Ask => GateKind::Ask,
+            SessionKind::Observe => GateKind::Observe,
+            SessionKind::Reference => {
+                return Err((status::NOT_ALLOWED, format!("session {name:?} sends references, not orders")));
+            }
+        };
+        let peer = rustix::net::sockopt::socket_peercred(&self.connections[at].socket)
+            .map_err(|error| (status::UNAVAILABLE, format!("who asks cannot be found out: {error}")))?;
+        let process = rustix::process::pidfd_open(peer.pid, rustix::process::PidfdFlags::empty())
+            .map_err(|error| (status::UNAVAILABLE, format!("the asking process cannot be watched: {error}")))?;
+        let pid = peer.pid.as_raw_nonzero().get().unsigned_abs();
+        if self.parts.board.cell(usize::from(session.0)).is_some_and(|c| c.view().connected) {
+            return Err((status::IN_USE, format!("session {name:?} is connected over WebSocket")));
+        }
+        if self.places.get(&session).is_some_and(|place| !place.gone && has_ended(&place.process)) {
+            self.process_ended(session);
+        }
+        let make_gate = |region: &Region| {
+            let slots = region.slots();
+            Arc::new(AttachedGate::new(session, pid, peer.uid.as_raw(), build, self.membarrier, slots))
+        };
+        let broken = self.places.get(&session).is_some_and(|place| place.broken.load(Ordering::Acquire));
+        match self.places.get_mut(&session) {
+            Some(place) if !place.gone && !broken => {
+                let same = place.gate.pid == pid && offered.as_ref().is_some_and(|fd| is_same(fd, &place.fd));
+                if !same {
+                    let pid = place.gate.pid;
+                    return Err((
+                        status::IN_USE,
+                        format!("session {name:?} is attached by process {pid}, which lives"),
+                    ));
+                }
+                return Ok(session);
+            }
+            Some(place) if place.gone && !broken => {
+                // Nobody has the slots any more.
+                let slots = place.region.slots();
+                for slot in 0..slots.len() / SLOT_WORDS {
+                    let state = &slots[slot * SLOT_WORDS + STATE];
+                    state.store(state.load(Ordering::Relaxed).next_multiple_of(2), Ordering::Relaxed);
+                    slots[slot * SLOT_WORDS + OWNER].store(0, Ordering::Release);
+                }
+                place.gate = make_gate(&place.region);
+                place.process = process;
+                place.gone = false;
+            }
+            Some(_) | None => {
+                let expected = self.expected(session)?;
+                let (region, fd) = match offered {
+                    Some(fd) => (self.take_over(session, kind, expected, &fd)?, fd),
+                    None => self.make_region(session, kind, expected)?,
+                };
+                let base = region.shape().base;
+                let events = Reader::behind(region.events(), region.event_cursor(), expected - 1 - base);
+                let verdicts = Writer::resume(region.verdicts(), region.verdict_cursor())
+                    .map_err(|_| (status::BAD_REGION, "the verdict lane is damaged".to_owned()))?;
+                let broken = Arc::new(AtomicBool::new(false));
+                let lane = LanePort::new(session, base, events, verdicts, broken.clone());
+                self.send(LaneChange::Add(lane))?;
+                let gate = make_gate(&region);
+                self.places.insert(session, Place { region, fd, broken, gate, process, gone: false });
+            }
+        }
+        let gate = self.places[&session].gate.clone();
+        // Before the gateway hears that it is attached.
+        self.parts.gates.add(gate);
+        self.set_by_gate(session, true);
+        tracing::info!(event = "gate_attached", session = name, pid, uid = peer.uid.as_raw(), "a gateway has attached");
+        Ok(session)
+    }
+
+    fn send(&self, change: LaneChange) -> Result<(), (u16, String)> {
+        self.parts
+            .lane_changes
+            .send_timeout(change, ENGINE_PATIENCE)
+            .map_err(|_| (status::UNAVAILABLE, "the engine takes nothing now".to_owned()))?;
+        self.parts.bell.ring();
+        Ok(())
+    }
+
+    /// The sequence that the engine expects next from `session`.
+    fn expected(&self, session: SessionId) -> Result<u64, (u16, String)> {
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        self.send(LaneChange::Expected { session, reply })?;
+        answer
+            .recv_timeout(ENGINE_PATIENCE)
+            .map_err(|_| (status::UNAVAILABLE, "the engine does not answer now".to_owned()))
+    }
+
+    fn shape(&self, session: SessionId, kind: GateKind, base: u64) -> RegionShape {
+        let GateOptions { slots, events, verdicts } = self.parts.options;
+        RegionShape { session, kind, base, events, verdicts, slots }
+    }
+
+    fn make_region(
+        &self,
+        session: SessionId,
+        kind: GateKind,
+        expected: u64,
+    ) -> Result<(Region, OwnedFd), (u16, String)> {
+        let shape = self.shape(session, kind, expected - 1);
+        let (words, fd) = Words::sealed("haltline-gate", shape.words())
+            .map_err(|error| (status::UNAVAILABLE, format!("no shared memory: {error}")))?;
+        Ok((Region::make(words, shape), fd))
+    }
+
+    /// A region from before haltline was restarted: it must be what this haltline would have made, and its stream where the
+    /// engine is.
+    fn take_over(
+        &self,
+        session: SessionId,
+        kind: GateKind,
+        expected: u64,
+        fd: &OwnedFd,
+    ) -> Result<Region, (u16, String)> {
+        let bad = |text: String| (status::BAD_REGION, text);
+        let words = Words::from_sealed(fd, self.shape(session, kind, 0).words()).map_err(|e| bad(e.to_string()))?;
+        let region = Region::read(words).map_err(|field| bad(format!("the region's {field} is impossible")))?;
+        let base = region.shape().base;
+        if region.shape() != self.shape(session, kind, base) {
+            return Err(bad("the region is of another session or size".into()));
+        }
+        let read = region.event_cursor()[0].load(Ordering::Acquire);
+        let known = (expected - 1).checked_sub(base);
+        // The engine is at the cursor, or before it by what it had decided and was killed before it had said so, or beyond by what
+        // it had said and not written down. Only the first two can be gone on with.
+        match known {
+            Some(known) if known >= read && known - read <= u64::from(region.shape().events) => Ok(region),
+            Some(_) | None => Err(bad(format!(
+                "the engine expects event {expected}, the region goes on at {}",
+                base.saturating_add(read).saturating_add(1)
+            ))),
+        }
+    }
+}
+
+fn has_ended(process: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(process, PollFlags::IN)];
+    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0)
+}
+
+fn is_same(a: &OwnedFd, b: &OwnedFd) -> bool {
+    match (rustix::fs::fstat(a), rustix::fs::fstat(b)) {
+        (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
+        _ => false,
+    }
+}
+
+/// One packet, and the first descriptor that came with it.
+fn receive(socket: &OwnedFd, bytes: &mut [u8]) -> rustix::io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let got = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut control, flags)?;
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    Ok((got.bytes, fds.into_iter().next()))
+}
