@@ -113,6 +113,7 @@
 #define HL_I_REGION_AT_SLOTS 5
 #define HL_I_REGION_AT_EVENT_CURSOR 16
 #define HL_I_REGION_AT_VERDICT_CURSOR 32
+#define HL_I_REGION_AT_ANSWERED 33
 #define HL_I_REGION_AT_BODY 64
 #define HL_I_MAX_PLACES (UINT32_C(1) << 20)
 #define HL_I_MAX_SLOTS UINT32_C(1024)
@@ -343,6 +344,7 @@ typedef struct hl_asker {
     hl_writer events;
     hl_reader verdicts;
     hl_waiting *waiting;
+    uint64_t *answered; /* the last position whose verdict was read */
     uint64_t base;
 } hl_asker;
 
@@ -451,22 +453,24 @@ HL_I_COLD const char *hl_denied_text(const hl_denied *denied, char *out, size_t 
 /* ------------------------------------------------------------------------------------------------------------------ */
 /* Inside: words, barrier, clock */
 
-/* Sets `denied`, if there is one, to nothing but the reason. */
-HL_I_COLD hl_reason hl_i_deny(hl_denied *denied, hl_reason reason) {
-    if (denied != NULL) {
-        memset(denied, 0, sizeof *denied);
-        denied->reason = reason;
-    }
+/* Sets `denied`, if there is one. The reason is returned by the caller, where the compiler sees that it is not HL_OK. */
+HL_I_COLD void hl_i_say(hl_denied *denied, hl_reason reason, const char *what, uint64_t position, uint64_t found) {
+    if (denied == NULL)
+        return;
+    memset(denied, 0, sizeof *denied);
+    denied->reason = reason;
+    denied->what = what;
+    denied->position = position;
+    denied->found = found;
+}
+
+HL_I_HOT hl_reason hl_i_deny(hl_denied *denied, hl_reason reason) {
+    hl_i_say(denied, reason, NULL, 0, 0);
     return reason;
 }
 
-HL_I_COLD hl_reason hl_i_wrong(hl_denied *denied, hl_reason reason, const char *what, uint64_t position, uint64_t found) {
-    (void)hl_i_deny(denied, reason);
-    if (denied != NULL) {
-        denied->what = what;
-        denied->position = position;
-        denied->found = found;
-    }
+HL_I_HOT hl_reason hl_i_wrong(hl_denied *denied, hl_reason reason, const char *what, uint64_t position, uint64_t found) {
+    hl_i_say(denied, reason, what, position, found);
     return reason;
 }
 
@@ -791,7 +795,7 @@ HL_I_HOT hl_reason hl_i_reader_pop(hl_reader *reader, uint64_t record[HL_I_RECOR
 /* ------------------------------------------------------------------------------------------------------------------ */
 /* Inside: records, the bell */
 
-HL_I_COLD hl_reason hl_i_bad_event(hl_denied *denied, const char *what, uint64_t found) {
+HL_I_HOT hl_reason hl_i_bad_event(hl_denied *denied, const char *what, uint64_t found) {
     return hl_i_wrong(denied, HL_BAD_EVENT, what, 0, found);
 }
 
@@ -815,7 +819,7 @@ HL_I_HOT hl_reason hl_i_event_record(const hl_event *event, uint64_t record[HL_I
     return HL_OK;
 }
 
-HL_I_COLD hl_reason hl_i_bad_verdict(hl_denied *denied, const char *what, uint64_t found) {
+HL_I_HOT hl_reason hl_i_bad_verdict(hl_denied *denied, const char *what, uint64_t found) {
     return hl_i_wrong(denied, HL_BAD_VERDICT, what, 0, found);
 }
 
@@ -1014,6 +1018,7 @@ HL_I_FN hl_status hl_i_answer(const char *message, size_t len, uint64_t numbers[
 typedef struct hl_i_got {
     int socket, page_fd, region_fd, bell_fd;
     uint64_t session, region_words;
+    bool membarrier; /* the kill's side passes the barrier for the gate; else the gate fences itself */
 } hl_i_got;
 
 HL_I_FN void hl_i_close(int *fd) {
@@ -1163,6 +1168,7 @@ HL_I_FN hl_status hl_i_connect(const char *path, const char *session, const char
     }
     got->session = numbers[0];
     got->region_words = numbers[1];
+    got->membarrier = numbers[2] == 1;
     return HL_DONE;
 }
 
@@ -1237,7 +1243,6 @@ HL_I_FN hl_status hl_attach(hl_gate *gate, const char *socket, const char *sessi
                             const char *build, uint32_t timeout_ms, hl_error *error) {
     memset(gate, 0, sizeof *gate);
     gate->socket = gate->region_fd = -1;
-    gate->fencing = hl_i_register();
     hl_i_got got;
     hl_status status = hl_i_connect(socket, session, token, build, timeout_ms, -1, &got, error);
     if (status != HL_DONE)
@@ -1271,6 +1276,7 @@ HL_I_FN hl_status hl_attach(hl_gate *gate, const char *socket, const char *sessi
     if (status == HL_DONE && fstat(got.page_fd, &gate->page_file) != 0)
         status = hl_i_io(error, "halt page");
     if (status == HL_DONE) {
+        gate->fencing = got.membarrier ? hl_i_register() : (uint8_t)HL_FENCE;
         gate->socket = got.socket;
         gate->region_fd = got.region_fd;
         got.socket = got.region_fd = -1;
@@ -1313,6 +1319,9 @@ HL_I_FN hl_status hl_reconnect(hl_gate *gate, const char *socket, const char *se
         else if (page.st_dev != gate->page_file.st_dev || page.st_ino != gate->page_file.st_ino ||
                  theirs.st_dev != ours.st_dev || theirs.st_ino != ours.st_ino || got.session != gate->session)
             status = hl_i_fail(error, HL_E_CHANGED, 0, "haltline has another configuration now");
+        else if (!got.membarrier && gate->fencing == HL_MEMBARRIER)
+            /* Threads may be on their way past a check that only membarrier(2) would see. */
+            status = hl_i_fail(error, HL_E_CHANGED, 0, "haltline can no longer use membarrier(2), which this gate relies on");
     }
     if (status == HL_DONE) {
         /* The new engine sleeps by a new bell. It takes the place of the old one, at the same address: an asker rings
@@ -1566,6 +1575,7 @@ HL_I_FN hl_status hl_asker_init(hl_gate *gate, hl_asker *asker, hl_error *error)
     }
     hl_i_reader_resume(&asker->verdicts, hl_i_region_verdicts(gate), gate->verdicts,
                        &gate->region[HL_I_REGION_AT_VERDICT_CURSOR]);
+    asker->answered = &gate->region[HL_I_REGION_AT_ANSWERED];
     asker->base = gate->base;
     return HL_DONE;
 }
@@ -1673,19 +1683,21 @@ HL_I_FN hl_reason hl_poll(hl_asker *asker, hl_answered *answered, hl_denied *den
         if (reason != HL_OK)
             return reason;
         const uint64_t position = answered->seq - asker->base;
+        /* haltline died between answering and counting, and has answered again: the order may have been sent. */
+        if (position <= hl_i_relaxed(asker->answered))
+            continue;
+        /* A process that dies between these two words never used the verdict: haltline goes on counting the order. */
+        hl_i_release(asker->answered, position);
         hl_waiting *const waiting = &asker->waiting[(position - 1) & asker->events.mask];
-        const bool ours = waiting->position == position && position != 0;
-        if (!ours)
-            continue; /* Asked by a process that died, or the answer to a cancel, or one that came twice. */
-        waiting->position = 0;
-        if (!waiting->withdrawn) {
+        if (waiting->position == position && !waiting->withdrawn) {
+            waiting->position = 0;
             answered->epoch = waiting->epoch;
             answered->strategy = waiting->strategy;
             answered->instrument = waiting->instrument;
             return HL_OK;
         }
-        /* Given up: what was admitted and will not be sent is told. */
-        if (answered->admitted) {
+        /* Given up, or asked by a process that died before it read the verdict: it is not sent, and haltline is told. */
+        if (answered->admitted && (answered->kind == HL_NEW || answered->kind == HL_REPLACE)) {
             reason = hl_i_tell_withdrawn(asker, answered->id, denied);
             if (reason != HL_OK)
                 return reason;

@@ -1,5 +1,6 @@
 //! All integration tests, in one binary.
 
+mod c_gate;
 mod oracle;
 mod oracle_test;
 mod prometheus;

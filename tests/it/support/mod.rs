@@ -1,5 +1,7 @@
 //! The real program as a child process, and plain clients for its two doors.
 
+pub mod cc;
+
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
