@@ -1383,7 +1383,7 @@ HL_I_FN hl_status hl_i_look_up(hl_gate *gate, uint64_t kind, const char *name, u
             gate->unanswered--;
     }
     hl_i_unlock(&gate->busy);
-    uint64_t numbers[8];
+    uint64_t numbers[8] = {0};
     if (status == HL_DONE)
         status = hl_i_answer(message, len, numbers, error);
     if (status == HL_DONE)
