@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::duty::{Clock, Idle, Idler};
-use crate::engine::command::Command;
+use crate::engine::command::{Command, LaneChange};
 use crate::engine::core::Engine;
-use crate::engine::lanes::{Broken, LaneChange, LanePort};
+use crate::engine::lanes::{Broken, LanePort};
 use crate::engine::published::Published;
 use crate::kill::page::{HaltPage, ModeWord};
 use crate::model::effect::{Anomaly, AnomalyKind, Denial};

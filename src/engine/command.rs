@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
+use crossbeam_channel::Sender;
+
+use crate::engine::lanes::LanePort;
 use crate::limits::LimitTable;
 use crate::model::{Mode, Scope};
+use crate::units::SessionId;
 
 /// An instruction to the engine. Every one is journalled like an event.
 #[derive(Clone, Debug)]
@@ -23,4 +27,18 @@ pub enum Command {
     SetLimits(Arc<LimitTable>),
     /// A new trading day: daily loss, day volume and loss windows start anew from the present marks.
     NewDay,
+}
+
+/// Something for the engine to do with its lanes.
+#[derive(Debug)]
+pub enum LaneChange {
+    /// Takes from this one, too. If the session has one already, this takes its place.
+    Add(LanePort),
+    /// Says which sequence it expects next from this session.
+    Expected {
+        /// Which.
+        session: SessionId,
+        /// To whom. With room for one.
+        reply: Sender<u64>,
+    },
 }

@@ -5,8 +5,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam_channel::Sender;
-
 use crate::engine::agent::Inbound;
 use crate::model::record::VerdictRecord;
 use crate::model::{Event, Verdict};
@@ -32,20 +30,6 @@ pub enum Broken {
     Damaged(Damaged),
     /// A record says something that does not exist.
     BadField(crate::model::record::BadField),
-}
-
-/// Something for the engine to do with its lanes.
-#[derive(Debug)]
-pub enum LaneChange {
-    /// Takes from this one, too. If the session has one already, this takes its place.
-    Add(LanePort),
-    /// Says which sequence it expects next from this session.
-    Expected {
-        /// Which.
-        session: SessionId,
-        /// To whom. With room for one.
-        reply: Sender<u64>,
-    },
 }
 
 impl LanePort {

@@ -141,8 +141,9 @@
 #define HL_I_OP_ATTACH 1
 #define HL_I_OP_LOOK_UP 2
 
-/* Longest name, token or build, in bytes. */
+/* Longest name or build, and longest token, in bytes. */
 #define HL_NAME_MAX 63
+#define HL_TOKEN_MAX 71
 
 /* ------------------------------------------------------------------------------------------------------------------ */
 /* Words of the trade. The numbers are the wire's and never change meaning. */
@@ -954,10 +955,10 @@ HL_I_FN hl_status hl_i_io(hl_error *error, const char *what) {
     return hl_i_fail(error, HL_E_IO, 0, "haltline cannot be reached: %s: %s", what, why);
 }
 
-HL_I_FN hl_status hl_i_put_text(char *out, const char *text, const char *field, hl_error *error) {
+HL_I_FN hl_status hl_i_put_text(char *out, size_t max, const char *text, const char *field, hl_error *error) {
     const size_t len = text == NULL ? 0 : strlen(text);
-    if (len > HL_NAME_MAX)
-        return hl_i_fail(error, HL_E_ARGUMENT, 0, "%s has %zu bytes; there may be %d", field, len, HL_NAME_MAX);
+    if (len > max)
+        return hl_i_fail(error, HL_E_ARGUMENT, 0, "%s has %zu bytes; there may be %zu", field, len, max);
     if (len != 0)
         memcpy(out, text, len);
     return HL_DONE;
@@ -977,18 +978,18 @@ HL_I_FN hl_status hl_i_attach_message(char message[HL_I_HELLO_LEN], const char *
     hl_i_head(message, HL_I_OP_ATTACH);
     if (session == NULL || session[0] == 0)
         return hl_i_fail(error, HL_E_ARGUMENT, 0, "session is empty");
-    hl_status status = hl_i_put_text(message + 8, session, "session", error);
+    hl_status status = hl_i_put_text(message + 8, HL_NAME_MAX, session, "session", error);
     if (status == HL_DONE)
-        status = hl_i_put_text(message + 72, token, "token", error);
+        status = hl_i_put_text(message + 72, HL_TOKEN_MAX, token, "token", error);
     if (status == HL_DONE)
-        status = hl_i_put_text(message + 136, build, "build", error);
+        status = hl_i_put_text(message + 144, HL_NAME_MAX, build, "build", error);
     return status;
 }
 
 HL_I_FN hl_status hl_i_look_up_message(char message[HL_I_HELLO_LEN], uint64_t kind, const char *name, hl_error *error) {
     hl_i_head(message, HL_I_OP_LOOK_UP);
     memcpy(message + 8, &kind, sizeof kind);
-    return hl_i_put_text(message + 16, name, "name", error);
+    return hl_i_put_text(message + 16, HL_NAME_MAX, name, "name", error);
 }
 
 /* Takes the eight numbers out of an answer of `len` bytes. */
@@ -1232,8 +1233,8 @@ HL_I_FN hl_status hl_i_busy(hl_error *error) {
 /*
  * Attaches to the haltline whose local socket is at the path `socket`, as `session`.
  *
- * `token` is the session's, or NULL; `build` is what this gateway calls itself, or NULL; each has at most HL_NAME_MAX bytes. Waits at
- * most `timeout_ms` ms (0 counts as 1) for each step. `error` may be NULL.
+ * `session` has 1 to HL_NAME_MAX bytes; `token`, the session's, at most HL_TOKEN_MAX; `build` is what this gateway calls itself,
+ * at most HL_NAME_MAX bytes or NULL. Waits at most `timeout_ms` ms (0 counts as 1) for each step. `error` may be NULL.
  *
  * HL_DONE: `gate` is attached until hl_detach or the end of the process, and must stay where it is in memory. Else nothing is
  * held, and `gate` must not be used: HL_E_ARGUMENT, HL_E_IO, HL_E_REFUSED, HL_E_PROTOCOL.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! request   0  magic u32 0x4147_4C48 "HLGA" | version u16 | op u16 (1 attach, 2 look up)
-//!   attach  8  session name [64] | 72 token [64], empty: none | 136 build [64], what the gateway calls itself
+//!   attach  8  session name [64] | 72 token [72] | 144 build [64], what the gateway calls itself
 //!           with the descriptor of its region, if it has one from before
 //!   look up 8  scope kind u64 (1 account, 2 strategy, 4 instrument, 5 session) | 16 name [64]
 //!
@@ -23,8 +23,10 @@ pub const MAGIC: u32 = 0x4147_4C48;
 pub const VERSION: u16 = 1;
 /// Bytes of every message.
 pub const LEN: usize = 256;
-/// Longest name, token or build.
+/// Longest name or build.
 pub const NAME_MAX: usize = 63;
+/// Longest token.
+pub const TOKEN_MAX: usize = 71;
 
 /// What a gateway asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +35,7 @@ pub enum Request {
     Attach {
         /// The session's name.
         session: String,
-        /// Its token, or nothing.
+        /// Its token.
         token: String,
         /// The gateway's build.
         build: String,
@@ -129,8 +131,8 @@ impl Request {
             Request::Attach { session, token, build } => {
                 head(&mut out, 1);
                 put(&mut out[8..72], session);
-                put(&mut out[72..136], token);
-                put(&mut out[136..200], build);
+                put(&mut out[72..144], token);
+                put(&mut out[144..208], build);
             }
             Request::LookUp { kind, name } => {
                 head(&mut out, 2);
@@ -148,11 +150,11 @@ impl Request {
     pub fn decode(bytes: &[u8]) -> Result<Request, BadMessage> {
         match third(bytes)? {
             1 => {
-                rest_is_zero(&bytes[200..])?;
+                rest_is_zero(&bytes[208..])?;
                 Ok(Request::Attach {
                     session: text(&bytes[8..72], "session")?,
-                    token: text(&bytes[72..136], "token")?,
-                    build: text(&bytes[136..200], "build")?,
+                    token: text(&bytes[72..144], "token")?,
+                    build: text(&bytes[144..208], "build")?,
                 })
             }
             2 => {
@@ -207,7 +209,8 @@ mod tests {
 
     #[test]
     fn messages_survive_the_socket() {
-        let attach = Request::Attach { session: "gw-1".into(), token: "t".repeat(NAME_MAX), build: String::new() };
+        let attach =
+            Request::Attach { session: "gw-1".into(), token: "t".repeat(TOKEN_MAX), build: "b".repeat(NAME_MAX) };
         let look_up = Request::LookUp { kind: 4, name: "BTC-USD".into() };
         for request in [attach, look_up] {
             assert_eq!(Request::decode(&request.encode()), Ok(request));

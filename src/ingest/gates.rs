@@ -24,7 +24,8 @@ use rustix::net::{
 };
 
 use crate::duty::Clock;
-use crate::engine::lanes::{LaneChange, LanePort};
+use crate::engine::command::LaneChange;
+use crate::engine::lanes::LanePort;
 use crate::gate::hello::{self, Answer, Request, status};
 use crate::gate::region::{GateKind, Region, RegionShape};
 use crate::ingest::ws::Authenticate;

@@ -284,6 +284,12 @@ impl HaltPage {
         self.all[AT_SPAN].load(Ordering::Relaxed)
     }
 
+    /// Makes this a page whose gates need a lease of `span_ns`. It is at its end until it is renewed.
+    pub fn keep_lease(&self, span_ns: u64) {
+        self.all[AT_LEASE].store(0, Ordering::SeqCst);
+        self.all[AT_SPAN].store(span_ns, Ordering::SeqCst);
+    }
+
     /// Shows a round of the engine at `now` (`CLOCK_MONOTONIC` ns) that was `lag` ns late. The engine's thread only.
     #[inline]
     pub fn show_round(&self, now: u64, lag: u64) {

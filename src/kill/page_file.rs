@@ -163,8 +163,7 @@ impl HaltPage {
             }
         };
         let page = HaltPage { words: all.part(AT_WORDS..AT_WORDS + shape.scopes()), all };
-        page.all[AT_LEASE].store(0, Ordering::SeqCst);
-        page.all[AT_SPAN].store(lease_span_ns, Ordering::SeqCst);
+        page.keep_lease(lease_span_ns);
         let first = self.next_epoch().max(page.all[AT_EPOCH].load(Ordering::SeqCst) & EPOCH_MASK);
         page.all[AT_EPOCH].store(first, Ordering::SeqCst);
         let mut adopted = Vec::new();

@@ -484,6 +484,7 @@ mod tests {
             causes: vec![],
             orphans: vec![],
         });
+        switch.page().keep_lease(100_000_000);
         let switch = Arc::new(switch);
         let mut table = LimitTable::unlimited(&universe);
         edit(&mut table, &switch);

@@ -34,6 +34,7 @@ int main(void) {
     SHOW(HL_I_HELLO_VERSION);
     SHOW(HL_I_HELLO_LEN);
     SHOW(HL_NAME_MAX);
+    SHOW(HL_TOKEN_MAX);
     SHOW(HL_RULES);
     SHOW(HL_WHYS);
     SHOW(HL_NEW);

@@ -67,6 +67,7 @@ fn header_knows_every_number_of_the_layout() {
         ("HL_I_HELLO_VERSION".into(), hello::VERSION.into()),
         ("HL_I_HELLO_LEN".into(), hello::LEN as u64),
         ("HL_NAME_MAX".into(), hello::NAME_MAX as u64),
+        ("HL_TOKEN_MAX".into(), hello::TOKEN_MAX as u64),
         ("HL_RULES".into(), Rule::COUNT as u64),
         ("HL_WHYS".into(), Why::ALL.len() as u64),
         ("HL_BUY".into(), Side::Buy as u64),
@@ -267,7 +268,7 @@ fn verdicts_are_read_alike_and_nonsense_is_refused_alike() {
 #[test]
 fn messages_over_the_socket_are_the_same_bytes() {
     let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-    let (long, longest) = ("x".repeat(64), "y".repeat(63));
+    let (long, longest) = ("x".repeat(64), "y".repeat(71));
     let attach = Request::Attach { session: "gw-1".into(), token: longest.clone(), build: "desk 7".replace(' ', "-") };
     let look_up = Request::LookUp { kind: 4, name: "BTC-USD".into() };
     let done = Answer::Done([1, 2, 3, 4, 5, 6, 7, u64::MAX]).encode();
@@ -280,7 +281,9 @@ fn messages_over_the_socket_are_the_same_bytes() {
     let unfit = "haltline and this header do not fit together:";
     let cases = [
         (format!("attach gw-1 {longest} desk-7"), hex(&attach.encode())),
-        (format!("attach gw-1 {long} desk-7"), "token has 64 bytes; there may be 63".into()),
+        (format!("attach gw-1 {longest}y desk-7"), "token has 72 bytes; there may be 71".into()),
+        (format!("attach {long} {longest} desk-7"), "session has 64 bytes; there may be 63".into()),
+        (format!("attach gw-1 {longest} {long}"), "build has 64 bytes; there may be 63".into()),
         ("lookup 4 BTC-USD".into(), hex(&look_up.encode())),
         (format!("lookup 4 {long}"), "name has 64 bytes; there may be 63".into()),
         (format!("answer {}", hex(&done)), format!("done 1 2 3 4 5 6 7 {}", u64::MAX)),

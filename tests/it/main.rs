@@ -1,6 +1,7 @@
 //! All integration tests, in one binary.
 
 mod c_gate;
+mod gate;
 mod oracle;
 mod oracle_test;
 mod prometheus;

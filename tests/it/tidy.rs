@@ -239,7 +239,7 @@ fn test_attribute(code: &str, mut from: usize) -> Option<(usize, usize)> {
         let begin = from + found;
         let end = closing(code, begin + 1);
         let condition = &code[begin..end];
-        if has_word(condition, "test") && !condition.contains("not(") {
+        if has_word(condition, "test") && !condition.contains("not(test") {
             return Some((begin, end));
         }
         from = end;

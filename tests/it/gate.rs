@@ -1,0 +1,205 @@
+//! The gate against the real service: attach, ask, check, kill, stop, restart.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use haltline::gate::hello::status;
+use haltline::gate::page::Closed;
+use haltline::gate::{Asker, AttachError, Denied, Gate};
+use haltline::model::{Event, EventKind, Mode, OrdType, Rule, Scope, Side};
+use haltline::units::{InstrumentId, OrdId, Px, Qty, SessionId, StrategyId};
+use serde_json::json;
+
+use crate::support::{Daemon, LIMITS, PATIENCE, token};
+
+/// A service with a gate, whose shared files go with it.
+pub struct Host {
+    pub daemon: Daemon,
+    pub dir: tempfile::TempDir,
+}
+
+impl Host {
+    pub fn start(more: &str) -> Host {
+        let dir = tempfile::Builder::new().prefix("haltline-").tempdir_in("/dev/shm").unwrap();
+        let gate = format!("{LIMITS}\n[gate]\ndir = \"{}/gate\"\n{more}", dir.path().display());
+        Host { daemon: Daemon::start(&gate), dir }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("gate/gate.sock")
+    }
+
+    pub fn attach(&self) -> Result<Gate, AttachError> {
+        Gate::attach(&self.socket(), "gw-1", &token("gw-1"), "test 1", PATIENCE)
+    }
+
+    /// Attaches, and waits for the first lease.
+    pub fn gateway(&self) -> Gateway {
+        let gate = Arc::new(self.attach().unwrap());
+        let (strategy, instrument) = (gate.strategy("alpha").unwrap(), gate.instrument("ACME").unwrap());
+        let mut asker = gate.asker().unwrap();
+        until("the lease is renewed", || asker.admit(strategy, instrument).is_ok());
+        Gateway { gate, asker, strategy, instrument, ids: 0 }
+    }
+}
+
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::yield_now();
+    }
+}
+
+pub struct Gateway {
+    pub gate: Arc<Gate>,
+    pub asker: Asker,
+    pub strategy: StrategyId,
+    pub instrument: InstrumentId,
+    ids: u64,
+}
+
+impl Gateway {
+    pub fn order(&mut self, qty: i64) -> Event {
+        self.ids += 1;
+        let mut order = Event::new(EventKind::New, SessionId(0), 0);
+        order.id = OrdId(self.ids);
+        order.strategy = self.strategy;
+        order.instrument = self.instrument;
+        order.side = Side::Buy;
+        order.ord_type = OrdType::Limit;
+        order.qty = Qty(qty);
+        order.px = Px(1000);
+        order
+    }
+
+    /// Asks and drops the pass at once.
+    pub fn buy(&mut self, qty: i64) -> Result<(), Denied> {
+        let order = self.order(qty);
+        self.asker.ask(&order, PATIENCE).map(drop)
+    }
+}
+
+#[test]
+fn orders_pass_or_are_denied_with_the_rule() {
+    let host = Host::start("");
+    let mut gateway = host.gateway();
+    assert_eq!(gateway.buy(100), Ok(()));
+    let Err(Denied::Verdict(denial)) = gateway.buy(1_001) else { panic!("a fat finger passed") };
+    assert_eq!((denial.rule, denial.observed, denial.limit), (Rule::OrderQty, 1_001, 1_000));
+    assert_eq!(denial.scope, Scope::Strategy(gateway.strategy));
+    let working = |d: &Daemon, n: u32| {
+        let metrics = d.get("vera", "/metrics");
+        metrics.as_str().unwrap().lines().any(|line| line == format!("haltline_working_orders {n}"))
+    };
+    host.daemon.until("the order is counted", |d| working(d, 1));
+    for (kind, exec) in [(EventKind::Ack, 0), (EventKind::Fill, 7)] {
+        let event = Event { kind, id: OrdId(1), ref_id: exec, ..gateway.order(100) };
+        gateway.asker.report(&event).unwrap();
+    }
+    host.daemon.until("the order is filled", |d| working(d, 0));
+    assert!(matches!(gateway.gate.strategy("nobody"), Err(AttachError::Refused(status::UNKNOWN, _))));
+}
+
+#[test]
+fn a_kill_closes_the_gate_and_the_receipt_names_it() {
+    let host = Host::start("");
+    let mut gateway = host.gateway();
+    gateway.buy(1).unwrap();
+    let receipt = host.daemon.kill("strategy", "alpha", "test");
+    assert_eq!(receipt["status"], "confirmed", "{receipt}");
+    let row = &receipt["gates"][0];
+    assert_eq!((row["session"].as_str(), row["status"].as_str()), (Some("gw-1"), Some("confirmed")), "{receipt}");
+    assert_eq!(row["pid"], std::process::id());
+    let closed = Closed::Mode {
+        scope: Scope::Strategy(gateway.strategy),
+        word: gateway.gate.page().word(Scope::Strategy(gateway.strategy)),
+    };
+    assert_eq!(gateway.asker.admit(gateway.strategy, gateway.instrument).map(drop), Err(closed));
+    assert!(gateway.buy(1).is_err());
+    let beta = gateway.gate.strategy("beta").unwrap();
+    assert!(gateway.asker.admit(beta, gateway.instrument).is_ok(), "the other strategy goes on");
+}
+
+#[test]
+fn a_pass_that_is_held_keeps_the_receipt_unconfirmed() {
+    let host = Host::start("");
+    let gateway = host.gateway();
+    let mut checker = gateway.gate.checker().unwrap();
+    let pass = checker.admit(gateway.strategy, gateway.instrument).unwrap();
+    let press = json!({ "scope": { "kind": "firm", "name": "" }, "reason": "test", "wait_ms": 0 });
+    let (_, receipt) = host.daemon.ask("olaf", "POST", "/v1/kill", Some(&press));
+    assert_eq!((&receipt["status"], &receipt["missing"]["gates"]), (&json!("unconfirmed"), &json!(1)), "{receipt}");
+    assert_eq!(receipt["gates"][0]["status"], "inside");
+    drop(pass);
+    let path = format!("/v1/kills/{}", receipt["id"].as_str().unwrap());
+    host.daemon.until("the receipt is confirmed", |d| d.get("olaf", &path)["status"] == "confirmed");
+}
+
+#[test]
+fn an_admission_from_before_a_halt_and_its_rearm_is_not_used() {
+    let host = Host::start("");
+    let mut gateway = host.gateway();
+    let order = gateway.order(5);
+    gateway.asker.submit(&order).unwrap();
+    let mut answered = None;
+    until("the verdict comes", || {
+        answered = gateway.asker.poll().unwrap();
+        answered.is_some()
+    });
+    let answered = answered.unwrap();
+    assert_eq!(answered.verdict.denial, None);
+    let receipt = host.daemon.kill("strategy", "alpha", "test");
+    let rearm = json!({
+        "scope": { "kind": "strategy", "name": "alpha" }, "epoch": receipt["epoch"], "reason": "over",
+    });
+    let (code, body) = host.daemon.ask("rita", "POST", "/v1/rearm", Some(&rearm));
+    assert_eq!(code, 200, "{body}");
+    assert_eq!(gateway.asker.pass(&answered).map(drop), Err(Denied::Closed(Closed::Changed)));
+    // The order was withdrawn: nothing of it is counted.
+    host.daemon.until("the order is not counted", |d| {
+        let metrics = d.get("vera", "/metrics");
+        metrics.as_str().unwrap().lines().any(|line| line == "haltline_working_orders 0")
+    });
+    assert_eq!(gateway.buy(1), Ok(()));
+}
+
+#[test]
+fn a_frozen_haltline_closes_its_gates_within_the_lease() {
+    let host = Host::start("lease = \"50ms\"\nlag = \"10ms\"\n");
+    let mut gateway = host.gateway();
+    host.daemon.signal("STOP");
+    let frozen = Instant::now();
+    until("the gate closes", || gateway.asker.admit(gateway.strategy, gateway.instrument).is_err());
+    let open_for = frozen.elapsed();
+    let denied = gateway.asker.admit(gateway.strategy, gateway.instrument).map(drop);
+    assert!(matches!(denied, Err(Closed::Lapsed { .. })), "{denied:?}");
+    host.daemon.signal("CONT");
+    // The bound holds on the gate's own clock: this thread may have been kept from looking for longer.
+    assert!(open_for < Duration::from_secs(2), "{open_for:?}");
+    until("the gate opens", || gateway.asker.admit(gateway.strategy, gateway.instrument).is_ok());
+    assert_eq!(gateway.buy(1), Ok(()));
+}
+
+#[test]
+fn strangers_and_second_gateways_are_refused() {
+    let host = Host::start("");
+    let attach = |session: &str, who: &str| Gate::attach(&host.socket(), session, &token(who), "", PATIENCE).err();
+    assert!(matches!(attach("gw-1", "nobody"), Some(AttachError::Refused(status::NOT_ALLOWED, _))));
+    assert!(matches!(attach("feed", "gw-1"), Some(AttachError::Refused(status::NOT_ALLOWED, _))));
+    assert!(matches!(attach("feed", "feed"), Some(AttachError::Refused(status::NOT_ALLOWED, _))));
+    let gateway = host.gateway();
+    assert!(matches!(attach("gw-1", "gw-1"), Some(AttachError::Refused(status::IN_USE, _))));
+    drop(gateway);
+}
+
+#[test]
+fn the_page_can_be_read_and_not_written_by_a_gateway() {
+    let host = Host::start("");
+    let gateway = host.gateway();
+    let page = host.dir.path().join("gate/page");
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&page).unwrap());
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(gateway.gate.page().word(Scope::Firm).mode, Mode::Normal);
+}
