@@ -1,6 +1,7 @@
 /* A gate on strings: takes a command a line on stdin, answers a line on stdout. Compiles as C and as C++. */
 #include "haltline.h"
 
+#include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -49,14 +50,32 @@ static hl_event event_of(const char *text, unsigned long long *more) {
     return event;
 }
 
-/* Passes and reports under a filter that ends the thread at any system call but read, write and exit. */
+/* From here on any system call but write and exit ends the process. */
+static bool forbid_system_calls(void) {
+    struct sock_filter steps[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_write, 2, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit, 1, 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program;
+    program.len = sizeof steps / sizeof steps[0];
+    program.filter = steps;
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+/* Passes, requests and reports without a system call. */
 static void quiet(uint16_t strategy, uint32_t instrument, unsigned rounds) {
     unsigned passes = 0, submitted = 0, verdicts = 0;
     /* The first call may resolve symbols. */
     (void)hl_clock();
-    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) != 0)
-        _exit(9);
-    for (unsigned i = 0; i < rounds; i++) {
+    if (!forbid_system_calls()) {
+        (void)printf("no filter here\n");
+        return;
+    }
+    const uint64_t begin = hl_clock(), patience_ns = 20000000000;
+    for (unsigned i = 0; i < rounds || (verdicts == 0 && hl_clock() - begin < patience_ns); i++) {
         if (hl_admit(&checker, strategy, instrument, &denied) == HL_OK) {
             passes++;
             hl_exit(&checker);
@@ -110,9 +129,9 @@ int main(void) {
     static char line[1024];
     (void)setvbuf(stdout, NULL, _IOLBF, 0);
     while (fgets(line, sizeof line, stdin) != NULL) {
-        char verb[32] = "", a[128] = "", b[128] = "", c[128] = "";
+        char verb[32] = "", a[512] = "", b[128] = "", c[128] = "";
         line[strcspn(line, "\n")] = 0;
-        (void)sscanf(line, "%31s %127s %127s %127s", verb, a, b, c);
+        (void)sscanf(line, "%31s %511s %127s %127s", verb, a, b, c);
         const char *const rest = strchr(line, ' ') == NULL ? "" : strchr(line, ' ') + 1;
         const uint16_t strategy = (uint16_t)strtoul(a, NULL, 10);
         const uint32_t instrument = (uint32_t)strtoul(b, NULL, 10);

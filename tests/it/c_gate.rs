@@ -1,7 +1,7 @@
 //! `haltline.h` against the Rust side: the same numbers, the same records, the same lanes, and a gate in C that does what a
 //! gate in Rust does. Every source is compiled and run as C11 and as C++17.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
@@ -19,6 +19,7 @@ use haltline::ring::shm::Words;
 use haltline::ring::{bell, slots};
 use haltline::units::{AccountId, InstrumentId, OrdId, Px, Qty, SessionId, StrategyId, UnixNanos};
 
+use crate::support::Lines;
 use crate::support::cc::{Language, build};
 
 /// Runs `program` to its end, which must be a good one, and returns what it printed.
@@ -109,45 +110,17 @@ fn header_knows_every_number_of_the_layout() {
     }
 }
 
-/// A program that answers each line with a line.
-struct Puppet {
-    child: Child,
-    stdout: BufReader<std::process::ChildStdout>,
-}
-
-impl Puppet {
-    fn start(program: &Path) -> Puppet {
-        let mut child = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        Puppet { child, stdout }
-    }
-
-    fn say(&mut self, line: &str) {
-        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
-    }
-
-    fn hear(&mut self) -> String {
-        let mut line = String::new();
-        assert!(self.stdout.read_line(&mut line).unwrap() > 0, "it ended: {:?}", self.child.wait());
-        line.trim_end().to_owned()
-    }
-}
-
-impl Drop for Puppet {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Asks a program all of `questions` at once and returns its answers.
 fn ask_all(program: &Path, questions: &[String]) -> Vec<String> {
-    let mut puppet = Puppet::start(program);
-    let mut stdin = puppet.child.stdin.take().unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(move || stdin.write_all((questions.join("\n") + "\n").as_bytes()).unwrap());
-        questions.iter().map(|_| puppet.hear()).collect()
-    })
+    let mut child = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let lines = Lines::of(child.stdout.take().unwrap());
+    stdin.write_all((questions.join("\n") + "\n").as_bytes()).unwrap();
+    drop(stdin);
+    let answers = lines.rest();
+    let status = child.wait().unwrap();
+    assert!(status.success() && answers.len() == questions.len(), "{status}: {} answers", answers.len());
+    answers
 }
 
 fn text(words: &Record) -> String {
