@@ -34,12 +34,6 @@ pub struct BadField {
     pub value: u64,
 }
 
-impl core::fmt::Display for BadField {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{} {} does not exist", self.field, self.value)
-    }
-}
-
 const fn byte(word: u64, at: u32) -> u8 {
     (word >> (8 * at)) as u8
 }

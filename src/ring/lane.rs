@@ -1,6 +1,6 @@
-//! HOT: no I/O, lock, allocation, logging, formatting, clock or syscall.
-//!
 //! A lane: records of 64 bytes from one writer to one reader, in two processes that may die at any instruction.
+//!
+//! Writing and reading a record take no lock, no memory and no system call.
 //!
 //! # Layout
 //!

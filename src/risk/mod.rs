@@ -17,7 +17,7 @@
 //! 3. The event is **judged** (requests) and **booked** (what was admitted, observed or reported).
 //!    Exactly one verdict per taken request of an `Ask` session; `Applied { seq }` for every other taken event.
 //!
-//! `withdrawn` stands outside the sequence: it is taken whatever its `seq`, and answered by nothing.
+//! `withdrawn` with `seq` 0 is haltline's own: it stands outside the sequence, and is answered by nothing.
 //! `session` must be known (the transport authenticated it); an event with an unknown one is ignored.
 //! A `Reference` session may send `mark`, `fx` and `heartbeat`; an order session everything else; what
 //! one may not send is anomaly `bad_reference` (mark, fx) or `malformed_report`, or, if it is a request
@@ -127,7 +127,8 @@
 //! # Reports
 //!
 //! `ack`: pending → working. `replaced`: see above. `canceled`, `expired`, `rejected`: leaves 0, done.
-//! `cancel_rejected`: pending cancel or pending replace undone. `withdrawn`: done. Not fitting the state: anomaly,
+//! `cancel_rejected`: pending cancel or pending replace undone. `withdrawn`: done; one of a session's own only while
+//! the order is pending, because what the venue has acknowledged was sent. Not fitting the state: anomaly,
 //! and the safe side: leaves never grow by a report, except by `replaced` and `bust`.
 //!
 //! `fill`: by exec id once per session. Books `P`, `cash`, day quantity, executions + 1, and takes the quantity off the order's leaves

@@ -467,7 +467,7 @@ fn no_event_and_no_tick_allocates() {
     // A cancel rate never denies, and the escalation denies by the mode that it latched.
     assert_eq!(by_rule(&seen.denied), ["cancel_rate", "denials"]);
     let anomalies = never(AnomalyKind::ALL.map(AnomalyKind::name), &seen.anomalies);
-    assert_eq!(anomalies, ["unrepresentable", "effects_dropped"]);
+    assert_eq!(anomalies, ["unrepresentable", "effects_dropped", "damaged_lane"]);
     assert!(seen.trips.iter().filter(|n| **n > 0).count() > 20, "{:?}", seen.trips);
     assert!(seen.warnings.iter().filter(|n| **n > 0).count() > 12, "{:?}", seen.warnings);
     assert!(seen.admitted > 1_500 && seen.resends > 100, "{} admitted, {} resends", seen.admitted, seen.resends);

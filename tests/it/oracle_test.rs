@@ -552,7 +552,11 @@ impl Maker {
                 }
             }
             EventKind::Ack | EventKind::Canceled | EventKind::Expired | EventKind::Rejected | EventKind::Withdrawn => {
-                e.id = OrdId(self.known_id(session))
+                e.id = OrdId(self.known_id(session));
+                if kind == EventKind::Withdrawn {
+                    // Haltline's own, or a gate's.
+                    e.ref_id = self.rng.below(2);
+                }
             }
             EventKind::Fill | EventKind::Bust | EventKind::Correct => {
                 let last = *self.execs.entry(session).or_insert(0);
@@ -900,6 +904,9 @@ fn run(case: &Case, inputs: &[Input], coverage: Option<&Coverage>) -> Result<(),
                 if usize::from(event.session.0) < case.universe.sessions.len() {
                     let next = oracle.expected(event.session);
                     event.seq = next.saturating_add_signed(*delta);
+                    if event.kind == EventKind::Withdrawn && event.ref_id == 0 {
+                        event.seq = 0;
+                    }
                 }
                 let expected = oracle.step(*now, &event);
                 engine.step(*now, &event, &mut effects);

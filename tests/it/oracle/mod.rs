@@ -536,7 +536,9 @@ impl Oracle {
         let kind = self.uni.sessions[index].kind;
         let asks = kind == SessionKind::Ask && e.kind.is_request();
         let nobody = Parties { session: Some(e.session), strategy: None, account: None, instrument: None };
-        if e.kind != EventKind::Withdrawn {
+        // Haltline's own has no place in the stream.
+        let own = e.kind == EventKind::Withdrawn && e.seq == 0;
+        if !own {
             let expected = self.sessions[index].expected;
             if e.seq < expected {
                 out.anomalies.push(AnomalyKind::DuplicateSeq);
@@ -570,18 +572,18 @@ impl Oracle {
             }
         }
         let silence = self.sessions[index].last_event.map_or(0, |at| self.mono - at);
-        if e.kind != EventKind::Withdrawn {
+        if !own {
             // What haltline made itself is no sign of life.
             self.sessions[index].last_event = Some(self.mono);
             self.sessions[index].silent = false;
         }
         let skewed = self.skew(e);
-        if skewed.is_some() && !e.kind.is_request() && e.kind != EventKind::Withdrawn {
+        if skewed.is_some() && !e.kind.is_request() && !own {
             out.anomalies.push(AnomalyKind::ClockSkew);
         }
 
         let reference_kind = matches!(e.kind, EventKind::Mark | EventKind::Fx);
-        let may = e.kind == EventKind::Withdrawn
+        let may = own
             || match kind {
                 SessionKind::Reference => reference_kind || e.kind == EventKind::Heartbeat,
                 SessionKind::Ask | SessionKind::Observe => !reference_kind,
@@ -589,7 +591,7 @@ impl Oracle {
         if !may {
             let what = if reference_kind { AnomalyKind::BadReference } else { AnomalyKind::MalformedReport };
             out.anomalies.push(what);
-        } else if e.flags & Event::MALFORMED != 0 && !e.kind.is_request() {
+        } else if e.flags & Event::MALFORMED != 0 && !e.kind.is_request() && !own {
             out.anomalies.push(if reference_kind { AnomalyKind::BadReference } else { AnomalyKind::MalformedReport });
         } else {
             match e.kind {
@@ -614,7 +616,7 @@ impl Oracle {
                 EventKind::Heartbeat => {}
             }
         }
-        if !asks && e.kind != EventKind::Withdrawn {
+        if !asks && !own {
             out.applied = Some(e.seq);
         }
         self.forget_orders();
@@ -1433,7 +1435,9 @@ impl Oracle {
                 }
                 order.state = State::Done;
             }
-            EventKind::Withdrawn if fits && order.now.id == by => order.state = State::Done,
+            EventKind::Withdrawn if fits && order.now.id == by && (e.seq == 0 || order.state == State::Pending) => {
+                order.state = State::Done;
+            }
             EventKind::CancelRejected if fits && order.cancel_pending => order.cancel_pending = false,
             _ => out.anomalies.push(AnomalyKind::StateMismatch),
         }
