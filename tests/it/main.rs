@@ -3,6 +3,7 @@
 mod c_client;
 mod c_gate;
 mod gate;
+mod gateways;
 mod oracle;
 mod oracle_test;
 mod prometheus;
