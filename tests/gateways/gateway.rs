@@ -80,7 +80,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             // unconfirmed: rightly so, for part of the order may be on its way.
             pass.map(|_pass| {
                 let side = order.side.name();
-                write!(venue, "new {id} {instrument} {side} {} {} {}\n", order.qty.0, order.px.0, clock())
+                let line = format!("new {id} {instrument} {side} {} {} {}\n", order.qty.0, order.px.0, clock());
+                venue.write_all(line.as_bytes())
             })
         };
         match sent {

@@ -119,6 +119,26 @@ fn confirmed_at(receipt: &Value, gateway: &Running) -> u64 {
     receipt["pressed_monotonic_ns"].as_u64().unwrap() + gate["confirmed_ns"].as_u64().unwrap()
 }
 
+/// Re-arms whatever is halted until the gateway sends again. An observing gateway reports what it sent just before the halt when
+/// the halt is in force, which halts its session, too.
+fn rearm_until_open(daemon: &Daemon, gateway: &Running) {
+    let begin = Instant::now();
+    loop {
+        for halt in daemon.get("rita", "/v1/state")["halts"].as_array().unwrap() {
+            let rearm = json!({ "scope": halt["scope"], "epoch": halt["epoch"], "reason": "goes on" });
+            // It may have been raised again since.
+            let (code, body) = daemon.ask("rita", "POST", "/v1/rearm", Some(&rearm));
+            assert!([200, 202, 409].contains(&code), "{code} {body}");
+        }
+        while let Some(line) = gateway.lines.next_now() {
+            if line == "open" {
+                return;
+            }
+        }
+        assert!(begin.elapsed() < PATIENCE, "the gate stays closed: {}", daemon.get("rita", "/v1/state"));
+    }
+}
+
 /// Runs the flood of one gateway and stops it twice.
 fn no_order_leaves_after_the_confirmation(program: &Path, kind: &str) {
     let host = host(kind);
@@ -140,12 +160,8 @@ fn no_order_leaves_after_the_confirmation(program: &Path, kind: &str) {
     gateway.until(|line| line.starts_with("closed: "));
     // It does not give up: a thousand tries later nothing has come through.
     gateway.until(|line| line == "denied 1000");
-    let scope = json!({ "kind": "strategy", "name": "alpha" });
-    let rearm = json!({ "scope": scope, "epoch": receipt["epoch"], "reason": "goes on" });
     let rearmed_after = clock();
-    let (code, body) = host.daemon.ask("rita", "POST", "/v1/rearm", Some(&rearm));
-    assert!(code == 200 || code == 202, "{body}");
-    gateway.until(|line| line == "open");
+    rearm_until_open(&host.daemon, &gateway);
 
     // From here to the next kill the flood goes on for at least as many orders.
     while captured.last().is_none_or(|order| order.sent_ns < rearmed_after) {

@@ -27,6 +27,11 @@ impl Lines {
         self.0.recv_timeout(PATIENCE).expect("another line in time")
     }
 
+    /// The next line, if it is here already.
+    pub fn next_now(&self) -> Option<String> {
+        self.0.try_recv().ok()
+    }
+
     /// Everything until the child ends.
     pub fn rest(&self) -> Vec<String> {
         std::iter::from_fn(|| self.0.recv_timeout(PATIENCE).ok()).collect()
