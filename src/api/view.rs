@@ -84,6 +84,7 @@ pub(super) fn receipt(switch: &Switch, latch: &LatchStatus, receipt: &Receipt) -
         "actor": receipt.actor,
         "reason": receipt.reason,
         "pressed_at": rfc3339(receipt.pressed.unix.0),
+        "pressed_monotonic_ns": receipt.pressed.mono.0,
         "raised_at": rfc3339(receipt.raised.unix.0),
         "raised_ns": receipt.raised.mono.since(receipt.pressed.mono),
         "latch": latch,

@@ -158,6 +158,15 @@ impl PageView {
         }
     }
 
+    /// The account that `strategy` trades for, which its orders name; `None` if it is not on the page.
+    #[must_use]
+    pub fn account_of(&self, strategy: StrategyId) -> Option<AccountId> {
+        if usize::from(strategy.0) >= self.strategies {
+            return None;
+        }
+        self.page.get(self.account_of + usize::from(strategy.0), Ordering::Relaxed).map(|a| AccountId(a as u16))
+    }
+
     /// Whether the lease holds at `now` (`CLOCK_MONOTONIC` ns).
     ///
     /// # Errors

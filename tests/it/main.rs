@@ -1,9 +1,12 @@
 //! All integration tests, in one binary.
 
+mod c_client;
+mod c_gate;
 mod gate;
 mod gate_damage;
 mod gate_faults;
 mod gate_race;
+mod gateways;
 mod local;
 mod oracle;
 mod oracle_test;

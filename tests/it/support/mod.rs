@@ -1,5 +1,8 @@
 //! The real program as a child process, and plain clients for its two doors.
 
+pub mod cc;
+mod lines;
+
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -12,6 +15,8 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+pub use lines::Lines;
 
 /// How long anything may take before a test fails. Nothing waits for this long when all is well.
 pub const PATIENCE: Duration = Duration::from_secs(20);

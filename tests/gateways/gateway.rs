@@ -1,0 +1,195 @@
+//! A small order gateway in Rust: floods a venue with orders, each of which passes haltline's gate.
+//!
+//! `gateway SOCKET SESSION TOKEN_FILE VENUE STRATEGY INSTRUMENT`, for a session that asks or one that observes. Runs until it is
+//! ended or the venue closes the connection, and prints a line when its gate opens, when it closes, and when a thousand orders in a
+//! row were denied.
+//!
+//! Needs nothing but haltline's gate: `cargo build --no-default-features --example gateway`.
+
+use std::error::Error;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use haltline::gate::page::Closed;
+use haltline::gate::region::GateKind;
+use haltline::gate::{Asker, Denied, Gate, ReportError};
+use haltline::model::{Event, EventKind, OrdType, Side};
+use haltline::units::{OrdId, Px, Qty, SessionId};
+
+/// How long a verdict may take.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// How long haltline may take to answer what is not an order.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// Orders that the venue may owe an answer.
+const OUTSTANDING: u32 = 256;
+/// Places of the event lane that one order needs at most: itself, its ack, its end.
+const EVENTS_PER_ORDER: u64 = 3;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, socket, session, token_file, venue, strategy, instrument] = &arguments[..] else {
+        return Err("usage: gateway SOCKET SESSION TOKEN_FILE VENUE STRATEGY INSTRUMENT".into());
+    };
+    let socket = PathBuf::from(socket);
+    let token = std::fs::read_to_string(token_file)?;
+    let token = token.trim();
+    let mut venue = TcpStream::connect(venue)?;
+    venue.set_nodelay(true)?;
+    let mut answers = Answers { venue: venue.try_clone()?, begun: String::new() };
+
+    let gate = Arc::new(Gate::attach(&socket, session, token, "example gateway (Rust)", TIMEOUT)?);
+    let (strategy, instrument_id) = (gate.strategy(strategy)?, gate.instrument(instrument)?);
+    let account = gate.page().account_of(strategy).ok_or("the strategy is not on the page")?;
+    let mut asker = gate.asker().ok_or("the session has an asker already, or no slot")?;
+
+    // Ids are never used twice, not even by the next run.
+    let mut id = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos() as u64;
+    let mut log = Log::default();
+    let mut outstanding = 0;
+    loop {
+        while let Some(event) = answers.next()? {
+            outstanding -= u32::from(event.kind != EventKind::Ack);
+            report(&mut asker, &Event { strategy, account, instrument: instrument_id, ..event })?;
+        }
+        if outstanding >= OUTSTANDING {
+            std::thread::yield_now();
+            continue;
+        }
+        id += 1;
+        let mut order = Event::new(EventKind::New, SessionId(0), 0);
+        order.id = OrdId(id);
+        order.strategy = strategy;
+        order.account = account;
+        order.instrument = instrument_id;
+        order.side = if id.is_multiple_of(2) { Side::Buy } else { Side::Sell };
+        order.ord_type = OrdType::Limit;
+        order.qty = Qty(1);
+        order.px = Px(1_000);
+        // Room first: what is sent has to be reported.
+        let sent = if asker.room().map_err(|damaged| format!("{damaged:?}"))? < EVENTS_PER_ORDER {
+            Err(Denied::Full)
+        } else {
+            let pass = match gate.kind() {
+                GateKind::Ask => asker.ask(&order, PATIENCE),
+                GateKind::Observe => asker.admit(strategy, instrument_id).map_err(Denied::Closed),
+            };
+            // The pass lives until the write has returned, and no longer. A venue that does not read keeps it alive, and a kill
+            // unconfirmed: rightly so, for part of the order may be on its way.
+            pass.map(|_pass| {
+                let side = order.side.name();
+                let line = format!("new {id} {instrument} {side} {} {} {}\n", order.qty.0, order.px.0, clock());
+                venue.write_all(line.as_bytes())
+            })
+        };
+        match sent {
+            Ok(written) => {
+                written?;
+                outstanding += 1;
+                log.opened();
+                if gate.kind() == GateKind::Observe {
+                    report(&mut asker, &order)?;
+                }
+            }
+            Err(denied) => {
+                log.closed(&denied);
+                if matches!(denied, Denied::Closed(Closed::Lapsed { .. })) {
+                    // Haltline may have been started anew. Until it has, the gate stays closed.
+                    let _ = gate.reconnect(&socket, session, token, "example gateway (Rust)", TIMEOUT);
+                }
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+/// Reports `event`, which must not be lost: waits while the lane is full.
+fn report(asker: &mut Asker, event: &Event) -> Result<(), Box<dyn Error>> {
+    loop {
+        match asker.report(event) {
+            Ok(_) => return Ok(()),
+            Err(ReportError::Full) => std::thread::yield_now(),
+            Err(ReportError::Damaged(damaged)) => return Err(format!("{damaged:?}").into()),
+        }
+    }
+}
+
+/// What the venue says.
+struct Answers {
+    venue: TcpStream,
+    begun: String,
+}
+
+impl Answers {
+    /// The next answer, if it is here already.
+    fn next(&mut self) -> Result<Option<Event>, Box<dyn Error>> {
+        if !self.begun.contains('\n') {
+            let mut bytes = [0; 4096];
+            self.venue.set_nonblocking(true)?;
+            let read = self.venue.read(&mut bytes);
+            self.venue.set_nonblocking(false)?;
+            match read {
+                Ok(0) => return Err("the venue closed the connection".into()),
+                Ok(len) => self.begun.push_str(core::str::from_utf8(&bytes[..len])?),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let Some((line, rest)) = self.begun.split_once('\n') else { return Ok(None) };
+        let words: Vec<&str> = line.split(' ').collect();
+        let mut event = Event::new(EventKind::Ack, SessionId(0), 0);
+        match words[..] {
+            ["ack", id] => event.id = OrdId(id.parse()?),
+            ["expired", id] => {
+                event.kind = EventKind::Expired;
+                event.id = OrdId(id.parse()?);
+            }
+            ["fill", id, exec, qty, px] => {
+                event.kind = EventKind::Fill;
+                event.id = OrdId(id.parse()?);
+                event.ref_id = exec.parse()?;
+                event.side = if event.id.0.is_multiple_of(2) { Side::Buy } else { Side::Sell };
+                event.qty = Qty(qty.parse()?);
+                event.px = Px(px.parse()?);
+            }
+            _ => return Err(format!("the venue said {line:?}").into()),
+        }
+        self.begun = rest.to_owned();
+        Ok(Some(event))
+    }
+}
+
+/// Says when the gate opens and closes.
+#[derive(Default)]
+struct Log {
+    open: Option<bool>,
+    denials: u64,
+}
+
+impl Log {
+    fn opened(&mut self) {
+        if self.open != Some(true) {
+            println!("open");
+        }
+        (self.open, self.denials) = (Some(true), 0);
+    }
+
+    fn closed(&mut self, denied: &Denied) {
+        if self.open != Some(false) {
+            println!("closed: {denied:?}");
+        }
+        self.open = Some(false);
+        self.denials += 1;
+        if self.denials == 1_000 {
+            println!("denied 1000");
+        }
+    }
+}
+
+/// `CLOCK_MONOTONIC` in ns, as in haltline's receipts.
+fn clock() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
