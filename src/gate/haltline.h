@@ -359,10 +359,11 @@ HL_I_FN const char *hl_rule_name(unsigned rule) {
         "unknown_order", "permission", "restricted", "side_permission", "order_qty", "order_notional",
         "order_participation", "collar", "duplicate_order", "position_long", "position_short", "day_participation",
         "gross_exposure", "net_long", "net_short", "working_orders", "order_rate", "message_rate", "cancel_rate",
-        "repeated_orders", "repeated_executions", "daily_loss", "drawdown", "loss_velocity", "denials"};
+        "repeated_orders", "repeated_executions", "daily_loss", "drawdown", "loss_velocity", "denials",
+        "journal"};
     return rule < sizeof names / sizeof names[0] ? names[rule] : "?";
 }
-#define HL_RULES 33u
+#define HL_RULES 34u
 
 HL_I_FN const char *hl_why_name(unsigned why) {
     static const char *const names[] = {"breach",   "reference_missing", "reference_stale", "fx_missing",

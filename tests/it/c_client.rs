@@ -855,7 +855,7 @@ fn a_frozen_service_closes_gates_in_c_and_a_new_one_takes_them_over() {
     gate.until("admit 0 0", "pass");
     gate.expect("exit", "done");
 
-    // SIGKILL: the gate closes, and the next service, which starts halted, finds it where it was.
+    // SIGKILL: the gate closes, and the next service, which recovers from its journal, finds it where it was.
     let reconnect = format!("reconnect {} gw-1 {}", host.socket().display(), token("gw-1"));
     let Host { daemon, dir } = host;
     let files = daemon.sigkill();
@@ -863,12 +863,14 @@ fn a_frozen_service_closes_gates_in_c_and_a_new_one_takes_them_over() {
     let refused = gate.ask(&reconnect);
     assert!(refused.starts_with("error 2 0 haltline cannot be reached: "), "{refused}");
     let daemon = Daemon::run(files);
-    assert_eq!(daemon.mode("firm", ""), "halted");
+    assert_eq!(daemon.mode("firm", ""), "normal");
     gate.expect(&reconnect, "done");
     gate.expect("connected", "yes");
+    gate.until("admit 0 0", "pass");
+    gate.expect("exit", "done");
+    let receipt = daemon.kill("firm", "", "test");
     let denied = gate.ask("admit 0 0");
     assert!(denied.starts_with("1 firm is halted since epoch "), "{denied}");
-    let receipt = daemon.kill("firm", "", "test");
     assert_eq!(receipt["gates"][0]["pid"], gate.child.id(), "{receipt}");
     assert_eq!(receipt["status"], "confirmed", "{receipt}");
     drop(dir);
