@@ -498,9 +498,9 @@ fn full_and_damaged_lanes_are_said() {
         let event = stub.event();
         let verdict = VerdictRecord { seq: event.seq, id: event.id, kind: event.kind, denial: None, checks: 1 };
         let mut record = verdict.to_record();
-        record[0] |= 1 << 8 | 33 << 16;
+        record[0] |= 1 << 8 | 200 << 16;
         stub.verdicts.push(record).unwrap().unwrap();
-        gate.expect("poll", "10 the verdict's rule 33 does not exist");
+        gate.expect("poll", "10 the verdict's rule 200 does not exist");
     }
 }
 
