@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -521,7 +521,9 @@ fn nothing_leaves_after_a_kill_was_confirmed() {
         gate.tell(&format!("race 0 0 {}", file.display()));
         let slots = stub.region.slots();
         let wait_for_pass = |after: u64| {
+            let begin = Instant::now();
             while race[1].load(Ordering::Relaxed) <= after {
+                assert!(begin.elapsed() < PATIENCE, "it passes no more");
                 std::hint::spin_loop();
             }
         };
@@ -533,7 +535,12 @@ fn nothing_leaves_after_a_kill_was_confirmed() {
                 std::hint::spin_loop();
             }
             stub.page.raise(FIRM, Mode::Halted);
-            heavy();
+            // A gate that fences itself has to be enough: `membarrier` would do its part of the work, too.
+            if fences {
+                fence(Ordering::SeqCst);
+            } else {
+                heavy();
+            }
             let mut held = Vec::new();
             begin_grace(&slots, |h| held.push(h));
             inside += held.len();
