@@ -1466,7 +1466,7 @@ HL_I_FN hl_status hl_checker_init(hl_gate *gate, hl_checker *checker, hl_error *
     return hl_i_fail(error, HL_E_SLOTS, 0, "all %u slots are taken", (unsigned)gate->slots);
 }
 
-/* Gives the end back; a pass that is held is exited. Twice does no harm. */
+/* Gives the end back; a pass that is held is exited. Twice does no harm; any other use after it does, until hl_checker_init. */
 HL_I_FN void hl_checker_drop(hl_checker *checker) {
     if (checker->slot == NULL)
         return;

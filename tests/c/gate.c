@@ -114,8 +114,10 @@ static void race(uint16_t strategy, uint32_t instrument, const char *path) {
     while (__atomic_load_n(&words[2], __ATOMIC_ACQUIRE) == 0) {
         if (hl_admit(&checker, strategy, instrument, &denied) == HL_OK) {
             passes++;
+            /* The "send", which takes its time, and must not be seen to happen after the confirmation. */
+            for (unsigned i = 0; i < 4; i++)
+                hl_i_pause();
             __atomic_store_n(&words[1], passes, __ATOMIC_RELAXED);
-            /* The "send": it must not be seen to happen after the confirmation. */
             __atomic_store_n(&words[0], hl_clock(), __ATOMIC_RELAXED);
             hl_exit(&checker);
         } else {

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -520,8 +520,15 @@ fn nothing_leaves_after_a_kill_was_confirmed() {
         gate.expect("checker", "done");
         gate.tell(&format!("race 0 0 {}", file.display()));
         let slots = stub.region.slots();
+        let raised = &stub.page_words[layout::AT_RAISED];
+        if fences {
+            // The gate looks at the state only while something is raised.
+            stub.page_words[layout::AT_STATE].store(layout::RETIRED, Ordering::SeqCst);
+        }
         let wait_for_pass = |after: u64| {
+            let begin = Instant::now();
             while race[1].load(Ordering::Relaxed) <= after {
+                assert!(begin.elapsed() < PATIENCE, "it passes no more");
                 std::hint::spin_loop();
             }
         };
@@ -532,8 +539,16 @@ fn nothing_leaves_after_a_kill_was_confirmed() {
             for _ in 0..round % 97 {
                 std::hint::spin_loop();
             }
-            stub.page.raise(FIRM, Mode::Halted);
-            heavy();
+            if fences {
+                // As short as can be, and the slot in this processor's cache, so that the gate's store has to wait for it: a
+                // gate without its fence has looked at the page by then.
+                std::hint::black_box(slots[slots::STATE].load(Ordering::Acquire));
+                raised.store(layout::RETIRED_COUNT, Ordering::Relaxed);
+                fence(Ordering::SeqCst);
+            } else {
+                stub.page.raise(FIRM, Mode::Halted);
+                heavy();
+            }
             let mut held = Vec::new();
             begin_grace(&slots, |h| held.push(h));
             inside += held.len();
@@ -548,7 +563,11 @@ fn nothing_leaves_after_a_kill_was_confirmed() {
             let last = race[0].load(Ordering::Acquire);
             assert!(last <= confirmed, "round {round}: sent {} ns after the confirmation", last - confirmed);
             assert_eq!(race[1].load(Ordering::Acquire), passes, "round {round}: it passed after the confirmation");
-            stub.lower(FIRM);
+            if fences {
+                raised.store(0, Ordering::Release);
+            } else {
+                stub.lower(FIRM);
+            }
         }
         race[2].store(1, Ordering::Release);
         let summary = gate.hear();

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
@@ -19,8 +20,8 @@ use haltline::ring::shm::Words;
 use haltline::ring::{bell, slots};
 use haltline::units::{AccountId, InstrumentId, OrdId, Px, Qty, SessionId, StrategyId, UnixNanos};
 
-use crate::support::Lines;
 use crate::support::cc::{Language, build};
+use crate::support::{Lines, PATIENCE};
 
 /// Runs `program` to its end, which must be a good one, and returns what it printed.
 fn run(program: &Path, arguments: &[&str]) -> String {
@@ -312,34 +313,70 @@ fn bare(mut record: Record) -> Record {
     record
 }
 
-fn end_well(child: Child) -> u64 {
-    let out = child.wait_with_output().unwrap();
-    assert!(out.status.success(), "{out:?}");
-    String::from_utf8(out.stdout).unwrap().trim().parse().unwrap()
+/// One end of the lane in a process of its own, which does not outlive the test.
+struct End {
+    child: Child,
+    lines: Lines,
+}
+
+impl End {
+    fn start(mut command: Command) -> End {
+        let mut child = command.spawn().unwrap();
+        let lines = Lines::of(child.stdout.take().unwrap());
+        End { child, lines }
+    }
+
+    /// How often it waited, when it has come to its end.
+    fn waited(mut self) -> u64 {
+        let waited = self.lines.next().parse().unwrap();
+        assert!(self.child.wait().unwrap().success());
+        waited
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 const RECORDS: u64 = 1_000_000;
+const SPINS: u64 = 256;
+
+/// Waits so closely behind the other end that what is a store too early is seen, and yields the core now and then.
+fn pause(waited: &mut u64) {
+    *waited += 1;
+    if waited.is_multiple_of(SPINS) {
+        std::thread::yield_now();
+    } else {
+        std::hint::spin_loop();
+    }
+}
 
 #[test]
 fn c_writer_and_rust_reader_lose_tear_and_repeat_nothing() {
     for language in Language::BOTH {
         let lane = LaneFile::new();
         let mut reader = Reader::resume(lane.places.clone(), lane.cursor.clone());
-        let child = lane.command(language, "write", RECORDS).spawn().unwrap();
+        let end = End::start(lane.command(language, "write", RECORDS));
         // The lane is full before anything is taken.
         let last = (PLACES - 1) * lane::RECORD_WORDS + lane::STAMP;
+        let begin = Instant::now();
         while lane.places[last].load(Ordering::Acquire) == 0 {
+            assert!(begin.elapsed() < PATIENCE, "{language:?}: it writes nothing");
             std::thread::yield_now();
         }
+        let mut waited = 0;
         while reader.position() <= RECORDS {
             let expected = reader.position();
             match reader.pop().unwrap() {
                 Some(record) => assert_eq!(bare(record), bare(record_of(expected)), "{language:?} {expected}"),
-                None => std::thread::yield_now(),
+                None => pause(&mut waited),
             }
         }
         assert_eq!(reader.pop(), Ok(None));
-        assert!(end_well(child) > 0, "{language:?}: it was never full");
+        assert!(end.waited() > 0, "{language:?}: it was never full");
     }
 }
 
@@ -351,14 +388,16 @@ fn rust_writer_and_c_reader_lose_tear_and_repeat_nothing() {
         let mut full = 0_u64;
         while writer.push(record_of(writer.position())).unwrap().is_some() {}
         assert_eq!(writer.position(), PLACES as u64 + 1);
-        let child = lane.command(language, "read", RECORDS).spawn().unwrap();
+        let mut end = End::start(lane.command(language, "read", RECORDS));
         while writer.position() <= RECORDS {
             if writer.push(record_of(writer.position())).unwrap().is_none() {
-                full += 1;
-                std::thread::yield_now();
+                pause(&mut full);
+                if full.is_multiple_of(SPINS) {
+                    assert_eq!(end.child.try_wait().unwrap(), None, "{language:?}: it does not read to the end");
+                }
             }
         }
-        end_well(child);
+        end.waited();
         assert!(full > 0);
         assert_eq!(writer.room(), Ok(PLACES as u64), "{language:?}: everything was released");
     }
@@ -370,7 +409,7 @@ fn c_writer_that_is_killed_at_any_moment_goes_on_where_it_was() {
     let mut reader = Reader::resume(lane.places.clone(), lane.cursor.clone());
     let mut rng = ChaCha12Rng::seed_from_u64(13);
     for _ in 0..40 {
-        let mut child = lane.command(Language::C, "write", u64::MAX / 4).spawn().unwrap();
+        let end = End::start(lane.command(Language::C, "write", u64::MAX / 4));
         let until = reader.position() + u64::from(rng.next_u32() % 5_000);
         while reader.position() <= until {
             let expected = reader.position();
@@ -379,8 +418,7 @@ fn c_writer_that_is_killed_at_any_moment_goes_on_where_it_was() {
                 None => std::thread::yield_now(),
             }
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
+        drop(end);
     }
 }
 
@@ -391,16 +429,15 @@ fn c_reader_that_is_killed_at_any_moment_loses_nothing() {
     let mut rng = ChaCha12Rng::seed_from_u64(14);
     for _ in 0..40 {
         // The reader compares every record with what its position should hold, so a lost one ends it with an error.
-        let mut child = lane.command(Language::C, "read", u64::MAX / 4).stderr(Stdio::piped()).spawn().unwrap();
+        let mut end = End::start(lane.command(Language::C, "read", u64::MAX / 4));
         let until = writer.position() + PLACES as u64 + u64::from(rng.next_u32() % 5_000);
         while writer.position() <= until {
             if writer.push(record_of(writer.position())).unwrap().is_none() {
-                assert!(child.try_wait().unwrap().is_none(), "{:?}", child.wait_with_output());
+                assert_eq!(end.child.try_wait().unwrap(), None, "it found a record that is not what was written");
                 std::thread::yield_now();
             }
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
+        drop(end);
     }
 }
 
@@ -416,7 +453,7 @@ fn c_reader_sees_every_flipped_bit() {
                 continue;
             }
             lane.places[word].fetch_xor(1 << bit, Ordering::Relaxed);
-            let out = lane.command(Language::C, "read", 1).output().unwrap();
+            let out = lane.command(Language::C, "read", 1).stderr(Stdio::piped()).output().unwrap();
             assert_eq!(out.status.code(), Some(1), "word {word} bit {bit}");
             let text = String::from_utf8_lossy(&out.stderr).into_owned();
             assert!(text.starts_with("pop: "), "word {word} bit {bit}: {text}");
