@@ -391,7 +391,7 @@ fn a_million_flips_in_one_region_change_nothing_for_the_others() {
         // What the engine did not get did not happen.
         let mut flow = std::mem::replace(&mut victim.flow, Flow::new(VICTIM));
         if let Some(lost) = victim.pushed.front() {
-            flow.open = (lost.kind != EventKind::New).then(|| Event { kind: EventKind::New, ref_id: 0, ..*lost });
+            flow.open = (lost.kind != EventKind::New).then_some(Event { kind: EventKind::New, ref_id: 0, ..*lost });
         }
         let (gateway, port) = attach(VICTIM, next - 1, flow);
         *victim = gateway;
@@ -399,13 +399,13 @@ fn a_million_flips_in_one_region_change_nothing_for_the_others() {
         world.lower(VICTIM);
         while world.notices.try_recv().is_ok() {}
     }
-    let mut shown = Published::new(&world.universe);
+    let shown = Published::new(&world.universe);
     for _ in 0..world.universe.scope_count() {
         world.agent.do_work();
     }
     let now = world.hands.now();
     for slot in 0..world.universe.scope_count() {
-        world.twin.show_scope(now, slot, &mut shown);
+        world.twin.show_scope(now, slot, &shown);
         let (is, should) = (world.published.scope(slot).unwrap(), shown.scope(slot).unwrap());
         assert_eq!(is.gauges, should.gauges, "scope {slot}");
     }

@@ -301,7 +301,7 @@ fn nothing_is_admitted_after_a_confirmation_while_all_are_starved_and_stopped_in
             }
             signal(gateway.child.id(), "CONT");
         }
-        if gateway.word(CONFIRMED).load(Ordering::Relaxed) % 2 == 0 {
+        if gateway.word(CONFIRMED).load(Ordering::Relaxed).is_multiple_of(2) {
             receipt = when_confirmed(&host.daemon, &receipt);
             gateway.confirm();
         }
