@@ -69,6 +69,9 @@
 //! | Invariant | Tests |
 //! |---|---|
 //! | After a raise no admission leaves haltline for its scope | `ingest::tests`: `admission_decided_before_a_halt_is_withheld_after_it`, `admission_that_nobody_has_seen_is_not_replayed_under_a_halt` |
+//! | After a confirmed kill no gate holds a pass | `ring::models`, `gate::models`; `gate_race`, across processes; `gate_faults`, each side stopped, killed, starved |
+//! | A frozen haltline closes its gates within the lease | `gate_faults`: `a_haltline_stopped_at_any_moment_closes_its_gates_within_the_lease` |
+//! | What a gateway spoils is its own session | `gate_damage`: `a_million_flips_in_one_region_change_nothing_for_the_others` |
 //! | A kill is taken in every state, without engine or disk | `api::tests`: `kill_works_while_the_engine_stands_still_and_the_latch_cannot_be_written`, `flood_of_connections_leaves_a_place_for_a_kill` |
 //! | Modes only rise; a re-arm never undoes a later kill | `kill::switch`: `kill_is_never_lost_to_a_rearm_at_the_same_time`; `kill::page`: `raise_never_lowers_and_always_changes_the_epoch` |
 //! | A halt said to be durable survives SIGKILL | `service`: `sigkill_at_any_moment_after_the_receipt_loses_no_halt`; `journal::latch`: `no_halt_that_was_durable_is_missing_after_a_crash` |
