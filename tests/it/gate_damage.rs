@@ -403,7 +403,7 @@ fn a_million_flips_in_one_region_change_nothing_for_the_others() {
         world.lower(VICTIM);
         while world.notices.try_recv().is_ok() {}
     }
-    let mut shown = Published::new(&world.universe);
+    let shown = Published::new(&world.universe);
     for _ in 0..world.universe.scope_count() {
         world.agent.do_work();
     }
