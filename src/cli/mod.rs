@@ -6,6 +6,7 @@ mod check;
 mod client;
 mod page;
 mod replay;
+mod suggest;
 mod token;
 
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
@@ -48,6 +49,8 @@ enum Command {
     Kill(client::KillArgs),
     /// List who did what, from the journal; `audit verify` checks the journal itself
     Audit(audit::AuditArgs),
+    /// Propose limits from observed flow
+    Limits(suggest::LimitsArgs),
     /// Run a journal again: checks that it comes to the same, shows what limits did and how close they came
     Replay(replay::ReplayArgs),
     /// Show the state of a running service; exits with 3 if anything is halted or reduce-only
@@ -85,6 +88,7 @@ fn run(cli: Cli) -> ExitCode {
         Command::PrintConfig(args) => check::print(&args),
         Command::Token(args) => token::token(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Limits(args) => suggest::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Kill(args) => client::kill(&args),
         Command::State(args) => client::state(&args),
