@@ -10,7 +10,8 @@
 //! ```text
 //!  sessions ══WebSocket══ ingest ──ring: Inbound───▶ engine            one core, one writer
 //!                           ▲ │  ◀──ring: Effect────  │ │ │
-//!                           │ └─ SessionBoard         │ │ └─ Published (atomics) ─▶ api, metrics
+//!                           │ └─ SessionBoard         │ │ ├─ Published (atomics) ─▶ api, metrics
+//!                           │                         │ │ └─ Recorder: mapped ring of cells ─▶ journal ─▶ segments
 //!                    wakers │   told, confirmed       │ └─ channel: Notice ──▶ control ─▶ log, causes, alerts
 //!                           │                         │ trip: raises
 //!      ┌────────────────────┴─────────────────────────▼───┐
@@ -26,6 +27,7 @@
 //! | `haltline-api` | [`api`]: HTTP, a runtime of its own; large answers beside it | its sockets |
 //! | `haltline-local` | [`api`] again, on the Unix socket, with places of its own | its sockets |
 //! | `haltline-killfile` | looks for the kill file, if one is configured | the file system; the next look |
+//! | `haltline-journal` | [`journal::writer`]: makes what the engine recorded durable | the disk; the engine for nothing of it |
 //! | `haltline-latch` | [`journal::latch`]: makes the page's state durable | the disk |
 //! | `haltline-control` | [`journal::control`]: records, logs, raises alerts | the log's queue never; the disk once, for the first event |
 //! | main | signals (SIGUSR1 kills), reload, the orderly end ([`app::service`]) | the others, at the end |
@@ -55,9 +57,9 @@
 //! model ring duty  event effect rule scope universe | hints to the processor, the only unsafe | clocks, idling
 //! limits           the parsed, checked, immutable limit table
 //! wire risk kill   bytes ↔ model, pure | HOT: orders, positions, rates, losses | page, switch, receipts, re-arm
-//! engine           HOT: core judges and books, agent loops; published: what others may read
+//! engine           HOT: core judges and books, record writes inputs down, agent loops; published: what others may read
 //! metrics          what Prometheus sees
-//! journal ingest api   the latch and the record | WebSocket | HTTP
+//! journal ingest api   latch, journal, recovery, replay, audit | WebSocket | HTTP
 //! app              configuration, threads, signals: everything wired in one place
 //! demo             the Knight morning, streamed to the real service
 //! bin              the command line: `kill` by socket, HTTP or the page itself, the first that works
@@ -81,7 +83,11 @@
 //! | Modes only rise; a re-arm never undoes a later kill | `kill::switch`: `kill_is_never_lost_to_a_rearm_at_the_same_time`; `kill::page`: `raise_never_lowers_and_always_changes_the_epoch` |
 //! | A halt said to be durable survives SIGKILL | `service`: `sigkill_at_any_moment_after_the_receipt_loses_no_halt`; `journal::latch`: `no_halt_that_was_durable_is_missing_after_a_crash` |
 //! | A latch that is missing, cut or damaged starts halted | `journal::latch`: `latch_cut_at_any_byte_starts_halted`, `latch_with_any_bit_flipped_starts_halted` |
-//! | Positions that a restart lost start halted | `service`: `positions_that_are_lost_with_a_restart_halt_the_firm` |
+//! | Positions that a restart lost start halted | `service`: `positions_that_are_lost_with_a_restart_halt_the_firm`; `recovery`: `a_run_of_another_boot_that_was_not_ended_starts_halted`, `damage_in_the_middle_starts_halted_and_says_where` |
+//! | A killed process loses nothing that it decided | `recovery`: `positions_orders_and_sequences_are_exact_after_sigkill_at_random_moments`, `a_trip_whose_latch_was_not_written_is_latched_again` |
+//! | A replay has the same effects and the same state | `replay`: `a_replay_has_the_same_effects_byte_for_byte_and_the_same_state` |
+//! | A journal that was changed anywhere says so | `journal::tests`: `any_byte_that_is_flipped_is_found`, `a_journal_cut_at_any_byte_keeps_every_whole_group_before` |
+//! | A disk that fails loses nothing and denies new flow | `journal::tests`: `a_disk_that_fails_at_random_loses_and_repeats_nothing`; `recovery`: `a_full_disk_denies_new_flow_after_the_grace_takes_a_kill_and_goes_on_when_there_is_room` |
 //! | `confirmed` means latch and every connected session | `kill::switch`: `receipt_is_confirmed_only_with_latch_and_every_connected_session` |
 //! | Cancels pass in every mode; reduce-only goes by quantity | `scenarios`: `cancel_passes_in_every_mode`, `reduce_only_denies_order_that_crosses_zero` |
 //! | Orders are counted, with all leaves, before their verdict | `scenarios`: `working_orders_count_towards_exposure`, `pending_replace_counts_the_worse` |
@@ -92,8 +98,8 @@
 //! | Engine and contract agree | `oracle_test`: `engine_and_oracle_agree_on_random_streams`, against an oracle that shares no code |
 //!
 //! What does not hold yet, because its part does not exist: no proof that a *gateway* has stopped (no shared-memory gate and no lease
-//! that lapses: `mode_ack` is its word); admitted orders are in no journal, so nothing is replayed and positions are not
-//! recovered; working orders are not canceled after a halt.
+//! that lapses: `mode_ack` is its word); the journal is replayed from its beginning at every start (no snapshots); working orders
+//! are not canceled after a halt.
 
 pub mod units;
 

@@ -9,6 +9,7 @@ mod page;
 mod rearm;
 mod replay;
 mod state;
+mod suggest;
 mod token;
 
 use std::fmt;
@@ -84,6 +85,8 @@ enum Command {
     State(state::StateArgs),
     /// List who did what, from the journal; `audit verify` checks the journal itself
     Audit(audit::AuditArgs),
+    /// Propose limits from observed flow
+    Limits(suggest::LimitsArgs),
     /// Run a journal again: checks that it comes to the same, shows what limits did and how close they came
     Replay(replay::ReplayArgs),
 }
@@ -193,6 +196,7 @@ fn run(cli: Cli) -> ExitCode {
         Command::Rearm(args) => rearm::rearm(&args),
         Command::State(args) => state::state(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Limits(args) => suggest::run(&args),
         Command::Replay(args) => replay::run(&args),
     };
     result.unwrap_or_else(|error| fail(&error))

@@ -265,8 +265,7 @@ impl EngineAgent {
         loop {
             let work = self.do_work();
             if work == 0 && stop.load(Ordering::Acquire) && !self.shell.holds_back() {
-                let now = self.shell.clock.now();
-                self.shell.check(&self.engine, now);
+                self.finish();
                 return;
             }
             let shell = &self.shell;
@@ -283,7 +282,8 @@ impl EngineAgent {
     }
 
     /// Records the beginning of the run: before anything else, so that a replay knows what to make of it.
-    fn begin(&mut self) {
+    /// [`EngineAgent::run`] does it by itself.
+    pub fn begin(&mut self) {
         let Some(Begin { now, start, limits }) = self.begin.take() else { return };
         if let Some(recorder) = &mut self.shell.recorder {
             recorder.blob(now, BlobKind::Start, &start);
@@ -293,6 +293,12 @@ impl EngineAgent {
             self.engine.command(now, Command::SetLimits(table), &mut self.shell.effects);
         }
         self.shell.hand_on(&self.engine, Out::Nobody, now);
+    }
+
+    /// Records what a replay has to come to at the end. [`EngineAgent::run`] does it by itself.
+    pub fn finish(&mut self) {
+        let now = self.shell.clock.now();
+        self.shell.check(&self.engine, now);
     }
 
     /// One round. Returns how many inputs it took.

@@ -349,6 +349,22 @@ fn replay_comes_to_the_same_and_tells_what_other_limits_would_have_done() {
     assert_eq!(would["trips"][0]["rule"], "denials");
     let page = std::fs::read_to_string(dir.path().join("page.html")).unwrap();
     assert!(page.contains("<svg") && page.contains("order_qty") && !page.contains("http"), "{page}");
+    // What the flow would bear, and what is wrong with what there is.
+    let (_, suggested) = json_of(&["limits", "suggest", "state", "--json", "--config", "tighter.toml"], dir.path());
+    let of = |list: &str, what: &str, value: &str| -> Vec<Value> {
+        suggested[list].as_array().unwrap().iter().filter(|row| row[what] == value).cloned().collect()
+    };
+    let quantity = of("proposals", "rule", "order_qty");
+    let instrument = quantity.iter().find(|row| row["kind"] == "instrument").unwrap();
+    assert_eq!((&instrument["peak"], &instrument["limit"]), (&json!("5"), &json!("10")));
+    let tripped = of("findings", "finding", "tripped");
+    assert_eq!(
+        (&tripped[0]["rule"], &tripped[0]["scope"]["name"]),
+        (&json!("order_qty"), &json!("alpha")),
+        "{tripped:?}"
+    );
+    let loose = of("findings", "finding", "loose");
+    assert!(loose.iter().any(|row| row["rule"] == "position_long"), "a billion for a hundred: {loose:?}");
     // With other names ids mean something else.
     let other = text.replace("[strategies.beta]", "[strategies.gamma]");
     std::fs::write(dir.path().join("other.toml"), other).unwrap();

@@ -1,0 +1,263 @@
+//! `limits suggest`: limits that the observed flow would bear, and what is wrong with those that there are.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use haltline::app::config;
+use haltline::journal::tally::{Tally, limit_of};
+use haltline::kill::words::{ScopeName, unit};
+use haltline::limits::{Gauge, LimitTable, UNLIMITED};
+use haltline::model::rule::{Unit, applies};
+use haltline::model::{Rule, Scope, ScopeKind};
+use haltline::units::REPRESENTABLE_MAX;
+use serde_json::{Value, json};
+
+use super::replay::{number, scope_text, with_progress};
+use super::say;
+
+/// Arguments of `limits`.
+#[derive(Args, Debug)]
+pub struct LimitsArgs {
+    #[command(subcommand)]
+    command: LimitsCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum LimitsCommand {
+    /// Propose limits from a journal's flow, and tell what is wrong with those of a configuration
+    Suggest(SuggestArgs),
+}
+
+#[derive(Args, Debug)]
+struct SuggestArgs {
+    /// The state directory, or the journal in it
+    dir: PathBuf,
+    /// The limits to look at; by default those that the journal ends with
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What is proposed: so many times the peak
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    multiple: u16,
+    /// A limit of more than so many times the peak is called loose
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(2..))]
+    loose: u16,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Rules with a number that a flow shows a peak of. The others depend on more than the flow.
+const RULES: [Rule; 14] = [
+    Rule::OrderQty,
+    Rule::OrderNotional,
+    Rule::OrderParticipation,
+    Rule::PositionLong,
+    Rule::PositionShort,
+    Rule::DayParticipation,
+    Rule::GrossExposure,
+    Rule::NetLong,
+    Rule::NetShort,
+    Rule::WorkingOrders,
+    Rule::OrderRate,
+    Rule::DailyLoss,
+    Rule::Drawdown,
+    Rule::LossVelocity,
+];
+
+/// What is wrong with a limit.
+#[derive(Debug)]
+struct Finding {
+    scope: Scope,
+    rule: Rule,
+    what: &'static str,
+    text: String,
+}
+
+/// See the module.
+pub fn run(args: &LimitsArgs) -> Result<ExitCode> {
+    let LimitsCommand::Suggest(args) = &args.command;
+    let other = args.config.as_deref().map(config::read).transpose()?;
+    let replay = with_progress(&args.dir, None)?;
+    let tally = &replay.was;
+    let limits = match &other {
+        Some(other) if *other.universe != **tally.universe() => {
+            bail!(
+                "the configuration has other accounts, strategies, instruments, sessions or currencies than the journal"
+            )
+        }
+        Some(other) => Arc::new(other.limits.clone()),
+        None => tally.limits().clone(),
+    };
+    let findings = lint(tally, &limits, i64::from(args.loose));
+    let proposals = propose(tally, i64::from(args.multiple));
+    let text = match args.json {
+        true => format!("{:#}\n", to_json(tally, &proposals, &findings)),
+        false => to_text(tally, &proposals, &findings, args.multiple),
+    };
+    say(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A proposal: the busiest scope of the kind, its peak, and the limit.
+struct Proposal {
+    scope: Scope,
+    peak: i64,
+    limit: i64,
+}
+
+/// By kind and rule, in the order of both.
+fn propose(tally: &Tally, multiple: i64) -> BTreeMap<(ScopeKind, Rule), Proposal> {
+    let mut proposals: BTreeMap<(ScopeKind, Rule), Proposal> = BTreeMap::new();
+    for (scope, rule, peak) in tally.peaks() {
+        let kind = scope.kind();
+        // Quantities of different instruments have different units: there each stands for itself.
+        let mixed = rule.unit() == Unit::Qty && !matches!(kind, ScopeKind::Instrument | ScopeKind::Pair);
+        if !RULES.contains(&rule) || !applies(rule, kind) || peak.observed <= 0 || mixed {
+            continue;
+        }
+        let limit = round_up(peak.observed.saturating_mul(multiple)).min(REPRESENTABLE_MAX);
+        let proposal = Proposal { scope, peak: peak.observed, limit };
+        let best = proposals.entry((kind, rule)).or_insert(Proposal { ..proposal });
+        if (proposal.peak, core::cmp::Reverse(proposal.scope)) > (best.peak, core::cmp::Reverse(best.scope)) {
+            *best = proposal;
+        }
+    }
+    proposals
+}
+
+/// Up to two digits that are not zero.
+fn round_up(n: i64) -> i64 {
+    let mut step = 1i64;
+    while n / step >= 100 {
+        step *= 10;
+    }
+    n.checked_add(step - 1).map_or(n, |n| n / step * step)
+}
+
+fn lint(tally: &Tally, limits: &LimitTable, loose: i64) -> Vec<Finding> {
+    let universe = tally.universe();
+    let mut findings = Vec::new();
+    for (scope, rule, peak) in tally.peaks() {
+        let Some(limit) = limits.scope(universe, scope).and_then(|l| limit_of(l, rule)) else { continue };
+        if limit >= UNLIMITED || !RULES.contains(&rule) {
+            continue;
+        }
+        let mut add = |what, text| findings.push(Finding { scope, rule, what, text });
+        let show = |n| number(universe, rule, scope, n);
+        if peak.observed > limit {
+            add("tripped", format!("would have been breached: peak {} of {}", show(peak.observed), show(limit)));
+        } else if peak.observed > 0 && limit / peak.observed >= loose {
+            let times = limit / peak.observed;
+            add("loose", format!("{times} times the observed peak: {} of {}", show(peak.observed), show(limit)));
+        }
+        if let Scope::Instrument(instrument) = scope
+            && matches!(rule, Rule::OrderQty | Rule::PositionLong | Rule::PositionShort)
+            && let Some(volume) = universe.instruments[instrument.0 as usize].average_daily_volume
+            && limit > volume.0
+        {
+            add("volume", format!("more than a day's volume: {} of {}", show(limit), show(volume.0)));
+        }
+        // What is added up over strategies is at least as large in the account and in the firm.
+        let sums = Gauge::of(rule).is_some() && matches!(rule.unit(), Unit::Notional | Unit::Count);
+        let losses =
+            matches!(rule, Rule::DailyLoss | Rule::Drawdown | Rule::LossVelocity | Rule::NetLong | Rule::NetShort);
+        if sums && !losses && scope != Scope::Firm {
+            let firm = limits.scope(universe, Scope::Firm).and_then(|l| limit_of(l, rule)).unwrap_or(UNLIMITED);
+            if firm < limit {
+                add(
+                    "unreachable",
+                    format!("nothing can reach it: the firm's limit is {}, this one {}", show(firm), show(limit)),
+                );
+            }
+        }
+    }
+    findings.sort_by_key(|f| (f.scope, f.rule, f.what));
+    findings
+}
+
+fn to_text(
+    tally: &Tally,
+    proposals: &BTreeMap<(ScopeKind, Rule), Proposal>,
+    findings: &[Finding],
+    multiple: u16,
+) -> String {
+    let universe = tally.universe();
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ =
+        writeln!(out, "# {multiple} times the peak of the busiest scope of each kind; a quantity is its instrument's");
+    let mut last = None;
+    for ((kind, rule), p) in proposals {
+        if last != Some(*kind) {
+            let _ = match kind {
+                ScopeKind::Firm => writeln!(out, "[limits.firm]"),
+                _ => writeln!(out, "[limits.{}.\"*\"]", kind.name()),
+            };
+            last = Some(*kind);
+        }
+        let (limit, peak) = (number(universe, *rule, p.scope, p.limit), number(universe, *rule, p.scope, p.peak));
+        let scope = scope_text(universe, p.scope);
+        let sizes = [500, 990, 999].map(|mille| tally.order_qty(p.scope, mille));
+        let sizes = match (rule, sizes) {
+            (Rule::OrderQty, [Some(half), Some(most), Some(nearly)]) => {
+                let show = |n| number(universe, *rule, p.scope, n);
+                format!(", p50 {}, p99 {}, p99.9 {}", show(half), show(most), show(nearly))
+            }
+            _ => String::new(),
+        };
+        let _ = match rule {
+            Rule::OrderRate => {
+                writeln!(out, "order_rate = {{ count = {limit}, per = \"1s\" }}  # {scope}: peak {peak}")
+            }
+            // Its window is not in the flow.
+            Rule::LossVelocity => writeln!(out, "# loss_velocity: {scope} fell by {peak} within its window"),
+            _ => writeln!(out, "{} = {{ max = \"{limit}\" }}  # {scope}: peak {peak}{sizes}", rule.name()),
+        };
+    }
+    if findings.is_empty() {
+        let _ = writeln!(out, "# nothing is wrong with the limits that there are, as far as this flow tells");
+    }
+    for f in findings {
+        let _ = writeln!(out, "# {} {}: {}: {}", scope_text(universe, f.scope), f.rule.name(), f.what, f.text);
+    }
+    out
+}
+
+fn to_json(tally: &Tally, proposals: &BTreeMap<(ScopeKind, Rule), Proposal>, findings: &[Finding]) -> Value {
+    let universe = tally.universe();
+    let proposals: Vec<Value> = proposals
+        .iter()
+        .map(|((kind, rule), p)| {
+            json!({
+                "kind": kind.name(), "rule": rule.name(), "busiest": ScopeName::of(universe, p.scope),
+                "peak": number(universe, *rule, p.scope, p.peak), "limit": number(universe, *rule, p.scope, p.limit),
+                "unit": unit(universe, *rule, p.scope),
+            })
+        })
+        .collect();
+    let findings: Vec<Value> = findings
+        .iter()
+        .map(|f| {
+            let scope = ScopeName::of(universe, f.scope);
+            json!({ "scope": scope, "rule": f.rule.name(), "finding": f.what, "text": f.text })
+        })
+        .collect();
+    json!({ "proposals": proposals, "findings": findings })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::round_up;
+
+    #[test]
+    fn proposals_are_round_and_never_below() {
+        for (n, rounded) in [(0, 0), (7, 7), (99, 99), (100, 100), (101, 110), (12_345, 13_000), (i64::MAX, i64::MAX)] {
+            assert_eq!(round_up(n), rounded);
+        }
+    }
+}
