@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Args, CpuTimer, Random, Report, machine};
-use haltline::duty::{Bell, Clock, SystemClock};
+use haltline::duty::{Clock, SystemClock};
 use haltline::engine::agent::{AgentParts, Begin, EngineAgent, Inbound, Wake, port};
 use haltline::engine::core::{Engine, Sizing};
 use haltline::engine::durability::Durability;
@@ -27,6 +27,7 @@ use haltline::kill::page::HaltPage;
 use haltline::limits::{Gauge, LimitTable};
 use haltline::model::universe::{AccountSpec, CurrencySpec, InstrumentSpec, SessionSpec, StrategySpec};
 use haltline::model::{Effects, Event, EventKind, ScopeKind, SessionKind, Side, Universe};
+use haltline::ring::bell::Bell;
 use haltline::ring::cells;
 use haltline::units::{AccountId, CurrencyId, InstrumentId, Now, OrdId, Px, Qty, SessionId, StrategyId};
 
@@ -174,6 +175,8 @@ impl World {
             page: Arc::new(HaltPage::new(self.universe.scope_count(), 1)),
             published: Arc::new(Published::new(&self.universe)),
             ports: vec![end],
+            lane_changes: crossbeam_channel::never(),
+            lease_lag_ns: 0,
             commands: take_commands,
             recorder,
             durable_before_verdict: false,
