@@ -24,19 +24,28 @@ use crate::ring::bell::{BELL_WORDS, Bell};
 use crate::ring::lane::{Damaged, Reader, Writer};
 use crate::ring::shm::{View, Words};
 use crate::ring::slots::Slot;
-use crate::ring::sync::Ordering;
+use crate::ring::sync::{AtomicU64, Ordering};
 use crate::units::{AccountId, InstrumentId, OrdId, SessionId, StrategyId};
 
 /// An attached session. Shared by the gateway's threads; the connection ends when it is dropped.
 pub struct Gate {
-    socket: Mutex<OwnedFd>,
+    socket: Mutex<Socket>,
     page: PageView,
     page_file: (u64, u64),
     region: Region,
     region_fd: OwnedFd,
-    bell: Arc<Bell>,
+    bell: Mutex<Arc<Bell>>,
+    /// How often there was a new bell.
+    bells: AtomicU64,
     fencing: Fencing,
     asker: Mutex<bool>,
+}
+
+/// The connection to haltline.
+struct Socket {
+    fd: OwnedFd,
+    /// Answers that were given up waiting for and may still come.
+    owed: u32,
 }
 
 /// Why a gateway is not attached.
@@ -145,12 +154,13 @@ impl Gate {
         let page_file = identity(&page_fd)?;
         let page = PageView::new(View::map(&page_fd)?, session).map_err(bad_page)?;
         Ok(Gate {
-            socket: Mutex::new(connection),
+            socket: Mutex::new(Socket { fd: connection, owed: 0 }),
             page,
             page_file,
             region,
             region_fd,
-            bell: Arc::new(bell),
+            bell: Mutex::new(Arc::new(bell)),
+            bells: AtomicU64::new(0),
             fencing,
             asker: Mutex::new(false),
         })
@@ -173,8 +183,26 @@ impl Gate {
         if identity(&got.page_fd)? != self.page_file || identity(&got.region_fd)? != identity(&self.region_fd)? {
             return Err(AttachError::Changed);
         }
-        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = connection;
+        // This gate's half of the barrier is nothing: without the other half no kill could be confirmed to have reached it.
+        if self.fencing == Fencing::Membarrier && !got.membarrier {
+            return Err(AttachError::Changed);
+        }
+        *self.bell.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(got.bell);
+        self.bells.fetch_add(1, Ordering::Release);
+        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Socket { fd: connection, owed: 0 };
         Ok(())
+    }
+
+    /// Whether haltline still holds the other end of the connection. If not, its lease will lapse: [`Gate::reconnect`].
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut byte = [0; 1];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        match rustix::net::recv(&socket.fd, &mut byte[..], flags) {
+            Ok((_, len)) => len > 0,
+            Err(error) => error == rustix::io::Errno::AGAIN,
+        }
     }
 
     /// The session that this is.
@@ -226,12 +254,23 @@ impl Gate {
     }
 
     fn look_up(&self, kind: ScopeKind, name: &str) -> Result<u64, AttachError> {
-        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        let request = Request::LookUp { kind: kind as u64, name: name.to_owned() };
-        rustix::net::send(&*socket, &request.encode(), SendFlags::NOSIGNAL)?;
+        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         let mut bytes = [0; hello::LEN + 1];
-        let (_, len) = rustix::net::recv(&*socket, &mut bytes[..], RecvFlags::empty())?;
-        Ok(done(&bytes[..len.min(bytes.len())])?[0])
+        // The answer to an earlier question, which came too late, is not the answer to this one.
+        while socket.owed > 0 {
+            let (_, len) = rustix::net::recv(&socket.fd, &mut bytes[..], RecvFlags::empty())?;
+            socket.owed = if len == 0 { 0 } else { socket.owed - 1 };
+        }
+        let request = Request::LookUp { kind: kind as u64, name: name.to_owned() };
+        rustix::net::send(&socket.fd, &request.encode(), SendFlags::NOSIGNAL)?;
+        match rustix::net::recv(&socket.fd, &mut bytes[..], RecvFlags::empty()) {
+            Ok((_, 0)) => Err(AttachError::Io(ErrorKind::UnexpectedEof.into())),
+            Ok((_, len)) => Ok(done(&bytes[..len.min(bytes.len())])?[0]),
+            Err(error) => {
+                socket.owed += 1;
+                Err(error.into())
+            }
+        }
     }
 
     /// A thread's end of the gate; `None` if all slots are taken. Not for the hot path: do it once per thread.
@@ -260,7 +299,9 @@ impl Gate {
             base: shape.base,
             epochs: vec![Waiting::default(); shape.events as usize].into_boxed_slice(),
             answered: self.region.answered(),
-            bell: self.bell.clone(),
+            // Before the bell itself: one that is exchanged in between is taken anew.
+            bells: self.bells.load(Ordering::Acquire),
+            bell: self.bell.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             gate: self.clone(),
         })
     }
@@ -345,6 +386,8 @@ pub struct Asker {
     epochs: Box<[Waiting]>,
     answered: Words,
     bell: Arc<Bell>,
+    /// Which of the gate's bells this is.
+    bells: u64,
     gate: Arc<Gate>,
 }
 
@@ -367,11 +410,20 @@ impl Asker {
         let begin = clock();
         let mut rounds = 0_u32;
         let answered = loop {
-            match self.poll()? {
-                Some(answered) if answered.verdict.seq == self.base + position => break answered,
+            let polled = self.poll().and_then(|polled| match polled {
                 // An earlier request that was submitted and not waited for: its caller gave it up by asking.
-                Some(earlier) if earlier.verdict.denial.is_none() => self.withdraw(&earlier)?,
-                Some(_) => {}
+                Some(earlier) if earlier.verdict.seq != self.base + position => {
+                    if earlier.verdict.denial.is_none() {
+                        self.withdraw(&earlier)?;
+                    }
+                    Ok(None)
+                }
+                other => Ok(other),
+            });
+            // Whatever goes wrong meanwhile: the verdict of this one will not be used.
+            let polled = polled.inspect_err(|_| self.give_up(position))?;
+            match polled {
+                Some(answered) => break answered,
                 None => {
                     core::hint::spin_loop();
                     rounds += 1;
@@ -413,7 +465,7 @@ impl Asker {
         match self.events.push(order.to_record()) {
             Ok(Some(position)) => {
                 self.epochs[at] = waiting;
-                self.bell.ring();
+                self.ring();
                 Ok(position)
             }
             Ok(None) => Err(Denied::Full),
@@ -501,12 +553,28 @@ impl Asker {
     pub fn report(&mut self, event: &Event) -> Result<u64, ReportError> {
         match self.events.push(event.to_record()) {
             Ok(Some(position)) => {
-                self.bell.ring();
+                self.ring();
                 Ok(position)
             }
             Ok(None) => Err(ReportError::Full),
             Err(damaged) => Err(ReportError::Damaged(damaged)),
         }
+    }
+
+    /// Wakes the engine, if it sleeps.
+    #[inline]
+    fn ring(&mut self) {
+        if self.gate.bells.load(Ordering::Acquire) != self.bells {
+            self.take_new_bell();
+        }
+        self.bell.ring();
+    }
+
+    /// Haltline was restarted, and sleeps by another one.
+    #[cold]
+    fn take_new_bell(&mut self) {
+        self.bells = self.gate.bells.load(Ordering::Acquire);
+        self.bell = self.gate.bell.lock().unwrap_or_else(PoisonError::into_inner).clone();
     }
 
     /// How many events fit now. An observing gateway looks before it sends, so that what it sent can be reported.

@@ -203,3 +203,61 @@ fn the_page_can_be_read_and_not_written_by_a_gateway() {
     assert_eq!(mode & 0o777, 0o600);
     assert_eq!(gateway.gate.page().word(Scope::Firm).mode, Mode::Normal);
 }
+
+#[test]
+fn a_haltline_that_was_killed_is_gone_on_with_where_it_was() {
+    let host = Host::start("");
+    let mut gateway = host.gateway();
+    for _ in 0..10 {
+        gateway.buy(7).unwrap();
+    }
+    assert!(gateway.gate.is_connected());
+    let Host { daemon, dir } = host;
+    let files = daemon.sigkill();
+    until("the connection ends", || !gateway.gate.is_connected());
+    until("the gate closes", || gateway.asker.admit(gateway.strategy, gateway.instrument).is_err());
+    // Reported while nobody serves: it waits in the lane.
+    let fill = Event { kind: EventKind::Fill, id: OrdId(1), ref_id: 9, ..gateway.order(7) };
+    gateway.asker.report(&fill).unwrap();
+
+    let daemon = Daemon::run(files);
+    assert_eq!(daemon.mode("firm", ""), "normal");
+    let socket = dir.path().join("gate/gate.sock");
+    let reconnect = |gateway: &Gateway| gateway.gate.reconnect(&socket, "gw-1", &token("gw-1"), "test 2", PATIENCE);
+    reconnect(&gateway).unwrap();
+    until("the gate opens", || gateway.asker.admit(gateway.strategy, gateway.instrument).is_ok());
+    gateway.buy(7).unwrap();
+    let working = |n: u32| {
+        let metrics = daemon.get("vera", "/metrics");
+        metrics.as_str().unwrap().lines().any(|line| line == format!("haltline_working_orders {n}"))
+    };
+    until("all but the filled one are counted", || working(10));
+    // A look-up goes over the new connection.
+    assert_eq!(gateway.gate.strategy("alpha").unwrap(), gateway.strategy);
+    let receipt = daemon.kill("firm", "", "test");
+    assert_eq!((&receipt["status"], &receipt["gates"][0]["status"]), (&json!("confirmed"), &json!("confirmed")));
+    assert!(gateway.buy(7).is_err());
+}
+
+#[test]
+fn more_questions_than_answers_read_are_refused_and_none_is_lost() {
+    let host = Host::start("events = 16\nverdicts = 64\n");
+    let mut gateway = host.gateway();
+    let (mut asked, mut answered, mut full) = (0, 0, false);
+    until("the lane is full of unread answers", || {
+        let order = gateway.order(1);
+        match gateway.asker.submit(&order) {
+            Ok(_) => asked += 1,
+            Err(denied) => {
+                assert_eq!(denied, Denied::Full);
+                full = asked >= 16;
+            }
+        }
+        full
+    });
+    until("every answer is read", || {
+        answered += u32::from(gateway.asker.poll().unwrap().is_some());
+        answered == asked
+    });
+    assert_eq!(gateway.buy(1), Ok(()));
+}
