@@ -462,6 +462,12 @@ impl Asker {
             instrument: order.instrument,
             withdrawn: false,
         };
+        // Verdicts come in order: one at or before `answered` will not come. A request that was given up needs no memory: a
+        // verdict that nobody waits for is withdrawn.
+        let place = self.epochs[at];
+        if place.position > self.answered[0].load(Ordering::Relaxed) && !place.withdrawn {
+            return Err(Denied::Full);
+        }
         match self.events.push(order.to_record()) {
             Ok(Some(position)) => {
                 self.epochs[at] = waiting;

@@ -1645,7 +1645,8 @@ HL_I_FN hl_reason hl_withdraw(hl_asker *asker, const hl_answered *answered, hl_d
 
 /*
  * Puts a request (HL_NEW or HL_REPLACE) into the lane; `position` (or NULL) gets its place in the stream. The verdict comes by hl_poll.
- * HL_OK, HL_FULL, HL_DAMAGED, HL_BAD_EVENT, HL_NO_REQUEST. Never waits. As hl_report.
+ * HL_OK, HL_FULL (the lane is, or as many requests as it has places wait for hl_poll), HL_DAMAGED, HL_BAD_EVENT, HL_NO_REQUEST.
+ * Never waits. As hl_report.
  */
 HL_I_FN hl_reason hl_submit(hl_asker *asker, const hl_event *order, uint64_t *position, hl_denied *denied) {
     if (HL_I_UNLIKELY(order->kind != HL_NEW && order->kind != HL_REPLACE))
@@ -1658,12 +1659,17 @@ HL_I_FN hl_reason hl_submit(hl_asker *asker, const hl_event *order, uint64_t *po
     waiting.instrument = order->instrument;
     waiting.strategy = order->strategy;
     waiting.withdrawn = false;
+    hl_waiting *const place = &asker->waiting[(waiting.position - 1) & asker->events.mask];
+    /* Verdicts come in order: one at or before `answered` will not come. A request that was given up needs no memory: a verdict
+     * that nobody waits for is withdrawn. */
+    if (HL_I_UNLIKELY(place->position > hl_i_relaxed(asker->answered) && !place->withdrawn))
+        return hl_i_deny(denied, HL_FULL);
     hl_reason reason = hl_i_event_record(order, record, denied);
     if (reason == HL_OK)
         reason = hl_i_writer_push(&asker->events, record, denied);
     if (HL_I_UNLIKELY(reason != HL_OK))
         return reason;
-    asker->waiting[(waiting.position - 1) & asker->events.mask] = waiting;
+    *place = waiting;
     hl_i_ring(asker->checker.gate->bell);
     if (position != NULL)
         *position = waiting.position;

@@ -490,6 +490,18 @@ fn full_and_damaged_lanes_are_said() {
         gate.expect("drop_asker", "done");
         stub.region.event_cursor()[0].store(u64::MAX, Ordering::Release);
         gate.expect("asker", "error 8 0 damaged lane: cursor 18446744073709551615");
+        // As many requests as the lane has places wait for their verdicts: none of them is forgotten for another.
+        let mut stub = Stub::start(GateKind::Ask).open();
+        let mut gate = stub.attach(language);
+        gate.expect("asker", "done");
+        for id in 1..=16 {
+            gate.expect(&format!("submit {}", new_order(id)), &format!("position {id}"));
+        }
+        let event = stub.event();
+        gate.expect(&format!("submit {}", new_order(17)), "7 the lane to haltline is full");
+        stub.answer(&event, None);
+        gate.expect("poll", "1 admitted");
+        gate.expect(&format!("submit {}", new_order(17)), "position 17");
         // A verdict of a rule that does not exist is no verdict.
         let mut stub = Stub::start(GateKind::Ask).open();
         let mut gate = stub.attach(language);
@@ -583,13 +595,13 @@ fn checks_questions_and_reports_make_no_system_call() {
         let mut gate = stub.attach(language);
         gate.expect("checker", "done");
         gate.expect("asker", "done");
-        gate.tell("quiet 0 0 1000000");
+        gate.tell("quiet 0 0 100000");
         // At least one verdict, and the rest of the lane stays full.
         let event = stub.event();
         stub.answer(&event, None);
         let summary = gate.hear();
         let passes: u64 = summary.split(' ').next().unwrap().parse().unwrap();
-        assert!(passes >= 1_000_000, "{summary}");
+        assert!(passes >= 100_000, "{summary}");
         assert!(summary.ends_with(", 1 verdicts") && !summary.contains(" 0 submitted"), "{summary}");
     }
 }
@@ -783,6 +795,9 @@ fn wrapper_holds_and_gives_back_like_an_owner() {
     );
 }
 
+/// A lease that outlasts any time for which a busy machine keeps the service waiting: these tests are not about it.
+const PATIENT: &str = "lease = \"10s\"\nlag = \"10s\"\n";
+
 /// Attaches to the real service, and waits for the first lease.
 fn attached(host: &Host, language: Language) -> Puppet {
     let mut gate = Puppet::start(language);
@@ -805,7 +820,7 @@ fn working(daemon: &Daemon, orders: u32) -> bool {
 #[test]
 fn a_gate_in_c_obeys_the_real_service() {
     for language in Language::BOTH {
-        let host = Host::start("");
+        let host = Host::start(PATIENT);
         let mut gate = attached(&host, language);
         let buy = |id: u32, qty: u32| format!("ask 1 0 0 1 {id} 0 {qty} 1000 20000");
         gate.expect(&buy(1, 100), "pass");
@@ -845,7 +860,7 @@ fn a_gate_in_c_obeys_the_real_service() {
 
 #[test]
 fn a_pass_held_in_c_keeps_the_receipt_unconfirmed() {
-    let host = Host::start("");
+    let host = Host::start(PATIENT);
     let mut gate = attached(&host, Language::C);
     gate.expect("admit 0 0", "pass");
     let press = json!({ "scope": { "kind": "firm", "name": "" }, "reason": "test", "wait_ms": 0 });

@@ -32,7 +32,9 @@ others = "unlimited"
 fn host(kind: &str) -> Host {
     let dir = tempfile::Builder::new().prefix("haltline-").tempdir_in("/dev/shm").unwrap();
     let files = tempfile::tempdir().unwrap();
-    let more = format!("{UNLIMITED}\n[gate]\ndir = \"{}/gate\"\n", dir.path().display());
+    // A lease that outlasts any time for which a busy machine keeps the service waiting: what closes is the switch.
+    let gate = format!("dir = \"{}/gate\"\nlease = \"10s\"\nlag = \"10s\"\n", dir.path().display());
+    let more = format!("{UNLIMITED}\n[gate]\n{gate}");
     let text = config(&files.path().join("state"), &more)
         .replace("kind = \"ask\"", &format!("kind = \"{kind}\""))
         .replace("execs = 4_096", "execs = 1_048_576")
