@@ -138,8 +138,10 @@ impl Service {
             ..StartOptions::default()
         };
         let running = start(loaded, options).expect("the service starts");
-        for name in ["haltline-engine", "haltline-api"] {
-            bind(name, SERVER_CORE);
+        bind("haltline-api", SERVER_CORE);
+        // One that naps runs where the kernel puts it: bound, it would take the API's turns.
+        if idle == "spin" {
+            bind("haltline-engine", SERVER_CORE);
         }
         Service { running: Some(running), token, operator, dir }
     }
