@@ -1,6 +1,6 @@
 //! haltline: a real-time trading risk monitor with a kill switch.
 //!
-//! One process next to an order gateway. Events of orders come in over WebSocket; one thread, the only writer of risk
+//! One process next to an order gateway. Events of orders come in over shared memory or WebSocket; one thread, the only writer of risk
 //! state, judges each against the limits of every scope that it concerns (firm, account, strategy, pair,
 //! instrument, session); a breach or a person halts flow, and the halt survives a restart. This page is the map; the
 //! contract of the rules is in [`risk`], the README shows how to use it all.
@@ -8,6 +8,9 @@
 //! # Threads, and what is between them
 //!
 //! ```text
+//!  gates on this host ═══ lanes in shared memory ═══▶ engine (takes events, gives verdicts; renews the gates' lease)
+//!     └─ look at the HaltPage, which is a mapped file, and bracket each send with their slot
+//!
 //!  sessions ══WebSocket══ ingest ──ring: Inbound───▶ engine            one core, one writer
 //!                           ▲ │  ◀──ring: Effect────  │ │ │
 //!                           │ └─ SessionBoard         │ │ ├─ Published (atomics) ─▶ api, metrics
@@ -27,6 +30,7 @@
 //! | `haltline-api` | [`api`]: HTTP, a runtime of its own; large answers beside it | its sockets |
 //! | `haltline-local` | [`api`] again, on the Unix socket, with places of its own | its sockets |
 //! | `haltline-killfile` | looks for the kill file, if one is configured | the file system; the next look |
+//! | `haltline-gates` | [`ingest::gates`]: hands out the shared memory, sees gateways' processes end | its sockets; the engine for half a second |
 //! | `haltline-journal` | [`journal::writer`]: makes what the engine recorded durable | the disk; the engine for nothing of it |
 //! | `haltline-latch` | [`journal::latch`]: makes the page's state durable | the disk |
 //! | `haltline-control` | [`journal::control`]: records, logs, raises alerts | the log's queue never; the disk once, for the first event |
@@ -37,12 +41,14 @@
 //! 1. The thread that received the press ([`api`] at either door, the watcher of the kill file, main for SIGUSR1) calls [`kill::switch::Switch::press`], whose first
 //!    step is [`kill::page::HaltPage::raise`]: a compare-and-swap that never lowers and always begins a new epoch. No
 //!    lock, queue, disk or engine comes before it. A trip does the same from the engine's thread.
-//! 2. Wakers: ingest and the engine are woken if they sleep.
+//! 2. The same thread passes the heavy half of the [barrier](ring::barrier) and looks at the slots of every gate that has mapped the
+//!    page ([`kill::gates`]): one with nobody inside is confirmed, the others when what was inside has left or its process is gone.
+//!    Then the wakers: ingest and the engine are woken if they sleep.
 //! 3. Ingest pushes `mode` to every session that the scope concerns, and looks at the page for every admission that it
 //!    queues: one that was decided before the halt is turned into a denial, and the engine told that it was withdrawn.
 //! 4. The engine takes the page before its next event and denies what the mode denies.
 //! 5. The latch thread writes the page's present state: new file, sync, rename, sync of the directory.
-//! 6. Sessions confirm with `mode_ack`. The [receipt](kill::receipt) says `confirmed` when every session that was connected
+//! 6. Sessions confirm with `mode_ack`. The [receipt](kill::receipt) says `confirmed` when every gate and every session that was connected
 //!    has, and the latch is durable; until then it says what is missing. It waits for nobody longer than asked.
 //!
 //! A re-arm ([`kill::rearm`]) names the epoch it was decided on; a raise in between wins. Orders working at a venue are counted
@@ -54,19 +60,21 @@
 //!
 //! ```text
 //! units            exact integers with a unit: Px Qty MonoNanos …, ids, conversions
-//! model ring duty  event effect rule scope universe | hints to the processor, the only unsafe | clocks, idling
+//! model ring       event effect record rule scope universe | shared memory, lanes, slots, barrier, bell: the only unsafe
+//! duty             clocks, idling
 //! limits           the parsed, checked, immutable limit table
 //! wire risk kill   bytes ↔ model, pure | HOT: orders, positions, rates, losses | page, switch, receipts, re-arm
+//! gate             what a gateway links: attach, check, ask, report; built without `service`
 //! engine           HOT: core judges and books, record writes inputs down, agent loops; published: what others may read
 //! metrics          what Prometheus sees
-//! journal ingest api   latch, journal, recovery, replay, audit | WebSocket | HTTP
+//! journal ingest api   latch, journal, recovery, replay, audit | WebSocket, gates' attachment | HTTP
 //! app              configuration, threads, signals: everything wired in one place
 //! demo             the Knight morning, streamed to the real service
 //! bin              the command line: `kill` by socket, HTTP or the page itself, the first that works
 //! ```
 //!
 //! HOT: no I/O, lock, allocation, logging, formatting, clock or syscall per event; time is an argument. Without the feature
-//! `service` only `units`, `model`, `ring`, `limits`, the halt page and the board of sessions are built.
+//! `service` only `units`, `model`, `ring`, `limits`, `gate`, the halt page and the board of sessions are built.
 //!
 //! # What holds today, and the test that would notice
 //!
@@ -97,9 +105,8 @@
 //! | No event is lost or repeated over reconnects | `ingest::tests`: `random_cuts_lose_and_repeat_nothing` |
 //! | Engine and contract agree | `oracle_test`: `engine_and_oracle_agree_on_random_streams`, against an oracle that shares no code |
 //!
-//! What does not hold yet, because its part does not exist: no proof that a *gateway* has stopped (no shared-memory gate and no lease
-//! that lapses: `mode_ack` is its word); the journal is replayed from its beginning at every start (no snapshots); working orders
-//! are not canceled after a halt.
+//! What does not hold yet: over WebSocket `mode_ack` is the gateway's word, only a gate proves; the journal is replayed from its
+//! beginning at every start (no snapshots); working orders are not canceled after a halt.
 
 pub mod units;
 
