@@ -26,6 +26,7 @@
 //! | `haltline-engine` | [`engine::agent`] around [`engine::core`] | nothing; idle, it spins, yields or naps until the [bell](duty::Bell) |
 //! | `haltline-api` | [`api`]: HTTP, a runtime of its own; large answers beside it | its sockets |
 //! | `haltline-journal` | [`journal::writer`]: makes what the engine recorded durable | the disk; the engine for nothing of it |
+//! | `haltline-incidents` | [`journal::incident`]: a report per trip and kill | the disk; the journal for half a second |
 //! | `haltline-latch` | [`journal::latch`]: makes the page's state durable | the disk |
 //! | `haltline-control` | [`journal::control`]: records, logs, raises alerts | the log's queue never; the disk once, for the first event |
 //! | main | signals, reload, the orderly end ([`app::service`]) | the others, at the end |

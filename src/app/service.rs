@@ -31,6 +31,7 @@ use crate::engine::published::Published;
 use crate::ingest::tokens::SessionTokens;
 use crate::ingest::ws::{self, IngestOptions, IngestParts, IngestStats, IngestWake};
 use crate::journal::control::{ControlParts, run_control};
+use crate::journal::incident::{IncidentParts, run_incidents};
 use crate::journal::latch::{LatchStore, run_latch};
 use crate::kill::alerts::Alerts;
 use crate::kill::audit::{Audit, Entry};
@@ -91,12 +92,17 @@ struct Threads {
     api: JoinHandle<()>,
     latch: JoinHandle<LatchStore>,
     journal: Option<journal::Running>,
+    stop_incidents: Arc<AtomicBool>,
+    incidents: Option<JoinHandle<()>>,
 }
 
 /// Events that may wait in front of the engine. At a million events a second that is 16 ms.
 const EVENT_RING: usize = 16_384;
 /// Trips, warnings and anomalies that may wait for the control thread.
 const NOTICES: usize = 65_536;
+
+/// Trips and kills that may wait for their report.
+const INCIDENTS: usize = 1_024;
 
 /// Makes a new state directory with an empty latch. The only way to have one.
 ///
@@ -319,6 +325,24 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         spawn("latch", move || run_latch(store, &switch, &latch_jobs, &clock, &stop))?
     };
     let journal = writer.map(|(ring, parts)| journal::spawn(ring, parts)).transpose()?;
+    let stop_incidents = flag();
+    let (report, incidents) = match &durability {
+        None => (None, None),
+        Some(durability) => {
+            let (report, take) = crossbeam_channel::bounded(INCIDENTS);
+            let state = &loaded.service.state_dir;
+            let parts = IncidentParts {
+                dir: state.join("incidents"),
+                journal: state.join("journal"),
+                switch: switch.clone(),
+                published: published.clone(),
+                durability: durability.clone(),
+                config: blake3::Hash::from_bytes(loaded.hash).to_hex().to_string(),
+            };
+            let stop = stop_incidents.clone();
+            (Some(report), Some(spawn("incidents", move || run_incidents(&parts, &take, &stop))?))
+        }
+    };
     let control = {
         let (switch, alerts, published, stop) =
             (switch.clone(), alerts.clone(), published.clone(), stop_control.clone());
@@ -326,6 +350,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         spawn("control", move || {
             let parts = ControlParts {
                 audit: &audit,
+                incidents: report,
                 notices: take_notices,
                 switch: &switch,
                 alerts: &alerts,
@@ -399,6 +424,8 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         api,
         latch,
         journal,
+        stop_incidents,
+        incidents,
     };
     let hash = blake3::Hash::from_bytes(loaded.hash).to_hex();
     let found = prepared.unknown.as_deref().unwrap_or("positions are exact");
@@ -434,6 +461,10 @@ impl Running {
         t.api.join().map_err(|_| joined("api"))?;
         t.stop_latch.store(true, Ordering::Release);
         let store = t.latch.join().map_err(|_| joined("latch"))?;
+        t.stop_incidents.store(true, Ordering::Release);
+        if let Some(incidents) = t.incidents {
+            incidents.join().map_err(|_| joined("incidents"))?;
+        }
         // The last record, when everybody who might make one has ended.
         self.audit.record(Entry::new("haltline", "stop"));
         if let Some(journal) = t.journal {
