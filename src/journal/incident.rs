@@ -264,8 +264,8 @@ fn write(dir: &Path, body: &Value) -> std::io::Result<()> {
         escape(body["id"].as_str().unwrap_or_default()),
         escape(&text)
     );
-    for (name, content) in [("incident.json", format!("{body:#}\n")), ("incident.md", text), ("incident.html", page)] {
-        // Whole or not there: who waits for it does not read half of it.
+    for (name, content) in [("incident.md", text), ("incident.html", page), ("incident.json", format!("{body:#}\n"))] {
+        // Whole or not there: who waits for it does not read half of it. The JSON last: with it the bundle is complete.
         let new = dir.join(format!("{name}.new"));
         std::fs::write(&new, content)?;
         std::fs::rename(&new, dir.join(name))?;
