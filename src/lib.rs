@@ -32,6 +32,7 @@
 //! | `haltline-killfile` | looks for the kill file, if one is configured | the file system; the next look |
 //! | `haltline-gates` | [`ingest::gates`]: hands out the shared memory, sees gateways' processes end | its sockets; the engine for half a second |
 //! | `haltline-journal` | [`journal::writer`]: makes what the engine recorded durable | the disk; the engine for nothing of it |
+//! | `haltline-incidents` | [`journal::incident`]: a report per trip and kill | the disk; the journal for half a second |
 //! | `haltline-latch` | [`journal::latch`]: makes the page's state durable | the disk |
 //! | `haltline-control` | [`journal::control`]: records, logs, raises alerts | the log's queue never; the disk once, for the first event |
 //! | main | signals (SIGUSR1 kills), reload, the orderly end ([`app::service`]) | the others, at the end |

@@ -38,6 +38,7 @@ use crate::ingest::gates::{self, GateOptions, GateParts};
 use crate::ingest::tokens::SessionTokens;
 use crate::ingest::ws::{self, IngestOptions, IngestParts, IngestStats, IngestWake};
 use crate::journal::control::{ControlParts, run_control};
+use crate::journal::incident::{IncidentParts, run_incidents};
 use crate::journal::latch::{LatchStore, run_latch};
 use crate::kill::alerts::Alerts;
 use crate::kill::audit::{Audit, Entry};
@@ -112,6 +113,8 @@ struct Threads {
     killfile: Option<JoinHandle<()>>,
     latch: JoinHandle<LatchStore>,
     journal: Option<journal::Running>,
+    stop_incidents: Arc<AtomicBool>,
+    incidents: Option<JoinHandle<()>>,
 }
 
 /// Events that may wait in front of the engine. At a million events a second that is 16 ms.
@@ -121,6 +124,8 @@ const NOTICES: usize = 65_536;
 
 /// Open files besides connections, with room to spare: listeners, the latch, runtimes, the log.
 const OTHER_FILES: u64 = 64;
+/// Trips and kills that may wait for their report.
+const INCIDENTS: usize = 1_024;
 
 /// Makes a new state directory with an empty latch. The only way to have one.
 ///
@@ -364,6 +369,24 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         spawn("latch", move || run_latch(store, &switch, &latch_jobs, &clock, &stop))?
     };
     let journal = writer.map(|(ring, parts)| journal::spawn(ring, parts)).transpose()?;
+    let stop_incidents = flag();
+    let (report, incidents) = match &durability {
+        None => (None, None),
+        Some(durability) => {
+            let (report, take) = crossbeam_channel::bounded(INCIDENTS);
+            let state = &loaded.service.state_dir;
+            let parts = IncidentParts {
+                dir: state.join("incidents"),
+                journal: state.join("journal"),
+                switch: switch.clone(),
+                published: published.clone(),
+                durability: durability.clone(),
+                config: blake3::Hash::from_bytes(loaded.hash).to_hex().to_string(),
+            };
+            let stop = stop_incidents.clone();
+            (Some(report), Some(spawn("incidents", move || run_incidents(&parts, &take, &stop))?))
+        }
+    };
     let control = {
         let (switch, alerts, published, stop) =
             (switch.clone(), alerts.clone(), published.clone(), stop_control.clone());
@@ -371,6 +394,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         spawn("control", move || {
             let parts = ControlParts {
                 audit: &audit,
+                incidents: report,
                 notices: take_notices,
                 switch: &switch,
                 alerts: &alerts,
@@ -491,6 +515,8 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         killfile,
         latch,
         journal,
+        stop_incidents,
+        incidents,
     };
     let hash = blake3::Hash::from_bytes(loaded.hash).to_hex();
     let found = prepared.unknown.as_deref().unwrap_or("positions are exact");
@@ -536,6 +562,10 @@ impl Running {
         }
         t.stop_latch.store(true, Ordering::Release);
         let store = t.latch.join().map_err(|_| joined("latch"))?;
+        t.stop_incidents.store(true, Ordering::Release);
+        if let Some(incidents) = t.incidents {
+            incidents.join().map_err(|_| joined("incidents"))?;
+        }
         // The last record, when everybody who might make one has ended.
         self.audit.record(Entry::new("haltline", "stop"));
         if let Some(journal) = t.journal {

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 
 use crate::engine::agent::Notice;
 use crate::engine::published::Published;
+use crate::journal::incident::Incident;
 use crate::journal::latch::EventsTaken;
 use crate::kill::alerts::Alerts;
 use crate::kill::audit::{Audit, Entry};
@@ -29,6 +30,8 @@ pub struct ControlParts<'a> {
     pub published: &'a Published,
     /// Where control records go.
     pub audit: &'a Audit,
+    /// Who writes reports of trips and kills; `None`: nobody. Never waited for.
+    pub incidents: Option<Sender<Incident>>,
     /// The durable flag for that.
     pub events_taken: &'a EventsTaken,
 }
@@ -84,6 +87,10 @@ fn take(parts: &ControlParts<'_>, gate: &mut Gate, notice: Notice) {
             parts.switch.record_trip(&trip, notice.at);
             let text = trip_text(universe, &trip);
             tracing::error!(event = "trip", rule = trip.cause.rule.name(), seq = trip.seq, "{text}");
+            if let Some(incidents) = &parts.incidents {
+                // Full: the log, the latch and the journal have it.
+                let _ = incidents.try_send(Incident::Trip(trip, notice.at.unix));
+            }
             let entry = Entry::new("engine", "trip").on(words::ScopeName::of(universe, trip.scope));
             parts.audit.record(entry.detail(&text));
             parts.alerts.push(at, "trip", trip.cause.rule.name(), text);
@@ -126,6 +133,11 @@ const RECEIPTS: usize = 64;
 impl Confirmations {
     fn look(&mut self, parts: &ControlParts<'_>) {
         let receipts = parts.switch.receipts(RECEIPTS);
+        for receipt in receipts.iter().rev().filter(|receipt| receipt.id > self.newest) {
+            if let Some(incidents) = &parts.incidents {
+                let _ = incidents.try_send(Incident::Kill(receipt.id));
+            }
+        }
         self.waiting.extend(receipts.iter().map(|receipt| receipt.id).filter(|id| *id > self.newest));
         self.newest = receipts.iter().map(|receipt| receipt.id).max().unwrap_or(0).max(self.newest);
         self.waiting.retain(|id| match parts.switch.is_confirmed(*id) {
@@ -244,6 +256,7 @@ mod tests {
             alerts: &alerts,
             published: &published,
             audit: &Audit::new(None, TestClock::new()),
+            incidents: None,
             events_taken: &events_taken,
         };
         run_control(&parts, &AtomicBool::new(true)).unwrap();

@@ -12,6 +12,12 @@ pub trait Disk: Send {
     /// # Errors
     /// What the file system said. There may be a file then; its name is not used again.
     fn create(&mut self, path: &Path, bytes: u64) -> io::Result<Box<dyn SegmentFile>>;
+
+    /// Takes away a file that was given up before anything in it was durable.
+    ///
+    /// # Errors
+    /// What the file system said. If it stays, readers pass it over.
+    fn remove(&mut self, path: &Path) -> io::Result<()>;
 }
 
 /// A segment that is being written.
@@ -42,6 +48,21 @@ pub struct SystemDisk;
 impl Disk for SystemDisk {
     fn create(&mut self, path: &Path, bytes: u64) -> io::Result<Box<dyn SegmentFile>> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        let made = SystemDisk::prepare(file, path, bytes);
+        if made.is_err() {
+            // One per try on a full disk would be many.
+            drop(std::fs::remove_file(path));
+        }
+        made
+    }
+
+    fn remove(&mut self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+}
+
+impl SystemDisk {
+    fn prepare(file: File, path: &Path, bytes: u64) -> io::Result<Box<dyn SegmentFile>> {
         match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
             // A file system that cannot preallocate: a full disk then shows at a write instead of here.
             Err(rustix::io::Errno::OPNOTSUPP) => {}

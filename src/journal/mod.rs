@@ -11,6 +11,7 @@ pub mod audit;
 pub mod control;
 pub mod disk;
 pub mod format;
+pub mod incident;
 pub mod key;
 pub mod latch;
 pub mod reader;

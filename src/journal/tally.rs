@@ -93,7 +93,7 @@ pub struct Tally {
     /// Quantities of new orders by strategy and instrument scope, for percentiles.
     orders: HashMap<Scope, Vec<i64>>,
     rates: HashMap<Scope, Window>,
-    /// At most [`SAMPLES`], evenly spread.
+    /// At most a bounded number, evenly spread.
     pub samples: Vec<Sample>,
     every: u64,
     since: u64,

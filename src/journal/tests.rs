@@ -312,6 +312,27 @@ impl FaultyDisk {
     }
 }
 
+#[test]
+fn a_disk_that_works_again_is_written_again_in_a_while() {
+    let disk =
+        FaultyDisk(Arc::new(Mutex::new([Fault::None, Fault::None, Fault::None, Fault::None, Fault::Lose].into())));
+    let mut bench = bench(Box::new(disk), at_once(), 1 << 12);
+    bench.record(&Step::Event(1));
+    bench.record(&Step::Write);
+    bench.record(&Step::Event(2));
+    bench.record(&Step::Write);
+    while bench.durability.state().failed_since.is_none() {
+        bench.record(&Step::Audit("more".into()));
+        bench.record(&Step::Write);
+    }
+    let begin = std::time::Instant::now();
+    while bench.durability.state().failed_since.is_some() {
+        assert!(begin.elapsed().as_secs() < 20, "it never tries again");
+        bench.writer.round();
+    }
+    assert_eq!(read(bench.dir.path()).0.cells.len(), 4);
+}
+
 struct FaultyFile {
     disk: FaultyDisk,
     path: PathBuf,
@@ -341,6 +362,11 @@ impl Disk for FaultyDisk {
         let file = FaultyFile { disk, path, synced: vec![], present: vec![], gone: false };
         file.store();
         Ok(Box::new(file))
+    }
+
+    fn remove(&mut self, path: &Path) -> io::Result<()> {
+        // A file that cannot be taken away stays, and nothing depends on it.
+        if self.next() == Fault::None { fs::remove_file(path) } else { Err(io::ErrorKind::PermissionDenied.into()) }
     }
 }
 
@@ -373,7 +399,10 @@ impl SegmentFile for FaultyFile {
     }
 
     fn trim(&mut self, bytes: u64) -> io::Result<()> {
-        assert_eq!(bytes, self.present.len() as u64);
+        // Never more than is there, nor into what is durable.
+        assert!((self.synced.len() as u64..=self.present.len() as u64).contains(&bytes));
+        self.present.truncate(bytes as usize);
+        self.store();
         Ok(())
     }
 }

@@ -89,6 +89,8 @@ struct Segment {
     file: Box<dyn SegmentFile>,
     path: PathBuf,
     used: u64,
+    /// Up to where it is synced.
+    durable: u64,
     room: u64,
 }
 
@@ -109,6 +111,8 @@ pub struct Writer {
     last_checkpoint: Instant,
     checkpointed: Tip,
     check: Check,
+    /// The last write or sync failed.
+    failing: bool,
     pause: Duration,
     retry_at: Option<Instant>,
     cells: Vec<Cell>,
@@ -137,6 +141,7 @@ impl Writer {
             last_checkpoint: Instant::now(),
             checkpointed: parts.tip,
             check: Check::default(),
+            failing: false,
             pause: RETRY[0],
             retry_at: None,
             cells: Vec::new(),
@@ -192,6 +197,13 @@ impl Writer {
         let Some(first) = self.first_unsynced else {
             // What was synced last is signed as well, even if nothing more comes.
             let unsigned = self.written.group > self.checkpointed.group;
+            // Nothing to write, and not known whether it could be: one more checkpoint shows.
+            if self.failing && !wrote {
+                if let Err(error) = self.write_checkpoint(GroupKind::Checkpoint).and_then(|()| self.sync()) {
+                    return self.fail(&error);
+                }
+                return wrote;
+            }
             if unsigned
                 && self.last_checkpoint.elapsed() >= CHECKPOINT_EVERY
                 && let Err(error) = self.checkpoint_if_due().and_then(|()| self.sync())
@@ -315,7 +327,7 @@ impl Writer {
         file.write_all_at(&header.encode(), 0)?;
         self.written.segment = self.last_segment;
         self.written.chain = header.chain();
-        self.segment = Some(Segment { file, path, used: SEGMENT_HEADER as u64, room });
+        self.segment = Some(Segment { file, path, used: SEGMENT_HEADER as u64, durable: 0, room });
         self.parts.durability.segments.add(1);
         Ok(())
     }
@@ -354,6 +366,7 @@ impl Writer {
         let Some(segment) = &mut self.segment else { return Ok(()) };
         let begin = Instant::now();
         segment.file.sync()?;
+        segment.durable = segment.used;
         let shown = &self.parts.durability;
         shown.sync_latency.record(begin.elapsed().as_nanos() as u64);
         shown.syncs.add(1);
@@ -362,7 +375,8 @@ impl Writer {
         self.audit_written = 0;
         shown.set_synced(self.durable.cell);
         self.parts.ring.release(self.durable.cell);
-        if shown.state().failed_since.is_some() {
+        if self.failing {
+            self.failing = false;
             shown.recovered();
             tracing::warn!(event = "journal", segment = self.last_segment, "the journal is written again");
         }
@@ -388,11 +402,20 @@ impl Writer {
     /// Leaves the segment for good. Always `false`: nothing was written.
     fn fail(&mut self, error: &std::io::Error) -> bool {
         let at = match self.segment.take() {
-            Some(segment) => segment.path,
+            Some(mut segment) => {
+                // What is not durable in it is written again elsewhere, and its room may be what is missing. It is not
+                // needed that this works.
+                match segment.durable {
+                    0 => drop(self.parts.disk.remove(&segment.path)),
+                    durable => drop(segment.file.trim(durable)),
+                }
+                segment.path
+            }
             None => segment_path(&self.parts.dir, self.last_segment),
         };
         let shown = &self.parts.durability;
-        let first = shown.state().failed_since.is_none();
+        let first = !self.failing;
+        self.failing = true;
         shown.failed(self.parts.clock.now().unix.0, &format!("{}: {error}", at.display()));
         shown.failures.add(1);
         if first {

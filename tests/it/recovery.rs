@@ -525,3 +525,41 @@ fn a_full_disk_denies_new_flow_after_the_grace_takes_a_kill_and_goes_on_when_the
     assert_eq!((code, &report["ok"]), (Some(0), &json!(true)), "{report}");
     drop((daemon, disk));
 }
+
+#[test]
+fn a_trip_and_a_kill_leave_a_report() {
+    let limits = LIMITS
+        .replace("[limits.strategy.\"*\"]\n", "[limits.strategy.\"*\"]\norder_qty = { max = 10, action = \"halt\" }\n");
+    let daemon = Daemon::start(&limits);
+    let reports = |daemon: &Daemon| -> Vec<Value> {
+        let dirs = std::fs::read_dir(daemon.dir.path().join("state/incidents")).into_iter().flatten();
+        let files = dirs.map(|dir| std::fs::read_to_string(dir.unwrap().path().join("incident.json")));
+        files.filter_map(|text| serde_json::from_str(&text.ok()?).ok()).collect()
+    };
+    block_on(async {
+        let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
+        assert_eq!(gateway.buy("fine", 5).await["verdict"], "admit");
+        assert_eq!(gateway.buy("too large", 11).await["verdict"], "deny");
+    });
+    daemon.until("the trip is reported", |d| reports(d).len() == 1);
+    let trip = reports(&daemon).remove(0);
+    assert_eq!(
+        (&trip["what"], &trip["scope"]["name"], &trip["cause"]["rule"]),
+        (&json!("trip"), &json!("alpha"), &json!("order_qty"))
+    );
+    let events: Vec<&str> = trip["events"].as_array().unwrap().iter().map(|e| e["id"].as_str().unwrap()).collect();
+    assert_eq!((events, &trip["events_complete"]), (vec!["fine", "too large"], &json!(true)), "{trip}");
+    assert_eq!(trip["exposure"]["firm"]["working_orders"], "1");
+    daemon.kill("instrument", "ACME", "it is not ours");
+    daemon.until("the kill is reported", |d| {
+        reports(d).iter().any(|r| r["what"] == "kill" && r["cause"]["confirmed"] == true)
+    });
+    let dirs = std::fs::read_dir(daemon.dir.path().join("state/incidents")).unwrap();
+    let text: String =
+        dirs.map(|dir| std::fs::read_to_string(dir.unwrap().path().join("incident.md")).unwrap()).collect();
+    for part in
+        ["it is not ours", "latch on disk", "# trip of strategy alpha", "too large", "limit: 10", "configuration "]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
