@@ -35,6 +35,7 @@
 //! | `haltline-incidents` | [`journal::incident`]: a report per trip and kill | the disk; the journal for half a second |
 //! | `haltline-latch` | [`journal::latch`]: makes the page's state durable | the disk |
 //! | `haltline-control` | [`journal::control`]: records, logs, raises alerts | the log's queue never; the disk once, for the first event |
+//! | `haltline-notify` | tells the service manager ([`app`]): ready, reloading, stopping, and that the engine turns | nothing; the next look |
 //! | main | signals (SIGUSR1 kills), reload, the orderly end ([`app::service`]) | the others, at the end |
 //!
 //! # The kill path
@@ -103,6 +104,8 @@
 //! | Fills are never dropped | `scenarios`: `late_fill_after_halt_is_booked`, `unknown_fill_counts`, `duplicate_fill_is_booked_once` |
 //! | Armed without input denies; unset is zero | `scenarios`: `stale_reference_denies_and_a_fresh_one_readmits`, `unset_is_zero` |
 //! | Arithmetic is exact or denies | `scenarios`: `overflow_is_a_denial`; `units`: `conversion_rounds_against_the_trader` |
+//! | A service whose engine stands still is not called alive | `app::notify`: `the_watchdog_is_fed_by_rounds_of_the_engine_and_by_nothing_else`; `sre`: `a_service_manager_hears_ready_watchdog_reload_and_the_end_and_nothing_of_a_stopped_process` |
+//! | An alert names what exists, and is tested | `sre`: `rules_and_dashboard_name_only_what_the_daemon_shows`, `every_alert_has_an_owner_a_summary_a_section_of_the_runbook_and_both_tests` |
 //! | No event is lost or repeated over reconnects | `ingest::tests`: `random_cuts_lose_and_repeat_nothing` |
 //! | Engine and contract agree | `oracle_test`: `engine_and_oracle_agree_on_random_streams`, against an oracle that shares no code |
 //!

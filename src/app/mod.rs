@@ -4,6 +4,7 @@ pub mod config;
 mod journal;
 mod killfile;
 mod logs;
+mod notify;
 mod reload;
 pub mod replay;
 pub mod service;

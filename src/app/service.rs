@@ -28,6 +28,7 @@ use crate::app::config::{self, Loaded};
 use crate::app::journal;
 use crate::app::killfile::{self, KillFile};
 use crate::app::logs;
+use crate::app::notify::{Manager, Notifier, Told};
 use crate::app::reload::Reloader;
 use crate::app::signals::{Asked, Signals};
 use crate::app::socket::{self, SocketFile};
@@ -151,20 +152,25 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
     socket::allow_open_files(doors as u64 + OTHER_FILES);
     // Before the state directory is taken: from then on an end has to be an orderly one.
     let signals = Signals::hear()?;
+    let manager = Manager::of_environment()?;
     let running = start(loaded, StartOptions { path: Some(path.to_owned()), ..StartOptions::default() })?;
     abort_on_panic(&running);
     tracing::info!(event = "started", ws = %running.ws_addr, http = %running.http_addr, socket = %running.socket.display(), "serving");
-    eprintln!("serving: events at ws://{}, people at http://{}", running.ws_addr, running.http_addr);
+    let serving = format!("serving: events at ws://{}, people at http://{}", running.ws_addr, running.http_addr);
+    eprintln!("{serving}");
+    let notifier = Notifier::start(manager, running.published.clone(), serving)?;
     // Beside the thread that hears signals: a file that cannot be read must not keep a kill waiting.
     let (ask_reload, reloads) = crossbeam_channel::bounded::<()>(1);
-    let (reloader, audit) = (running.reloader.clone(), running.audit.clone());
+    let (reloader, audit, tell) = (running.reloader.clone(), running.audit.clone(), notifier.teller());
     spawn("reload", move || {
         while reloads.recv().is_ok() {
+            tell(Told::Reloading);
             let entry = Entry::new("signal", "limits").because("SIGHUP");
             audit.record(match reloader.reload("signal", "SIGHUP") {
                 Ok(generation) => entry.detail(format!("generation {generation}")),
                 Err(violations) => entry.refused("the new limits are invalid").detail(violations.join("; ")),
             });
+            tell(Told::Reloaded);
         }
     })?;
     signals.listen(|asked| match asked {
@@ -187,6 +193,7 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
         }
     });
     tracing::info!(event = "stopping", "ending");
+    notifier.stopping();
     running.stop()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -38,7 +38,7 @@ const EXIT_CONFIG: u8 = 78;
 /// What the exit codes mean, for `--help`.
 const EXIT_CODES: &str = "Exit codes:
    0  done; kill: confirmed; state: everything is normal
-   1  failed; kill: raised, but not confirmed; rearm: not done yet
+   1  failed; kill: raised, but not confirmed; rearm: not done yet; state: the engine makes no progress
    2  called wrongly
    3  state: something is halted or reduce-only
    4  refused by the service

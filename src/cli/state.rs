@@ -8,7 +8,7 @@ use hyper::Method;
 use serde_json::Value;
 
 use super::client::{Target, ask_one};
-use super::{EXIT_TRIPPED, Form, plain, say};
+use super::{EXIT_FAILED, EXIT_TRIPPED, Form, plain, say};
 
 /// Arguments of `state`.
 #[derive(Args, Debug)]
@@ -24,7 +24,16 @@ pub fn state(args: &StateArgs) -> Result<ExitCode> {
     let state = ask_one(&args.target, Method::GET, "/v1/state", None)?;
     let (tripped, text) = summary(&state)?;
     say(&if args.form.is_json() { format!("{state:#}\n") } else { text })?;
-    Ok(if tripped { ExitCode::from(EXIT_TRIPPED) } else { ExitCode::SUCCESS })
+    Ok(ExitCode::from(exit_code(tripped, &state)))
+}
+
+/// What an engine that stands still shows is old, whatever it shows: that comes before a halt, which is in force anyway.
+fn exit_code(tripped: bool, state: &Value) -> u8 {
+    match (state["stale"] == false, tripped) {
+        (false, _) => EXIT_FAILED,
+        (true, true) => EXIT_TRIPPED,
+        (true, false) => 0,
+    }
 }
 
 /// Whether anything is not normal, and the state in a few lines.
@@ -83,5 +92,14 @@ mod tests {
         assert!(summary(&orphan).unwrap().0);
         assert!(summary(&json!({ "mode": "normal" })).is_err());
         assert!(summary(&json!({ "halts": [], "orphans": [] })).unwrap().0);
+    }
+
+    #[test]
+    fn an_engine_that_stands_still_is_a_failure_and_a_halt_is_not() {
+        let (turns, stands) = (json!({ "stale": false }), json!({ "stale": true }));
+        assert_eq!([exit_code(false, &turns), exit_code(true, &turns)], [0, EXIT_TRIPPED]);
+        assert_eq!([exit_code(false, &stands), exit_code(true, &stands)], [EXIT_FAILED; 2]);
+        // Nor is an answer that does not say.
+        assert_eq!(exit_code(false, &json!({})), EXIT_FAILED);
     }
 }

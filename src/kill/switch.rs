@@ -9,7 +9,7 @@
 //! Causes are recorded after the raise. A latch that is written in between has the halt without its cause;
 //! the wake-up that follows the record writes it again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -862,6 +862,22 @@ impl Switch {
         }
     }
 
+    /// Gates that were inside at one of the halts whose receipts are kept, and have not been found outside or ended since.
+    #[must_use]
+    pub fn gates_unconfirmed(&self) -> usize {
+        let mut guard = self.lock();
+        let Records { receipts, trips, tally, .. } = &mut *guard;
+        let mut processes = BTreeSet::new();
+        for receipt in receipts.iter_mut().chain(trips.iter_mut()) {
+            if receipt.missing().gates > 0 {
+                self.look_again(receipt, tally);
+            }
+            let missing = receipt.gates.iter().filter(|row| row.confirmed_ns.is_none());
+            processes.extend(missing.map(|row| (row.gate.session, row.gate.pid)));
+        }
+        processes.len()
+    }
+
     /// What was done so far.
     #[must_use]
     pub fn tally(&self) -> Tally {
@@ -1179,7 +1195,9 @@ mod tests {
         assert_eq!(all.iter().map(|r| &*r.actor).collect::<Vec<_>>(), ["olga", "engine"]);
         assert_eq!(all.iter().map(|r| r.missing().gates).collect::<Vec<_>>(), [1, 1]);
         switch.latch_written(switch.page().changes(), clock.now());
+        assert_eq!(switch.gates_unconfirmed(), 1, "one gate that two receipts wait for");
         inside.exit();
+        assert_eq!(switch.gates_unconfirmed(), 0);
         for id in [press.id, all[1].id] {
             let receipt = switch.receipt(id).unwrap();
             assert_eq!((receipt.missing().gates, receipt.missing().latch), (0, false));

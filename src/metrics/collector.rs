@@ -69,6 +69,8 @@ families! {
     SessionsUnconfirmed = "haltline_sessions_unconfirmed" GAUGE
         "Connected sessions that have not confirmed the halt page as it is now.";
     Gates = "haltline_gates" GAUGE "Gateways on this host that have mapped the halt page.";
+    GatesUnconfirmed = "haltline_gates_unconfirmed" GAUGE
+        "Gates that were inside at a halt, and of which nothing says that they have left or ended since.";
     Lease = "haltline_lease_seconds" GAUGE
         "What is left of the gates' lease; negative: lapsed, gates are closed. Without gates left out.";
     Kills = "haltline_kills_total" COUNTER "Presses of the kill switch.";
@@ -337,6 +339,7 @@ impl HaltlineCollector {
         page.put(Family::SessionsConnected, &[], f64::from(connected));
         page.put(Family::SessionsUnconfirmed, &[], f64::from(unconfirmed));
         page.put(Family::Gates, &[], switch.gates().all().len() as f64);
+        page.put(Family::GatesUnconfirmed, &[], switch.gates_unconfirmed() as f64);
         if switch.page().lease_span() > 0 {
             let left = switch.page().lease() as f64 - self.parts.clock.now().mono.0 as f64;
             page.put(Family::Lease, &[], left / 1e9);

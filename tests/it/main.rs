@@ -15,5 +15,6 @@ mod recovery;
 mod replay;
 mod scenarios;
 mod service;
+mod sre;
 mod support;
 mod tidy;

@@ -105,7 +105,8 @@ impl Prometheus {
     fn start(target: &str) -> Prometheus {
         let dir = tempfile::tempdir().unwrap();
         let config = json!({
-            "global": { "scrape_interval": "250ms", "scrape_timeout": "250ms" },
+            "global": { "scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "250ms" },
+            "rule_files": [concat!(env!("CARGO_MANIFEST_DIR"), "/config/prometheus/haltline.rules.yml")],
             "scrape_configs": [{ "job_name": "haltline", "static_configs": [{ "targets": [target] }] }],
         });
         // JSON is YAML.
@@ -223,9 +224,16 @@ fn prometheus_sees_denials_a_halt_and_the_end_of_the_service() {
         prometheus.until(&format!("{used} <= bool 1"), 1.0);
     });
 
+    let halted = "ALERTS{alertname=\"HaltlineScopeHalted\",alertstate=\"firing\"}";
+    assert!(prometheus.query(halted).is_empty());
     daemon.kill("strategy", "beta", "a drill");
     prometheus.until(&mode("beta"), 2.0);
     prometheus.until(&mode("alpha"), 0.0);
+    let labels = prometheus.until(halted, 1.0);
+    assert_eq!(
+        (&labels["kind"], &labels["name"], &labels["severity"]),
+        (&"strategy".into(), &"beta".into(), &"critical".into())
+    );
     prometheus.until("haltline_scopes_raised{kind=\"strategy\",mode=\"halted\"}", 1.0);
     prometheus.until("haltline_kills_total", 1.0);
     prometheus.until("haltline_kill_stage_seconds_count{stage=\"durable\"}", 1.0);

@@ -136,7 +136,13 @@ impl Daemon {
 
     /// Starts with the files that are there.
     pub fn run(dir: tempfile::TempDir) -> Daemon {
+        Daemon::run_under(dir, &[])
+    }
+
+    /// As [`Daemon::run`], with these variables in its environment.
+    pub fn run_under(dir: tempfile::TempDir, environment: &[(&str, &str)]) -> Daemon {
         let mut child = haltline(&["serve", "--config", "haltline.toml"])
+            .envs(environment.iter().copied())
             .current_dir(dir.path())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
