@@ -40,8 +40,6 @@ pub struct Durability {
     pub failures: Counter,
     /// Signed checkpoints written.
     pub checkpoints: Counter,
-    /// Control records that were dropped because too many waited.
-    pub audit_dropped: AtomicU64,
     /// How long a sync took.
     pub sync_latency: Latency,
 }
