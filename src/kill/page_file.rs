@@ -180,16 +180,19 @@ impl HaltPage {
                 let epoch = there.epoch.max(latched.epoch);
                 let word = ModeWord { mode: latched.mode, epoch };
                 match page.words[slot].compare_exchange(seen, word.pack(), Ordering::SeqCst, Ordering::SeqCst) {
-                    Ok(_) => break,
+                    Ok(_) => {
+                        counted = there.mode == Mode::Normal && word.mode != Mode::Normal;
+                        break;
+                    }
                     Err(now) => seen = now,
                 }
+            }
+            if !counted {
+                page.all[AT_RAISED].fetch_sub(1, Ordering::SeqCst);
             }
             let word = page.get(slot);
             page.all[AT_EPOCH].fetch_max(word.epoch + 1, Ordering::SeqCst);
         }
-        // Never down: somebody may have counted and be about to raise.
-        let count = (0..page.words.len()).filter(|&slot| page.get(slot).mode != Mode::Normal).count();
-        page.all[AT_RAISED].fetch_max(count as u64, Ordering::SeqCst);
         page.all[AT_CHANGES].fetch_add(1, Ordering::SeqCst);
         page.all[AT_STATE].store(IN_SERVICE, Ordering::SeqCst);
         let read_only = rustix::fs::open(
