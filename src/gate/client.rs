@@ -346,11 +346,14 @@ impl Checker {
 
     /// Goes inside for an order that haltline admitted when the page's next epoch was `epoch`.
     #[inline]
-    fn enter_answered(&mut self, epoch: u64, strategy: StrategyId, instrument: InstrumentId) -> Result<(), Closed> {
+    fn enter_answered(&mut self, answered: &Answered) -> Result<(), Closed> {
+        let Answered { verdict, epoch, strategy, instrument } = *answered;
         self.slot.enter();
+        // A raise takes its epoch before it shows the mode. An order that was submitted in between has an epoch that looks new
+        // enough, and may have been decided before the mode was seen: so what reduces goes by the verdict, not by the epoch.
         let open = self
             .page
-            .check_modes(strategy, instrument, true)
+            .check_modes(strategy, instrument, verdict.reduces())
             .and_then(|()| self.page.check_unchanged(epoch, strategy, instrument))
             .and_then(|()| self.page.check_lease(clock()));
         self.stay(open)
@@ -518,8 +521,7 @@ impl Asker {
         if let Some(denial) = answered.verdict.denial {
             return Err(Denied::Verdict(denial));
         }
-        let Answered { epoch, strategy, instrument, .. } = *answered;
-        if let Err(closed) = self.checker.enter_answered(epoch, strategy, instrument) {
+        if let Err(closed) = self.checker.enter_answered(answered) {
             self.withdraw(answered)?;
             return Err(Denied::Closed(closed));
         }
