@@ -59,6 +59,10 @@ impl Clock for SystemClock {
         };
         Now { mono, unix: UnixNanos(unix) }
     }
+
+    fn host_ns(&self, mono: MonoNanos) -> u64 {
+        self.origin + mono.0.saturating_sub(self.origin) / u64::from(self.speed)
+    }
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds: never steps, the same for all processes of a host, stands while it is suspended.
@@ -161,5 +165,26 @@ impl Idler {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_of_a_clock_that_runs_faster_is_not_longer_on_the_host() {
+        let clock = SystemClock::faster(1_000);
+        let began = monotonic_ns();
+        while monotonic_ns() < began + 1_000_000 {
+            std::hint::spin_loop();
+        }
+        let host = clock.host_ns(clock.now().mono);
+        let after = monotonic_ns();
+        assert!((began..=after).contains(&host), "{began} {host} {after}");
+        let continued = ContinuedClock::new(Arc::new(SystemClock::new()), MonoNanos(u64::MAX / 2));
+        let before = monotonic_ns();
+        let host = continued.host_ns(continued.now().mono);
+        assert!((before..=monotonic_ns()).contains(&host));
     }
 }

@@ -275,6 +275,11 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let limits = Arc::new(RwLock::new(table.clone()));
     let alerts = Arc::new(Alerts::default());
     let gates = Arc::new(Gates::default());
+    // Before anybody can press: who was attached to the run before may send as soon as the lease is renewed.
+    let former = match &gate_door {
+        Some(_) => gates::find_former(&page, &universe, &board, &gates).context("gateways of the run before")?,
+        None => Vec::new(),
+    };
     let (lane_changes, take_lane_changes) = crossbeam_channel::bounded(64);
     let audit = Arc::new(Audit::new(audit_to, clock.clone()));
     let ingest_wake = IngestWake::default();
@@ -454,10 +459,12 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     };
     let stop_gates = flag();
     let gates = match (gate_door, page_fd) {
-        (Some(door), Some(page)) => {
+        (Some(door), Some(page_fd)) => {
             let parts = GateParts {
                 listener: door.listener,
-                page,
+                page: page_fd,
+                halt_page: page.clone(),
+                former,
                 bell: bell.clone(),
                 bell_fd,
                 universe: universe.clone(),

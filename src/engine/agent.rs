@@ -76,6 +76,18 @@ pub struct EnginePort {
     held: VecDeque<(u64, Effect)>,
 }
 
+impl EnginePort {
+    /// Whether an event of `session` waits.
+    fn holds_of(&mut self, session: SessionId) -> bool {
+        let waiting = self.events.slots();
+        // Nothing is taken: the chunk is not committed.
+        self.events.read_chunk(waiting).is_ok_and(|chunk| {
+            let (first, second) = chunk.as_slices();
+            first.iter().chain(second).any(|inbound| inbound.event.session == session)
+        })
+    }
+}
+
 /// Makes the two ends of a port. `capacity` events may wait on the way in.
 #[must_use]
 pub fn port(capacity: usize, engine: Arc<Bell>, wake: Box<dyn Wake>) -> (EdgePort, EnginePort) {
@@ -176,6 +188,10 @@ struct Shell {
     commands: Receiver<Instruction>,
     /// Taken from `commands`, and there is no room to record it yet.
     put_off: Option<Instruction>,
+    /// Taken from `lane_changes`, and events of its session wait in a port.
+    put_off_lane: Option<LaneChange>,
+    /// The end has begun: nothing more is taken from gateways.
+    closing: bool,
     recorder: Option<Recorder>,
     hold: bool,
     grace_ns: u64,
@@ -239,6 +255,8 @@ impl EngineAgent {
             lease_renewed: MonoNanos(0),
             commands: parts.commands,
             put_off: None,
+            put_off_lane: None,
+            closing: false,
             hold: parts.durable_before_verdict && parts.recorder.is_some(),
             grace_ns: parts.grace_ns,
             mark: (0, MonoNanos(0)),
@@ -258,11 +276,13 @@ impl EngineAgent {
         }
     }
 
-    /// Loops until `stop` is set and nothing is left to take. `bell` is the one that the ports ring.
+    /// Loops until `stop` is set and nothing is left to take. From then on nothing is taken from gateways, which never stop by
+    /// themselves: what they send stays in their lanes, for the next run. `bell` is the one that the ports ring.
     pub fn run(mut self, idle: Idle, bell: &Bell, stop: &AtomicBool) {
         let mut idler = Idler::new(idle);
         self.begin();
         loop {
+            self.shell.closing |= stop.load(Ordering::Acquire);
             let work = self.do_work();
             if work == 0 && stop.load(Ordering::Acquire) && !self.shell.holds_back() {
                 self.finish();
@@ -304,15 +324,17 @@ impl EngineAgent {
     /// One round. Returns how many inputs it took.
     pub fn do_work(&mut self) -> usize {
         let now = self.shell.clock.now();
-        let mut work = self.shell.release_held();
-        work += self.shell.take_page(&mut self.engine, now) + self.shell.take_commands(&mut self.engine, now);
+        let mut work = self.shell.release_held(now);
+        // Before the page: a session that is re-armed once its gateway has attached anew has another lane by then.
         work += self.shell.take_lane_changes(&self.engine);
+        work += self.shell.take_page(&mut self.engine, now) + self.shell.take_commands(&mut self.engine, now);
         self.shell.look_at_journal(&mut self.engine, now);
         self.show_lag(now);
         for port in 0..self.shell.ports.len() {
             work += self.take_events(port, now);
         }
-        for lane in 0..self.shell.lanes.len() {
+        let lanes = if self.shell.closing { 0 } else { self.shell.lanes.len() };
+        for lane in 0..lanes {
             work += self.take_lane(lane, now);
         }
         if now.mono.since(self.last_tick) >= TICK_NS && self.shell.recorder.as_mut().is_none_or(|r| r.fits(1)) {
@@ -452,6 +474,14 @@ impl Shell {
                 work += 1;
             }
         }
+        // What a broken lane holds is not booked: its session stays halted until a gateway has attached anew.
+        for lane in 0..self.lanes.len() {
+            let session = Scope::Session(self.lanes[lane].session());
+            let mode = self.universe.slot(session).map(|slot| self.page.get(slot).mode);
+            if self.lanes[lane].is_broken() && mode.is_some_and(|mode| mode != Mode::Halted) {
+                self.break_lane(lane, Broken::BadField(BadField { field: "lane", value: 0 }), now);
+            }
+        }
         work
     }
 
@@ -530,13 +560,16 @@ impl Shell {
     }
 
     /// Lets go what waited for the disk and is there now; returns how much.
-    fn release_held(&mut self) -> usize {
-        let Some(recorder) = &self.recorder else { return 0 };
+    fn release_held(&mut self, now: Now) -> usize {
         let mut released = 0;
-        for lane in &mut self.lanes {
-            // A lane that breaks here is found broken when it is looked at next.
-            released += lane.release_held(|position| recorder.is_durable(position)).unwrap_or(0);
+        for lane in 0..self.lanes.len() {
+            let Some(recorder) = &self.recorder else { return 0 };
+            match self.lanes[lane].release_held(|position| recorder.is_durable(position)) {
+                Ok(count) => released += count,
+                Err(broken) => self.break_lane(lane, broken, now),
+            }
         }
+        let Some(recorder) = &self.recorder else { return 0 };
         for port in self.ports.iter_mut().filter(|port| !port.held.is_empty()) {
             let before = released;
             while let Some((position, effect)) = port.held.front()
@@ -603,6 +636,9 @@ impl Shell {
                     self.notify(effect, now);
                 }
                 Effect::Anomaly(anomaly) => {
+                    if let (Out::Lane(lane), AnomalyKind::DuplicateSeq) = (out, anomaly.kind) {
+                        self.break_foreign(lane, anomaly.seq, now);
+                    }
                     self.published.anomalies[anomaly.kind as usize].add(1);
                     self.notify(effect, now);
                 }
@@ -672,9 +708,8 @@ impl Shell {
                 }
                 1
             }
-            // Positions have no gaps: the stream is not the one that the engine knows, and would never go on.
             (Out::Lane(lane), Effect::Resend { from, .. }) => {
-                self.break_lane(lane, Broken::BadField(BadField { field: "sequence", value: from }), now);
+                self.break_foreign(lane, from, now);
                 0
             }
             // Numbers need not be forgotten.
@@ -695,7 +730,14 @@ impl Shell {
 
     fn take_lane_changes(&mut self, engine: &Engine) -> usize {
         let mut work = 0;
-        while let Ok(change) = self.lane_changes.try_recv() {
+        while let Some(change) = self.put_off_lane.take().or_else(|| self.lane_changes.try_recv().ok()) {
+            // Where the stream is, is known when what a transport had taken of it is booked.
+            if let LaneChange::Expected { session, .. } = &change
+                && self.ports.iter_mut().any(|port| port.holds_of(*session))
+            {
+                self.put_off_lane = Some(change);
+                break;
+            }
             match change {
                 LaneChange::Add(mut lane) => {
                     self.lanes.retain(|other| other.session() != lane.session());
@@ -710,6 +752,14 @@ impl Shell {
             work += 1;
         }
         work
+    }
+
+    /// Positions have no gaps and none comes twice: the stream is not the one that the engine knows, and what is in it would be
+    /// lost.
+    fn break_foreign(&mut self, lane: usize, seq: u64, now: Now) {
+        if !self.lanes[lane].is_broken() {
+            self.break_lane(lane, Broken::BadField(BadField { field: "sequence", value: seq }), now);
+        }
     }
 
     /// What a session's gateway wrote cannot be relied on any more: the session halts, the others go on.
@@ -741,6 +791,7 @@ impl Shell {
     fn renew_lease(&mut self, now: Now) {
         let span = self.page.lease_span();
         if span == 0
+            || self.closing
             || now.mono.since(self.lease_renewed) < span / 16
             || self.published.input_lag_ns.get() > self.lease_lag_ns
         {
@@ -769,6 +820,8 @@ mod tests {
     use crate::model::rule::{Action, Target};
     use crate::model::{EventKind, Mode, Rule, Scope, ScopeKind, SessionKind, SessionSpec};
     use crate::ring::cells::{self, CellReader};
+    use crate::ring::lane::{RECORD_WORDS, Reader, STAMP, Writer};
+    use crate::ring::shm::Words;
 
     struct NoWake;
     impl Wake for NoWake {
@@ -970,6 +1023,89 @@ mod tests {
         durability.set_synced(reader.head());
         agent.do_work();
         assert_eq!(verdicts(&mut edge), [None]);
+    }
+
+    /// A gateway's end of new lanes of session 0 whose stream begins behind `base`.
+    fn lane(agent: &mut EngineAgent, base: u64) -> (Words, Writer) {
+        let (events, cursor) = (Words::heap(4 * RECORD_WORDS), Words::heap(1));
+        let writer = Writer::resume(events.clone(), cursor.clone()).unwrap();
+        let verdicts = Writer::resume(Words::heap(4 * RECORD_WORDS), Words::heap(1)).unwrap();
+        let reader = Reader::behind(events.clone(), cursor, 0);
+        agent.shell.lanes.clear();
+        agent.shell.lanes.push(LanePort::new(SessionId(0), base, reader, verdicts, Arc::default()));
+        (events, writer)
+    }
+
+    #[test]
+    fn a_session_whose_lane_is_broken_stays_halted_until_it_has_another() {
+        let clock = TestClock::new();
+        let (mut agent, _edge, _channels) = agent(universe(), LimitTable::closed(&universe()), &clock);
+        let slot = agent.shell.universe.slot(Scope::Session(SessionId(0))).unwrap();
+        let (events, _) = lane(&mut agent, 0);
+        events[STAMP].store(9, core::sync::atomic::Ordering::Relaxed);
+        while agent.do_work() > 0 {}
+        let word = agent.shell.page.get(slot);
+        assert_eq!(word.mode, Mode::Halted);
+        agent.shell.page.lower(slot, word.epoch).unwrap();
+        while agent.do_work() > 0 {}
+        let word = agent.shell.page.get(slot);
+        assert_eq!(word.mode, Mode::Halted, "what the gateway sends would not be booked");
+        let (_, mut writer) = lane(&mut agent, 0);
+        agent.shell.page.lower(slot, word.epoch).unwrap();
+        writer.push(Event::new(EventKind::Heartbeat, SessionId(0), 0).to_record()).unwrap();
+        while agent.do_work() > 0 {}
+        assert_eq!((agent.shell.page.get(slot).mode, agent.engine.expected(SessionId(0))), (Mode::Normal, 2));
+    }
+
+    #[test]
+    fn a_gateway_that_goes_on_sending_does_not_hold_the_end_up() {
+        let clock = TestClock::new();
+        let (mut agent, _edge, _channels) = agent(universe(), LimitTable::closed(&universe()), &clock);
+        let (_, mut writer) = lane(&mut agent, 0);
+        let (stop, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                agent.run(Idle::Yield, &Bell::new(), &stop);
+                ended.store(true, Ordering::Release);
+            });
+            let event = Event::new(EventKind::Heartbeat, SessionId(0), 0).to_record();
+            let (begin, mut sent) = (std::time::Instant::now(), 0);
+            while !ended.load(Ordering::Acquire) {
+                assert!(begin.elapsed() < std::time::Duration::from_secs(60), "it never ends");
+                sent += u32::from(writer.push(event).unwrap().is_some());
+                stop.store(sent > 100, Ordering::Release);
+            }
+            assert_eq!(writer.room(), Ok(0), "what was sent last waits for the next run");
+        });
+    }
+
+    #[test]
+    fn a_lane_that_repeats_its_stream_halts_its_session() {
+        let clock = TestClock::new();
+        let (mut agent, mut edge, _channels) = agent(universe(), LimitTable::closed(&universe()), &clock);
+        let slot = agent.shell.universe.slot(Scope::Session(SessionId(0))).unwrap();
+        let event = Event::new(EventKind::Heartbeat, SessionId(0), 1);
+        edge.events.push(Inbound { event, received: clock.now().mono }).unwrap();
+        let (_, mut writer) = lane(&mut agent, 0);
+        writer.push(Event::new(EventKind::Fill, SessionId(0), 0).to_record()).unwrap();
+        while agent.do_work() > 0 {}
+        assert_eq!(agent.shell.page.get(slot).mode, Mode::Halted, "a fill was dropped and nobody hears of it");
+    }
+
+    #[test]
+    fn where_a_stream_is_counts_what_a_transport_has_taken_of_it() {
+        let clock = TestClock::new();
+        let (mut agent, mut edge, _channels) = agent(universe(), LimitTable::closed(&universe()), &clock);
+        let (ask, changes) = crossbeam_channel::bounded(1);
+        agent.shell.lane_changes = changes;
+        for seq in 1..=3 {
+            let event = Event::new(EventKind::Heartbeat, SessionId(0), seq);
+            edge.events.push(Inbound { event, received: clock.now().mono }).unwrap();
+        }
+        let (reply, expected) = crossbeam_channel::bounded(1);
+        ask.send(LaneChange::Expected { session: SessionId(0), reply }).unwrap();
+        while agent.do_work() > 0 {}
+        assert_eq!(expected.try_recv(), Ok(4));
     }
 
     #[test]

@@ -774,6 +774,9 @@ impl Engine {
     }
 }
 
+const _: () = assert!(checks_of(false, false) & checks_of(true, false) & crate::model::record::RISK_CHECK != 0);
+const _: () = assert!((checks_of(false, true) | checks_of(true, true)) & crate::model::record::RISK_CHECK == 0);
+
 /// The rules that are looked at for a replace or a new order, a bit each.
 pub(super) const fn checks_of(replace: bool, reduces: bool) -> u64 {
     let mut checks = ENTITY_CHECKS | SESSION_CHECKS | ORDER_CHECKS | ALWAYS_CHECKS;

@@ -346,11 +346,14 @@ impl Checker {
 
     /// Goes inside for an order that haltline admitted when the page's next epoch was `epoch`.
     #[inline]
-    fn enter_answered(&mut self, epoch: u64, strategy: StrategyId, instrument: InstrumentId) -> Result<(), Closed> {
+    fn enter_answered(&mut self, answered: &Answered) -> Result<(), Closed> {
+        let Answered { verdict, epoch, strategy, instrument } = *answered;
         self.slot.enter();
+        // A raise takes its epoch before it shows the mode. An order that was submitted in between has an epoch that looks new
+        // enough, and may have been decided before the mode was seen: so what reduces goes by the verdict, not by the epoch.
         let open = self
             .page
-            .check_modes(strategy, instrument, true)
+            .check_modes(strategy, instrument, verdict.reduces())
             .and_then(|()| self.page.check_unchanged(epoch, strategy, instrument))
             .and_then(|()| self.page.check_lease(clock()));
         self.stay(open)
@@ -361,6 +364,7 @@ impl Checker {
 #[derive(Clone, Copy, Debug, Default)]
 struct Waiting {
     position: u64,
+    id: OrdId,
     epoch: u64,
     strategy: StrategyId,
     instrument: InstrumentId,
@@ -457,6 +461,7 @@ impl Asker {
         let at = (self.events.position() - 1) as usize & (self.epochs.len() - 1);
         let waiting = Waiting {
             position: self.events.position(),
+            id: order.id,
             epoch,
             strategy: order.strategy,
             instrument: order.instrument,
@@ -479,7 +484,8 @@ impl Asker {
         }
     }
 
-    /// The next verdict, if one has come.
+    /// The next verdict, if one has come. A request whose verdict was lost with a haltline that died gets none: it is withdrawn
+    /// when a later one's comes.
     ///
     /// # Errors
     /// [`Denied::Damaged`], [`Denied::BadVerdict`]: nothing more can be asked here.
@@ -489,11 +495,13 @@ impl Asker {
             let verdict = VerdictRecord::from_record(&record).map_err(|_| Denied::BadVerdict)?;
             let position = verdict.seq.wrapping_sub(self.base);
             // Haltline died between answering and counting, and has answered again: the order may have been sent.
-            if position <= self.answered[0].load(Ordering::Relaxed) {
+            let answered = self.answered[0].load(Ordering::Relaxed);
+            if position <= answered {
                 continue;
             }
             // A process that dies between these two words never used the verdict: haltline goes on counting the order.
             self.answered[0].store(position, Ordering::Release);
+            self.withdraw_lost(answered, position);
             let at = position.wrapping_sub(1) as usize & (self.epochs.len() - 1);
             let waiting = self.epochs[at];
             if waiting.position == position && !waiting.withdrawn {
@@ -509,6 +517,20 @@ impl Asker {
         }
     }
 
+    /// Verdicts come in the order of their requests. One between `before` and `now` that has none never gets it: haltline wrote
+    /// down what it had decided, and died before it said so. Its order is not sent.
+    fn withdraw_lost(&mut self, before: u64, now: u64) {
+        let oldest = now.saturating_sub(self.epochs.len() as u64);
+        for position in before.max(oldest) + 1..now {
+            let at = position.wrapping_sub(1) as usize & (self.epochs.len() - 1);
+            if self.epochs[at].position == position {
+                self.epochs[at].position = 0;
+                // If there is no room, haltline goes on counting the order.
+                let _ = self.tell_withdrawn(self.epochs[at].id);
+            }
+        }
+    }
+
     /// The pass for an order that was admitted.
     ///
     /// # Errors
@@ -518,8 +540,7 @@ impl Asker {
         if let Some(denial) = answered.verdict.denial {
             return Err(Denied::Verdict(denial));
         }
-        let Answered { epoch, strategy, instrument, .. } = *answered;
-        if let Err(closed) = self.checker.enter_answered(epoch, strategy, instrument) {
+        if let Err(closed) = self.checker.enter_answered(answered) {
             self.withdraw(answered)?;
             return Err(Denied::Closed(closed));
         }
@@ -710,4 +731,96 @@ fn bad_page(bad: BadPage) -> AttachError {
 fn identity(fd: impl AsFd) -> Result<(u64, u64), AttachError> {
     let stat = rustix::fs::fstat(fd)?;
     Ok((stat.st_dev, stat.st_ino))
+}
+
+#[cfg(all(test, feature = "service", not(loom), not(miri)))]
+mod tests {
+    use super::*;
+    use crate::gate::region::RegionShape;
+    use crate::kill::page::HaltPage;
+    use crate::kill::page_file::Shape;
+    use crate::kill::testing::universe;
+    use crate::model::record::RISK_CHECK;
+    use crate::model::scope::{Mode, Scope};
+    use crate::ring::slots::SLOT_WORDS;
+
+    /// A gateway's end that asks, and haltline's ends of the lanes.
+    fn asker() -> (Asker, Reader, Writer, tempfile::TempDir) {
+        let (dir, universe) = (tempfile::tempdir().unwrap(), universe());
+        let settled = HaltPage::new(universe.scope_count(), 1)
+            .settle_in(&dir.path().join("page"), &Shape::of(&universe), 0o600, 1)
+            .unwrap();
+        settled.page.renew_lease(u64::MAX);
+        let shape =
+            RegionShape { session: SessionId(0), kind: GateKind::Ask, base: 40, events: 8, verdicts: 8, slots: 1 };
+        let region = Region::make(Words::heap(shape.words()), shape);
+        let events = Reader::resume(region.events(), region.event_cursor());
+        let verdicts = Writer::resume(region.verdicts(), region.verdict_cursor()).unwrap();
+        let gate = Gate {
+            socket: Mutex::new(Socket { fd: settled.read_only.try_clone().unwrap(), owed: 0 }),
+            page: PageView::new(View::map(&settled.read_only).unwrap(), SessionId(0)).unwrap(),
+            page_file: identity(&settled.read_only).unwrap(),
+            region,
+            region_fd: settled.read_only,
+            bell: Mutex::new(Bell::new()),
+            bells: AtomicU64::new(0),
+            fencing: Fencing::Fence,
+            asker: Mutex::new(false),
+        };
+        (Arc::new(gate).asker().unwrap(), events, verdicts, dir)
+    }
+
+    #[test]
+    fn an_order_whose_verdict_was_lost_is_withdrawn_with_the_next_verdict() {
+        let (mut asker, mut events, mut verdicts, _dir) = asker();
+        let mut submit = |asker: &mut Asker, id: u64| {
+            let order = Event { id: OrdId(id), ..Event::new(EventKind::New, SessionId(0), 0) };
+            let position = asker.submit(&order).unwrap();
+            assert!(events.pop().unwrap().is_some());
+            position
+        };
+        let lost = submit(&mut asker, 11);
+        let position = submit(&mut asker, 12);
+        assert_eq!((lost, position), (1, 2));
+        let verdict =
+            VerdictRecord { seq: 40 + position, id: OrdId(12), kind: EventKind::New, denial: None, checks: RISK_CHECK };
+        verdicts.push(verdict.to_record()).unwrap().unwrap();
+        let answered = asker.poll().unwrap().unwrap();
+        assert_eq!(answered.verdict.id, OrdId(12));
+        assert!(asker.pass(&answered).is_ok());
+        let told = Event::from_record(&events.pop().unwrap().unwrap(), SessionId(0), 43).unwrap();
+        assert_eq!(
+            (told.kind, told.id),
+            (EventKind::Withdrawn, OrdId(11)),
+            "haltline counts an order that is not sent"
+        );
+        assert_eq!(events.pop(), Ok(None));
+        // Reports have no verdicts and are not taken for requests.
+        asker.report(&Event::new(EventKind::Heartbeat, SessionId(0), 0)).unwrap();
+        events.pop().unwrap().unwrap();
+        assert_eq!(asker.poll(), Ok(None));
+    }
+
+    #[test]
+    fn what_was_submitted_while_reduce_only_was_raised_and_decided_before_does_not_pass() {
+        let (dir, universe) = (tempfile::tempdir().unwrap(), universe());
+        let settled = HaltPage::new(universe.scope_count(), 1)
+            .settle_in(&dir.path().join("page"), &Shape::of(&universe), 0o600, 1)
+            .unwrap();
+        settled.page.renew_lease(u64::MAX);
+        let page = PageView::new(View::map(&settled.read_only).unwrap(), SessionId(0)).unwrap();
+        let slot = Slot::claim(&Words::heap(SLOT_WORDS), 1, Fencing::Fence).unwrap();
+        let mut checker = Checker { slot, page };
+        // The epoch as a gate reads it when the raise has taken its own and not yet shown the mode.
+        let raised = settled.page.raise(universe.slot(Scope::Firm).unwrap(), Mode::ReduceOnly);
+        let mut enter = |checks| {
+            let verdict = VerdictRecord { seq: 1, id: OrdId(1), kind: EventKind::New, denial: None, checks };
+            let (strategy, instrument) = (StrategyId(0), InstrumentId(0));
+            let entered = checker.enter_answered(&Answered { verdict, epoch: raised.epoch + 1, strategy, instrument });
+            checker.slot.exit();
+            entered
+        };
+        assert_eq!(enter(RISK_CHECK), Err(Closed::Mode { scope: Scope::Firm, word: raised }));
+        assert_eq!(enter(0), Ok(()), "haltline has found that it reduces");
+    }
 }

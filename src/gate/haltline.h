@@ -123,6 +123,9 @@
 #define HL_I_SLOT_STATE 0
 #define HL_I_SLOT_OWNER 1
 
+/* In a verdict's checks: rule 17, which is looked at for every order that does not reduce, and for no other. */
+#define HL_I_RISK_CHECK (UINT64_C(1) << 17)
+
 /* Lanes. */
 #define HL_I_RECORD_WORDS 8
 #define HL_I_STAMP 2
@@ -1719,7 +1722,7 @@ HL_I_FN hl_reason hl_poll(hl_asker *asker, hl_answered *answered, hl_denied *den
  * HL_OK: the pass is held: send, then hl_asker_exit. Else the order must not be sent. HL_DENIED: it was not admitted. HL_CLOSED,
  * HL_LAPSED, HL_RETIRED, HL_UNKNOWN, HL_CHANGED: the gate has closed since, and haltline was told that the order is withdrawn
  * (HL_FULL, HL_DAMAGED: it could not be told and goes on counting it). HL_HELD: exit the pass before, then call again.
- * In reduce-only an order that haltline admitted passes. As hl_admit.
+ * In reduce-only an order passes that haltline found to reduce. As hl_admit.
  */
 HL_I_FN hl_reason hl_pass(hl_asker *asker, const hl_answered *answered, hl_denied *denied) {
     hl_checker *const checker = &asker->checker;
@@ -1731,7 +1734,9 @@ HL_I_FN hl_reason hl_pass(hl_asker *asker, const hl_answered *answered, hl_denie
     if (HL_I_UNLIKELY(hl_holds_pass(checker)))
         return hl_i_deny(denied, HL_HELD);
     hl_i_enter(checker);
-    hl_reason reason = hl_i_check_modes(&checker->page, answered->strategy, answered->instrument, true, denied);
+    /* By the verdict, not by the epoch: a raise takes its epoch before it shows the mode. */
+    const bool reduces = (answered->checks & HL_I_RISK_CHECK) == 0;
+    hl_reason reason = hl_i_check_modes(&checker->page, answered->strategy, answered->instrument, reduces, denied);
     if (HL_I_LIKELY(reason == HL_OK))
         reason = hl_i_check_unchanged(&checker->page, answered->epoch, answered->strategy, answered->instrument, denied);
     if (HL_I_LIKELY(reason == HL_OK))

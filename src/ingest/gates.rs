@@ -5,7 +5,7 @@
 //! from memory to memory.
 //!
 //! A connection that ends says little: the process may live on and still have the memory. Only when the process is gone is its
-//! gate taken off the list. The next process of that session gets the same region, and goes on where the lanes are.
+//! gate taken off the list; the page says which processes there are, also to the next run of haltline. The next process of that session gets the same region, and goes on where the lanes are.
 
 use std::collections::HashMap;
 use std::io::{IoSlice, IoSliceMut};
@@ -31,13 +31,14 @@ use crate::gate::region::{GateKind, Region, RegionShape};
 use crate::ingest::ws::Authenticate;
 use crate::kill::board::SessionBoard;
 use crate::kill::gates::{AttachedGate, Gates};
+use crate::kill::page::{AttachedProcess, HaltPage};
 use crate::model::universe::SessionKind;
 use crate::model::{Scope, ScopeKind, Universe};
 use crate::ring::barrier::heavy;
 use crate::ring::bell::Bell;
 use crate::ring::lane::{Reader, Writer};
 use crate::ring::shm::Words;
-use crate::ring::slots::{OWNER, SLOT_WORDS, STATE};
+use crate::ring::slots::{OWNER, SLOT_WORDS, STATE, outside};
 use crate::units::{MonoNanos, SessionId};
 
 /// How large the regions are.
@@ -57,6 +58,10 @@ pub struct GateParts {
     pub listener: OwnedFd,
     /// The halt page, to be read only.
     pub page: OwnedFd,
+    /// The same page, to note who is attached.
+    pub halt_page: Arc<HaltPage>,
+    /// Who was attached to the run before and lives.
+    pub former: Vec<Former>,
     /// The engine's bell, and its memory.
     pub bell: Arc<Bell>,
     /// The memory of the bell.
@@ -81,13 +86,17 @@ pub struct GateParts {
 const ENGINE_PATIENCE: Duration = Duration::from_millis(500);
 /// How long a connection may be silent before it has attached.
 const HELLO_NS: u64 = 5_000_000_000;
-/// Connections beyond one per session.
-const SPARE_CONNECTIONS: usize = 16;
+/// Connections that have not attached. The one that has been silent for longest makes room for the next.
+const STRANGERS: usize = 16;
+/// Connections that are taken in one round.
+const ACCEPTS: usize = 64;
 
 struct Connection {
     socket: OwnedFd,
     since: MonoNanos,
-    attached: bool,
+    attached: Option<SessionId>,
+    /// The session has connected anew.
+    replaced: bool,
 }
 
 /// A session's region, and who has it.
@@ -98,6 +107,67 @@ struct Place {
     gate: Arc<AttachedGate>,
     process: OwnedFd,
     gone: bool,
+}
+
+/// A process that can still be inside a gate of its own, beside the one that has the session's place.
+#[derive(Debug)]
+pub struct Former {
+    gate: Arc<AttachedGate>,
+    process: OwnedFd,
+}
+
+/// Lists in `gates` who was attached to the run before, by the page, and lives. Before anybody can press: such a gate opens
+/// with the first lease.
+///
+/// # Errors
+/// If the system cannot say whether such a process lives.
+pub fn find_former(
+    page: &HaltPage,
+    universe: &Universe,
+    board: &SessionBoard,
+    gates: &Gates,
+) -> std::io::Result<Vec<Former>> {
+    use rustix::io::Errno;
+    let mut former = Vec::new();
+    let membarrier = heavy();
+    for session in 0..universe.sessions.len() {
+        let Some(noted) = page.attached(session) else { continue };
+        let process = match i32::try_from(noted.pid).ok().and_then(rustix::process::Pid::from_raw) {
+            Some(pid) => rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()),
+            None => Err(Errno::SRCH),
+        };
+        let process = match process {
+            Ok(process) => process,
+            // A thread of another process may have the number now.
+            Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => {
+                page.note_attached(session, None);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        // After it was opened: what has the number now keeps it for as long as the descriptor is looked at.
+        let began = began(noted.pid);
+        let same = noted.began == 0 || began == 0 || noted.began == began;
+        if !same || has_ended(&process) {
+            page.note_attached(session, None);
+            continue;
+        }
+        let gate = Arc::new(AttachedGate::unseen(SessionId(session as u16), noted.pid, membarrier));
+        gates.add(gate.clone());
+        if let Some(cell) = board.cell(session) {
+            cell.set_by_gate(true);
+        }
+        former.push(Former { gate, process });
+    }
+    Ok(former)
+}
+
+/// When process `pid` began, in ticks after the boot; 0 if the system does not say.
+fn began(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Behind the name, which may hold anything: state, parent and so on; the begin is field 22 of all.
+    let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);
+    behind.split_whitespace().nth(19).and_then(|word| word.parse().ok()).unwrap_or(0)
 }
 
 /// Listens at `path`. A socket that nobody answers at any more is replaced.
@@ -115,8 +185,12 @@ pub fn listen(path: &Path, mode: u32) -> std::io::Result<OwnedFd> {
         if error != rustix::io::Errno::ADDRINUSE {
             return Err(error.into());
         }
-        if rustix::net::connect(socket()?, &address).is_ok() {
-            return Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, "somebody serves there"));
+        // A haltline that stands, with many who wait at its door, answers nobody either, and is there.
+        match rustix::net::connect(socket()?, &address) {
+            Err(rustix::io::Errno::CONNREFUSED) => {}
+            Ok(()) | Err(_) => {
+                return Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, "somebody serves there"));
+            }
         }
         std::fs::remove_file(path)?;
         rustix::net::bind(&listener, &address)?;
@@ -135,7 +209,9 @@ pub fn run(parts: GateParts, stop: &AtomicBool) -> std::io::Result<()> {
     if !membarrier {
         tracing::warn!(event = "gates", "no membarrier here: gates fence every order themselves");
     }
-    let mut server = Server { parts, membarrier, connections: Vec::new(), places: HashMap::new() };
+    let mut parts = parts;
+    let former = std::mem::take(&mut parts.former);
+    let mut server = Server { parts, membarrier, connections: Vec::new(), places: HashMap::new(), former };
     while !stop.load(Ordering::Acquire) {
         server.round()?;
     }
@@ -147,14 +223,16 @@ struct Server {
     membarrier: bool,
     connections: Vec<Connection>,
     places: HashMap<SessionId, Place>,
+    former: Vec<Former>,
 }
 
 impl Server {
     fn round(&mut self) -> std::io::Result<()> {
         let live: Vec<SessionId> = self.places.iter().filter(|(_, p)| !p.gone).map(|(&s, _)| s).collect();
-        let (listening, ended, spoke) = {
+        let (listening, ended, former_ended, spoke) = {
             let mut fds = vec![PollFd::new(&self.parts.listener, PollFlags::IN)];
             fds.extend(live.iter().map(|s| PollFd::new(&self.places[s].process, PollFlags::IN)));
+            fds.extend(self.former.iter().map(|f| PollFd::new(&f.process, PollFlags::IN)));
             fds.extend(self.connections.iter().map(|c| PollFd::new(&c.socket, PollFlags::IN)));
             let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
             match rustix::event::poll(&mut fds, Some(&timeout)) {
@@ -164,20 +242,26 @@ impl Server {
             let said = |fd: &PollFd<'_>| !fd.revents().is_empty();
             let ended: Vec<SessionId> =
                 live.iter().zip(&fds[1..]).filter(|(_, fd)| said(fd)).map(|(&s, _)| s).collect();
-            let spoke: Vec<bool> = fds[1 + live.len()..].iter().map(said).collect();
-            (said(&fds[0]), ended, spoke)
+            let (former, connections) = fds[1 + live.len()..].split_at(self.former.len());
+            let former_ended = former.iter().any(said);
+            let spoke: Vec<bool> = connections.iter().map(said).collect();
+            (said(&fds[0]), ended, former_ended, spoke)
         };
         // Ends first: a gateway that was started anew finds its place free.
         for session in ended {
             self.process_ended(session);
         }
+        if former_ended {
+            self.look_at_former();
+        }
         let now = self.parts.clock.now().mono;
         for (at, spoke) in spoke.into_iter().enumerate().rev() {
-            let silent = !self.connections[at].attached && now.since(self.connections[at].since) > HELLO_NS;
+            let silent = self.connections[at].attached.is_none() && now.since(self.connections[at].since) > HELLO_NS;
             if silent || (spoke && !self.hear(at)) {
                 self.connections.remove(at);
             }
         }
+        self.connections.retain(|connection| !connection.replaced);
         if listening {
             self.accept();
         }
@@ -185,13 +269,44 @@ impl Server {
     }
 
     fn accept(&mut self) {
-        while let Ok(socket) =
-            rustix::net::accept_with(&self.parts.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
-        {
-            // Beyond that it is closed at once: attached gateways lose nothing.
-            if self.connections.len() < self.parts.universe.sessions.len() + SPARE_CONNECTIONS {
-                self.connections.push(Connection { socket, since: self.parts.clock.now().mono, attached: false });
+        for _ in 0..ACCEPTS {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let Ok(socket) = rustix::net::accept_with(&self.parts.listener, flags) else { return };
+            // Who attaches does so at once. Attached gateways lose nothing to strangers, and there is one connection for each.
+            let mut strangers = self.connections.iter_mut().enumerate().filter(|(_, c)| c.attached.is_none());
+            let eldest = strangers.next().map(|(at, _)| at);
+            if strangers.count() + 1 >= STRANGERS
+                && let Some(at) = eldest
+            {
+                self.connections.remove(at);
             }
+            let since = self.parts.clock.now().mono;
+            self.connections.push(Connection { socket, since, attached: None, replaced: false });
+        }
+    }
+
+    /// Whether a process that lives has or had a gate of `session`.
+    fn has_gate(&self, session: SessionId) -> bool {
+        self.places.get(&session).is_some_and(|place| !place.gone)
+            || self.former.iter().any(|former| former.gate.session == session)
+    }
+
+    /// After the end of a process of `session`.
+    fn show_gate(&self, session: SessionId) {
+        if !self.has_gate(session) {
+            self.set_by_gate(session, false);
+            self.parts.halt_page.note_attached(usize::from(session.0), None);
+        }
+    }
+
+    fn look_at_former(&mut self) {
+        let now = self.parts.clock.now().mono.0;
+        let (ended, live): (Vec<_>, Vec<_>) = self.former.drain(..).partition(|former| has_ended(&former.process));
+        self.former = live;
+        for former in ended {
+            former.gate.set_gone(now);
+            self.parts.gates.remove(&former.gate);
+            self.show_gate(former.gate.session);
         }
     }
 
@@ -200,7 +315,7 @@ impl Server {
         place.gone = true;
         place.gate.set_gone(self.parts.clock.now().mono.0);
         self.parts.gates.remove(&place.gate);
-        self.set_by_gate(session, false);
+        self.show_gate(session);
         let name = self.parts.universe.scope_name(Scope::Session(session));
         tracing::warn!(event = "gate_gone", session = name, "a gateway's process has ended");
     }
@@ -237,7 +352,11 @@ impl Server {
             }
             Request::Attach { session, token, build } => match self.attach(at, &session, &token, build, offered) {
                 Ok(session) => {
-                    self.connections[at].attached = true;
+                    for connection in &mut self.connections {
+                        connection.replaced |= connection.attached == Some(session);
+                    }
+                    self.connections[at].attached = Some(session);
+                    self.connections[at].replaced = false;
                     let place = &self.places[&session];
                     let numbers = [
                         u64::from(session.0),
@@ -274,7 +393,7 @@ impl Server {
 
     fn look_up(&self, kind: u64, name: &str, at: usize) -> Answer {
         let refused = |status, text: String| Answer::Refused { status, text };
-        if !self.connections[at].attached {
+        if self.connections[at].attached.is_none() {
             return refused(status::NOT_ALLOWED, "attach first".into());
         }
         let kinds = [ScopeKind::Account, ScopeKind::Strategy, ScopeKind::Instrument, ScopeKind::Session];
@@ -318,35 +437,63 @@ impl Server {
         let process = rustix::process::pidfd_open(peer.pid, rustix::process::PidfdFlags::empty())
             .map_err(|error| (status::UNAVAILABLE, format!("the asking process cannot be watched: {error}")))?;
         let pid = peer.pid.as_raw_nonzero().get().unsigned_abs();
-        if self.parts.board.cell(usize::from(session.0)).is_some_and(|c| c.view().connected) {
-            return Err((status::IN_USE, format!("session {name:?} is connected over WebSocket")));
-        }
         if self.places.get(&session).is_some_and(|place| !place.gone && has_ended(&place.process)) {
             self.process_ended(session);
         }
+        self.look_at_former();
+        // SYNC by gate: before it is looked who is connected, see `ws::connection`.
+        self.set_by_gate(session, true);
+        let attached = self.take_place((session, name, kind), (pid, peer.uid.as_raw(), process), build, offered);
+        if attached.is_err() && !self.has_gate(session) {
+            self.set_by_gate(session, false);
+        }
+        attached.map(|()| session)
+    }
+
+    /// Gives `process` the place of a session, if nobody else who lives has it.
+    fn take_place(
+        &mut self,
+        (session, name, kind): (SessionId, &str, GateKind),
+        (pid, uid, process): (u32, u32, OwnedFd),
+        build: String,
+        offered: Option<OwnedFd>,
+    ) -> Result<(), (u16, String)> {
+        if self.parts.board.cell(usize::from(session.0)).is_some_and(|c| c.view().connected) {
+            return Err((status::IN_USE, format!("session {name:?} is connected over WebSocket")));
+        }
+        let in_use = |pid: u32| (status::IN_USE, format!("session {name:?} is attached by process {pid}, which lives"));
+        let mut returned = None;
+        if let Some(former) = self.former.iter().find(|former| former.gate.session == session) {
+            if former.gate.pid != pid {
+                return Err(in_use(former.gate.pid));
+            }
+            // Whether it can go on there or not: these are the slots that it has been using.
+            if former.gate.is_unseen()
+                && let Some(fd) = &offered
+                && let Ok(region) = self.read_region(session, kind, fd)
+            {
+                former.gate.come_back(region.slots());
+                returned = Some(former.gate.clone());
+            }
+        }
         let make_gate = |region: &Region| {
             let slots = region.slots();
-            Arc::new(AttachedGate::new(session, pid, peer.uid.as_raw(), build, self.membarrier, slots))
+            Arc::new(AttachedGate::new(session, pid, uid, build, self.membarrier, slots))
         };
         let broken = self.places.get(&session).is_some_and(|place| place.broken.load(Ordering::Acquire));
         match self.places.get_mut(&session) {
+            // Also where its lanes are broken: what it does is not known to be over.
+            Some(place) if !place.gone && place.gate.pid != pid => return Err(in_use(place.gate.pid)),
             Some(place) if !place.gone && !broken => {
-                let same = place.gate.pid == pid && offered.as_ref().is_some_and(|fd| is_same(fd, &place.fd));
-                if !same {
-                    let pid = place.gate.pid;
-                    return Err((
-                        status::IN_USE,
-                        format!("session {name:?} is attached by process {pid}, which lives"),
-                    ));
-                }
-                return Ok(session);
+                let same = offered.as_ref().is_some_and(|fd| is_same(fd, &place.fd));
+                return if same { Ok(()) } else { Err(in_use(pid)) };
             }
             Some(place) if place.gone && !broken => {
                 // Nobody has the slots any more.
                 let slots = place.region.slots();
                 for slot in 0..slots.len() / SLOT_WORDS {
                     let state = &slots[slot * SLOT_WORDS + STATE];
-                    state.store(state.load(Ordering::Relaxed).next_multiple_of(2), Ordering::Relaxed);
+                    state.store(outside(state.load(Ordering::Relaxed)), Ordering::Relaxed);
                     slots[slot * SLOT_WORDS + OWNER].store(0, Ordering::Release);
                 }
                 place.gate = make_gate(&place.region);
@@ -367,15 +514,26 @@ impl Server {
                 let lane = LanePort::new(session, base, events, verdicts, broken.clone());
                 self.send(LaneChange::Add(lane))?;
                 let gate = make_gate(&region);
-                self.places.insert(session, Place { region, fd, broken, gate, process, gone: false });
+                let place = Place { region, fd, broken, gate, process, gone: false };
+                if let Some(Place { gate, process, gone: false, .. }) = self.places.insert(session, place) {
+                    // Its threads may be inside by the slots that it had before.
+                    self.former.push(Former { gate, process });
+                }
             }
         }
         let gate = self.places[&session].gate.clone();
         // Before the gateway hears that it is attached.
         self.parts.gates.add(gate);
-        self.set_by_gate(session, true);
-        tracing::info!(event = "gate_attached", session = name, pid, uid = peer.uid.as_raw(), "a gateway has attached");
-        Ok(session)
+        if let Some(same_slots) = returned {
+            self.parts.gates.remove(&same_slots);
+        }
+        if let Some(cell) = self.parts.board.cell(usize::from(session.0)) {
+            cell.set_was_by_gate();
+        }
+        let process = AttachedProcess { pid, began: began(pid) };
+        self.parts.halt_page.note_attached(usize::from(session.0), Some(process));
+        tracing::info!(event = "gate_attached", session = name, pid, uid, "a gateway has attached");
+        Ok(())
     }
 
     fn send(&self, change: LaneChange) -> Result<(), (u16, String)> {
@@ -413,6 +571,17 @@ impl Server {
         Ok((Region::make(words, shape), fd))
     }
 
+    /// A region that a gateway brings, as far as its size and session go.
+    fn read_region(&self, session: SessionId, kind: GateKind, fd: &OwnedFd) -> Result<Region, (u16, String)> {
+        let bad = |text: String| (status::BAD_REGION, text);
+        let words = Words::from_sealed(fd, self.shape(session, kind, 0).words()).map_err(|e| bad(e.to_string()))?;
+        let region = Region::read(words).map_err(|field| bad(format!("the region's {field} is impossible")))?;
+        if region.shape() != self.shape(session, kind, region.shape().base) {
+            return Err(bad("the region is of another session or size".into()));
+        }
+        Ok(region)
+    }
+
     /// A region from before haltline was restarted: it must be what this haltline would have made, and its stream where the
     /// engine is.
     fn take_over(
@@ -423,12 +592,8 @@ impl Server {
         fd: &OwnedFd,
     ) -> Result<Region, (u16, String)> {
         let bad = |text: String| (status::BAD_REGION, text);
-        let words = Words::from_sealed(fd, self.shape(session, kind, 0).words()).map_err(|e| bad(e.to_string()))?;
-        let region = Region::read(words).map_err(|field| bad(format!("the region's {field} is impossible")))?;
+        let region = self.read_region(session, kind, fd)?;
         let base = region.shape().base;
-        if region.shape() != self.shape(session, kind, base) {
-            return Err(bad("the region is of another session or size".into()));
-        }
         let read = region.event_cursor()[0].load(Ordering::Acquire);
         let known = (expected - 1).checked_sub(base);
         // The engine is at the cursor, or before it by what it had decided and was killed before it had said so, or beyond by what
@@ -469,4 +634,37 @@ fn receive(socket: &OwnedFd, bytes: &mut [u8]) -> rustix::io::Result<(usize, Opt
         }
     }
     Ok((got.bytes, fds.into_iter().next()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_door_of_a_service_that_stands_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gate.sock");
+        let standing = listen(&path, 0o600).unwrap();
+        let mut waiting = Vec::new();
+        let refused = loop {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+            match rustix::net::connect(&socket, &SocketAddrUnix::new(&path).unwrap()) {
+                Ok(()) => waiting.push(socket),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refused, rustix::io::Errno::AGAIN);
+        assert!(listen(&path, 0o600).is_err(), "two serve, and gateways do not know which");
+        drop((standing, waiting));
+        assert!(listen(&path, 0o600).is_ok(), "nobody is there any more");
+    }
+
+    #[test]
+    fn the_begin_of_a_process_is_known_and_stays() {
+        let own = began(std::process::id());
+        assert!(own > 0);
+        assert_eq!((began(std::process::id()), began(u32::MAX)), (own, 0));
+        assert!(began(1) <= own);
+    }
 }

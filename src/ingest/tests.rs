@@ -406,6 +406,28 @@ async fn client_that_does_not_say_hello_in_time_is_closed() {
 }
 
 #[tokio::test]
+async fn a_session_that_a_gate_has_or_had_is_refused() {
+    let rig = Rig::new(64, IngestOptions::default());
+    let refused = async |count| {
+        let mut ws = guard(rig.raw("t1", "haltline.v1.json", None)).await.unwrap();
+        say(&mut ws, r#"{"type":"hello"}"#).await;
+        assert!(matches!(guard(ws.next()).await, Some(Ok(Message::Close(_)))));
+        assert_eq!(rig.stats.refused_gate.load(Ordering::SeqCst), count);
+    };
+    let cell = rig.board.cell(0).unwrap();
+    cell.set_by_gate(true);
+    refused(1).await;
+    // Attached, never used, and gone.
+    cell.set_by_gate(false);
+    drop(rig.json().await);
+    until(|| !cell.view().connected).await;
+    // The engine is further than this transport knows: a fill with the next sequence would be taken for a repeated one.
+    cell.set_was_by_gate();
+    refused(2).await;
+    assert!(rig.taken().is_empty());
+}
+
+#[tokio::test]
 async fn connections_beyond_the_cap_are_refused() {
     let rig = Rig::new(64, IngestOptions { connections_max: 1, ..IngestOptions::default() });
     let _first = rig.json().await;

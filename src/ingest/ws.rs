@@ -1214,9 +1214,9 @@ async fn connection(edge: &Rc<Edge>, stream: TcpStream) {
     if edge.stopping.get() {
         return;
     }
-    if edge.board.cell(usize::from(session.0)).is_some_and(|cell| cell.view().by_gate) {
+    if let Some(reason) = has_gate(edge, session) {
         count(&edge.stats.refused_gate, 1);
-        close(&mut ws, CloseCode::Policy, "the session is attached by a gate on this host").await;
+        close(&mut ws, CloseCode::Policy, reason).await;
         return;
     }
     count(&edge.stats.accepted, 1);
@@ -1228,6 +1228,14 @@ async fn connection(edge: &Rc<Edge>, stream: TcpStream) {
         resend_asked: Cell::new(0),
     });
     edge.attach(&conn, session, hello);
+    // SYNC by gate: a gate says that it comes before it looks who is connected, and we look again after we have said that we
+    // are: one of the two sees the other, or both do, and both are refused.
+    if let Some(reason) = has_gate(edge, session) {
+        edge.detach(&conn, session);
+        count(&edge.stats.refused_gate, 1);
+        close(&mut ws, CloseCode::Policy, reason).await;
+        return;
+    }
     converse(edge, &mut ws, &conn, session).await;
     edge.detach(&conn, session);
     match conn.end.get() {
@@ -1235,6 +1243,17 @@ async fn connection(edge: &Rc<Edge>, stream: TcpStream) {
         Some(End::Slow) => count(&edge.stats.dropped_slow, 1),
         Some(End::Stopping) => close(&mut ws, CloseCode::Away, "the server ends").await,
         None => close(&mut ws, CloseCode::Normal, "").await,
+    }
+}
+
+/// Why `session` may not come in here, if a gate has it or had it.
+fn has_gate(edge: &Edge, session: SessionId) -> Option<&'static str> {
+    let view = edge.board.cell(usize::from(session.0))?.view();
+    match (view.by_gate, view.was_by_gate) {
+        (true, _) => Some("the session is attached by a gate on this host"),
+        // What the gate sent did not come by here: the next sequence is not known, and events would be taken for repeated ones.
+        (false, true) => Some("a gate on this host had the session: haltline has to be restarted first"),
+        (false, false) => None,
     }
 }
 

@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub struct SessionCell {
     connected: AtomicBool,
     by_gate: AtomicBool,
+    was_by_gate: AtomicBool,
     told: AtomicU64,
     told_at: AtomicU64,
     confirmed: AtomicU64,
@@ -25,6 +26,9 @@ pub struct SessionView {
     pub connected: bool,
     /// Whether a gate on this host has it.
     pub by_gate: bool,
+    /// Whether a gate has had it since haltline was started: what it sent did not pass the transport, which does not know where
+    /// the stream is.
+    pub was_by_gate: bool,
     /// [`HaltPage::changes`](super::page::HaltPage::changes) as last written to its connection.
     pub told: u64,
     /// When, monotonic ns.
@@ -74,6 +78,10 @@ impl SessionCell {
     pub fn set_connected(&self, connected: bool) {
         self.connected.store(connected, Ordering::SeqCst);
     }
+    /// What a gate sends for it is taken from now on.
+    pub fn set_was_by_gate(&self) {
+        self.was_by_gate.store(true, Ordering::SeqCst);
+    }
     /// A gate on this host has it, or has it no longer.
     pub fn set_by_gate(&self, attached: bool) {
         self.by_gate.store(attached, Ordering::SeqCst);
@@ -100,6 +108,7 @@ impl SessionCell {
         SessionView {
             connected: self.connected.load(Ordering::SeqCst),
             by_gate: self.by_gate.load(Ordering::SeqCst),
+            was_by_gate: self.was_by_gate.load(Ordering::SeqCst),
             told: self.told.load(Ordering::SeqCst),
             told_at: self.told_at.load(Ordering::Relaxed),
             confirmed: self.confirmed.load(Ordering::SeqCst),

@@ -5,14 +5,18 @@
 //! send. One with slots inside is confirmed when the last of them has left, or when its process is gone: then nothing of it can be
 //! sent any more, and the receipt says that it died inside.
 //!
+//! A gateway lives on when haltline is restarted, and its gate opens with the first new lease, perhaps before it has connected
+//! again. The page file names its process, so that a kill in between does not leave it out: nothing can be said of it until it
+//! has come back with its slots, or has ended.
+//!
 //! The list is behind a lock that is held for as long as it takes to copy a pointer; the page is raised before it is taken.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use crate::ring::barrier::heavy;
 use crate::ring::shm::Words;
-use crate::ring::slots::{Held, begin_grace, is_held};
+use crate::ring::slots::{Held, SLOT_WORDS, STATE, begin_grace, is_held};
 use crate::units::SessionId;
 
 /// One gateway's process that has a session's region.
@@ -28,7 +32,10 @@ pub struct AttachedGate {
     pub build: String,
     /// Whether it may rely on the kill's side of the barrier; if not, it fences itself.
     pub membarrier: bool,
-    slots: Words,
+    /// Not set: it was attached to the run before, and has not come back.
+    slots: OnceLock<Words>,
+    /// The state of each slot at its end: the next gateway of the session takes the slots over.
+    last: OnceLock<Box<[u64]>>,
     gone: AtomicBool,
     /// Monotonic ns at which its end was seen.
     gone_at: AtomicU64,
@@ -37,28 +44,46 @@ pub struct AttachedGate {
 impl AttachedGate {
     /// A gate that has just attached.
     #[must_use]
-    pub const fn new(
-        session: SessionId,
-        pid: u32,
-        uid: u32,
-        build: String,
-        membarrier: bool,
-        slots: Words,
-    ) -> AttachedGate {
+    pub fn new(session: SessionId, pid: u32, uid: u32, build: String, membarrier: bool, slots: Words) -> AttachedGate {
+        let gate = AttachedGate { uid, build, ..AttachedGate::unseen(session, pid, membarrier) };
+        gate.come_back(slots);
+        gate
+    }
+
+    /// A gate that was attached when haltline's last run ended, and lives.
+    #[must_use]
+    pub const fn unseen(session: SessionId, pid: u32, membarrier: bool) -> AttachedGate {
         AttachedGate {
             session,
             pid,
-            uid,
-            build,
+            uid: 0,
+            build: String::new(),
             membarrier,
-            slots,
+            slots: OnceLock::new(),
+            last: OnceLock::new(),
             gone: AtomicBool::new(false),
             gone_at: AtomicU64::new(0),
         }
     }
 
-    /// Its process has ended, seen at `at` (monotonic ns).
+    /// It is attached to this run, with these slots. The first ones stay.
+    pub fn come_back(&self, slots: Words) {
+        let _ = self.slots.set(slots);
+    }
+
+    /// Whether it has not come back since haltline was restarted.
+    #[must_use]
+    pub fn is_unseen(&self) -> bool {
+        self.slots.get().is_none()
+    }
+
+    /// Its process has ended, seen at `at` (monotonic ns). Before anybody else gets its slots.
     pub fn set_gone(&self, at: u64) {
+        if let Some(slots) = self.slots.get() {
+            let states =
+                slots.iter().skip(STATE).step_by(SLOT_WORDS).map(|state| state.load(Ordering::Acquire)).collect();
+            let _ = self.last.set(states);
+        }
         self.gone_at.store(at, Ordering::Relaxed);
         self.gone.store(true, Ordering::SeqCst);
     }
@@ -67,6 +92,23 @@ impl AttachedGate {
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::SeqCst)
+    }
+
+    /// The slots that are inside now. After [`heavy`].
+    fn held(&self) -> Vec<Held> {
+        let mut held = Vec::new();
+        if let Some(slots) = self.slots.get() {
+            begin_grace(slots, |h| held.push(h));
+        }
+        held
+    }
+
+    fn holds(&self, held: Held) -> bool {
+        match (self.last.get(), self.slots.get()) {
+            (Some(last), _) => last.get(usize::from(held.slot)) == Some(&held.state),
+            (None, Some(slots)) => is_held(slots, held),
+            (None, None) => false,
+        }
     }
 }
 
@@ -109,9 +151,10 @@ impl Gates {
         }
         let reached = heavy();
         for gate in list.iter().filter(|g| session.is_none_or(|only| only == g.session)) {
-            let mut held = Vec::new();
-            begin_grace(&gate.slots, |h| held.push(h));
-            let (inside, unreached) = (held.len(), gate.membarrier && !reached);
+            // Before its slots: those that come in between are looked at again.
+            let unseen = gate.is_unseen();
+            let held = gate.held();
+            let (inside, unreached) = (held.len(), unseen || (gate.membarrier && !reached));
             rows.push(GateRow { gate: gate.clone(), held, inside, unreached, confirmed_ns: None, died_inside: 0 });
         }
         rows
@@ -127,7 +170,8 @@ pub struct GateRow {
     held: Vec<Held>,
     /// How many were inside at the raise.
     pub inside: usize,
-    /// The system refused the barrier that the gate relies on: nothing can be said of it until its process is gone.
+    /// The system refused the barrier that the gate relies on, or the gate has not come back since haltline was restarted:
+    /// nothing can be said of it until that has changed or its process is gone.
     pub unreached: bool,
     /// When nothing admitted before the raise could still be sent, in ns after the press.
     pub confirmed_ns: Option<u64>,
@@ -153,7 +197,13 @@ impl GateRow {
         }
         // Before the slots: a process that is gone changes them no more.
         let gone = self.gate.is_gone();
-        self.held.retain(|&held| is_held(&self.gate.slots, held));
+        if self.unreached && !gone && !self.gate.is_unseen() && (heavy() || !self.gate.membarrier) {
+            // It has come back since, or the system has changed its mind: who is outside now sees the raise.
+            self.held = self.gate.held();
+            self.inside = self.held.len();
+            self.unreached = false;
+        }
+        self.held.retain(|&held| self.gate.holds(held));
         if gone {
             self.died_inside = self.held.len();
             return true;
@@ -172,7 +222,7 @@ impl GateRow {
 mod tests {
     use super::*;
     use crate::ring::barrier::Fencing;
-    use crate::ring::slots::{SLOT_WORDS, Slot};
+    use crate::ring::slots::Slot;
 
     fn gate(session: u16) -> (Arc<AttachedGate>, Words) {
         let slots = Words::heap(4 * SLOT_WORDS);
@@ -218,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_gate_that_the_barrier_does_not_reach_is_not_confirmed() {
-        let (gate, _) = gate(1);
+        let gate = Arc::new(AttachedGate::new(SessionId(1), 1, 1, String::new(), true, Words::heap(SLOT_WORDS)));
         let row = |unreached| GateRow {
             gate: gate.clone(),
             held: vec![],
@@ -228,6 +278,43 @@ mod tests {
             died_inside: 0,
         };
         assert!(row(false).look());
-        assert!(!row(true).look());
+        // The system is asked anew.
+        assert_eq!(row(true).look(), heavy());
+    }
+
+    #[test]
+    fn who_died_inside_is_named_also_when_the_next_gateway_has_its_slots() {
+        let gates = Gates::default();
+        let (gate, slots) = gate(1);
+        let mut slot = Slot::claim(&slots, 1, Fencing::Fence).unwrap();
+        gates.add(gate.clone());
+        slot.enter();
+        let mut rows = gates.begin(None);
+        gate.set_gone(7);
+        slot.exit();
+        assert!(rows[0].look());
+        assert_eq!(rows[0].died_inside, 1, "an order of it may or may not have been sent");
+    }
+
+    #[test]
+    fn a_gate_of_the_run_before_is_not_confirmed_until_it_is_back_and_outside() {
+        let gates = Gates::default();
+        let slots = Words::heap(4 * SLOT_WORDS);
+        let mut slot = Slot::claim(&slots, 1, Fencing::Fence).unwrap();
+        slot.enter();
+        let gate = Arc::new(AttachedGate::unseen(SessionId(1), 9, false));
+        gates.add(gate.clone());
+        let mut rows = gates.begin(None);
+        assert!(!rows[0].look() && rows[0].unreached, "it may be inside");
+        gate.come_back(slots);
+        assert!(!rows[0].look());
+        assert_eq!((rows[0].inside, rows[0].still_inside(), rows[0].unreached), (1, 1, false));
+        slot.exit();
+        assert!(rows[0].look());
+        let unseen = Arc::new(AttachedGate::unseen(SessionId(1), 9, false));
+        gates.add(unseen.clone());
+        let mut rows = gates.begin(None);
+        unseen.set_gone(5);
+        assert!(rows[1].look(), "its process has ended");
     }
 }

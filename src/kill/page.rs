@@ -24,6 +24,7 @@
 //!  50  input lag    ns
 //!  64  mode words   firm, accounts, strategies, instruments, sessions
 //!   …  account of each strategy
+//!   …  attached process of each session: process id (0: none), and when it began, in ticks after the boot
 //! ```
 //!
 //! Words 16 to 18 change when somebody presses; 32 some dozen times a second; 48 to 50 all the time, and no gate reads them. Each
@@ -129,6 +130,17 @@ impl ModeWord {
 pub struct HaltPage {
     pub(super) all: Words,
     pub(super) words: Words,
+    /// Two words per session; none on the heap and for who opens the page from outside.
+    pub(super) attached: Words,
+}
+
+/// A process that has mapped a session's gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttachedProcess {
+    /// Its id.
+    pub pid: u32,
+    /// When it began, in ticks after the boot; 0: not known. The same id with another begin is another process.
+    pub began: u64,
 }
 
 /// Why a mode was not lowered.
@@ -147,13 +159,13 @@ impl HaltPage {
         let all = Words::heap(AT_WORDS + scopes);
         all[AT_EPOCH].store(first_epoch.max(1), Ordering::Relaxed);
         let words = all.part(AT_WORDS..AT_WORDS + scopes);
-        HaltPage { all, words }
+        HaltPage { attached: all.part(0..0), all, words }
     }
 
     /// The page in `all`, of which a model keeps a hold to do what nobody may.
     #[cfg(all(test, loom))]
     pub(crate) fn modelled(all: &Words, scopes: usize) -> HaltPage {
-        HaltPage { all: all.clone(), words: all.part(AT_WORDS..AT_WORDS + scopes) }
+        HaltPage { all: all.clone(), words: all.part(AT_WORDS..AT_WORDS + scopes), attached: all.part(0..0) }
     }
 
     /// A look at the whole page, as a gate has it.
@@ -303,6 +315,26 @@ impl HaltPage {
         progress.store(progress.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         self.all[AT_ROUND].store(now, Ordering::Relaxed);
         self.all[AT_LAG].store(lag, Ordering::Relaxed);
+    }
+
+    /// Writes down which process has `session`'s gate; `None`: none. For the run after this one, which the gates may outlive.
+    pub fn note_attached(&self, session: usize, process: Option<AttachedProcess>) {
+        let (Some(pid), Some(began)) = (self.attached.get(2 * session), self.attached.get(2 * session + 1)) else {
+            return;
+        };
+        // Whoever dies in between leaves no process, or one whose begin fits.
+        pid.store(0, Ordering::SeqCst);
+        if let Some(process) = process {
+            began.store(process.began, Ordering::SeqCst);
+            pid.store(process.pid.into(), Ordering::SeqCst);
+        }
+    }
+
+    /// Which process had `session`'s gate, as was last written down.
+    #[must_use]
+    pub fn attached(&self, session: usize) -> Option<AttachedProcess> {
+        let pid = u32::try_from(self.attached.get(2 * session)?.load(Ordering::SeqCst)).ok().filter(|pid| *pid != 0)?;
+        Some(AttachedProcess { pid, began: self.attached.get(2 * session + 1)?.load(Ordering::SeqCst) })
     }
 
     /// The next epoch: beyond all that are in use.

@@ -68,7 +68,11 @@ impl Shape {
     #[must_use]
     pub fn words(&self) -> usize {
         // Whole pages of the system.
-        (AT_WORDS + self.scopes() + self.account_of.len()).next_multiple_of(512)
+        (self.attached_at() + 2 * self.sessions).next_multiple_of(512)
+    }
+
+    fn attached_at(&self) -> usize {
+        AT_WORDS + self.scopes() + self.account_of.len()
     }
 
     fn header(&self) -> [(usize, u64); 5] {
@@ -162,14 +166,17 @@ impl HaltPage {
                 all
             }
         };
-        let page = HaltPage { words: all.part(AT_WORDS..AT_WORDS + shape.scopes()), all };
+        let attached = all.part(shape.attached_at()..shape.attached_at() + 2 * shape.sessions);
+        let page = HaltPage { words: all.part(AT_WORDS..AT_WORDS + shape.scopes()), all, attached };
         page.keep_lease(lease_span_ns);
         let first = self.next_epoch().max(page.all[AT_EPOCH].load(Ordering::SeqCst) & EPOCH_MASK);
         page.all[AT_EPOCH].store(first, Ordering::SeqCst);
         let mut adopted = Vec::new();
         for slot in 0..page.words.len() {
-            // By compare-and-swap: somebody may be raising the file at this moment.
+            // By compare-and-swap, and counted before and after like any raise: somebody may be raising the file at this moment.
             let latched = self.get(slot);
+            page.all[AT_RAISED].fetch_add(1, Ordering::SeqCst);
+            let mut counted = false;
             let mut seen = page.words[slot].load(Ordering::SeqCst);
             loop {
                 let there = ModeWord::unpack(seen);
@@ -180,16 +187,19 @@ impl HaltPage {
                 let epoch = there.epoch.max(latched.epoch);
                 let word = ModeWord { mode: latched.mode, epoch };
                 match page.words[slot].compare_exchange(seen, word.pack(), Ordering::SeqCst, Ordering::SeqCst) {
-                    Ok(_) => break,
+                    Ok(_) => {
+                        counted = there.mode == Mode::Normal && word.mode != Mode::Normal;
+                        break;
+                    }
                     Err(now) => seen = now,
                 }
+            }
+            if !counted {
+                page.all[AT_RAISED].fetch_sub(1, Ordering::SeqCst);
             }
             let word = page.get(slot);
             page.all[AT_EPOCH].fetch_max(word.epoch + 1, Ordering::SeqCst);
         }
-        // Never down: somebody may have counted and be about to raise.
-        let count = (0..page.words.len()).filter(|&slot| page.get(slot).mode != Mode::Normal).count();
-        page.all[AT_RAISED].fetch_max(count as u64, Ordering::SeqCst);
         page.all[AT_CHANGES].fetch_add(1, Ordering::SeqCst);
         page.all[AT_STATE].store(IN_SERVICE, Ordering::SeqCst);
         let read_only = rustix::fs::open(
@@ -223,6 +233,55 @@ impl HaltPage {
             None => 1,
         };
         let words = all.part(AT_WORDS..AT_WORDS + scopes);
-        Ok(HaltPage { all, words })
+        Ok(HaltPage { attached: all.part(0..0), all, words })
+    }
+}
+
+#[cfg(all(test, feature = "service", not(miri)))]
+mod tests {
+    use super::*;
+    use crate::kill::page::AttachedProcess;
+    use crate::kill::testing::universe;
+
+    #[test]
+    fn the_run_after_knows_whose_gates_it_finds() {
+        let (dir, universe) = (tempfile::tempdir().unwrap(), universe());
+        let (path, shape) = (dir.path().join("page"), Shape::of(&universe));
+        let start = || HaltPage::new(universe.scope_count(), 1).settle_in(&path, &shape, 0o600, 1_000).unwrap().page;
+        let process = AttachedProcess { pid: 77, began: u64::MAX };
+        let page = start();
+        assert_eq!(page.attached(1), None);
+        page.note_attached(1, Some(process));
+        page.note_attached(9, Some(process));
+        drop(page);
+        let page = start();
+        assert_eq!((page.attached(0), page.attached(1), page.attached(9)), (None, Some(process), None));
+        page.note_attached(1, None);
+        assert_eq!(page.attached(1), None);
+    }
+
+    #[test]
+    fn a_raise_that_is_under_way_at_a_start_leaves_no_raised_word_uncounted() {
+        let (dir, universe) = (tempfile::tempdir().unwrap(), universe());
+        let (path, shape) = (dir.path().join("page"), Shape::of(&universe));
+        let start = |latched: Option<ModeWord>| {
+            let mut page = HaltPage::new(universe.scope_count(), 1);
+            if let Some(word) = latched {
+                page.restore(1, word);
+            }
+            page.settle_in(&path, &shape, 0o600, 1_000).unwrap().page
+        };
+        drop(start(None));
+        let outside = HaltPage::open(&path, Some(&shape)).unwrap();
+        // Another process raises the firm's account: it has counted, and is held up before it swaps the word.
+        outside.all[AT_RAISED].fetch_add(1, Ordering::SeqCst);
+        let page = start(Some(ModeWord { mode: Mode::Halted, epoch: 7 }));
+        // It goes on, finds a word that is raised already, and takes its own count back.
+        outside.all[AT_RAISED].fetch_sub(1, Ordering::SeqCst);
+        assert_eq!(page.get(1).mode, Mode::Halted);
+        assert_eq!(page.all[AT_RAISED].load(Ordering::SeqCst), 1, "a gate that finds 0 looks at no word");
+        drop(page);
+        let again = start(Some(ModeWord { mode: Mode::Halted, epoch: 7 }));
+        assert_eq!(again.all[AT_RAISED].load(Ordering::SeqCst), 1, "it is counted once");
     }
 }

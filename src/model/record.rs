@@ -116,7 +116,18 @@ pub struct VerdictRecord {
     pub checks: u64,
 }
 
+/// The check that stands for those of what adds risk: it is looked at for every order that does not reduce, and for no other.
+pub const RISK_CHECK: u64 = 1 << Rule::PositionLong as u64;
+
 impl VerdictRecord {
+    /// Whether haltline found the order to reduce. Only such an order may pass in reduce-only, whatever the mode was when it
+    /// was decided.
+    #[inline]
+    #[must_use]
+    pub const fn reduces(&self) -> bool {
+        self.checks & RISK_CHECK == 0
+    }
+
     /// Its words.
     #[must_use]
     pub fn to_record(&self) -> [u64; 8] {

@@ -243,6 +243,20 @@ impl Reader {
         self.places[at + STAMP].load(Ordering::Acquire) != before
     }
 
+    /// The position of the last record that waits, if the next one does.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        let (mut last, mut step) = (self.next, self.mask.div_ceil(2));
+        while step > 0 {
+            let further = last + step;
+            if self.places[place(self.mask, further).0 + STAMP].load(Ordering::Relaxed) == further {
+                last = further;
+            }
+            step /= 2;
+        }
+        last
+    }
+
     /// A copy of the next record, if there is one. Its place stays taken until [`Reader::release`].
     ///
     /// # Errors
@@ -336,6 +350,26 @@ mod tests {
         }
         assert_eq!(reader.pop(), Ok(None));
         assert!(!reader.has_next());
+    }
+
+    #[test]
+    fn the_last_that_waits_is_found_wherever_it_is() {
+        for places in [1, 2, 8] {
+            let (words, cursor) = lane(places);
+            let mut writer = Writer::resume(words.clone(), cursor.clone()).unwrap();
+            let mut reader = Reader::resume(words, cursor);
+            for n in 0..40 {
+                for waiting in 1..=places as u64 {
+                    writer.push(record(n)).unwrap().unwrap();
+                    assert_eq!(reader.last(), reader.position() + waiting - 1);
+                }
+                while reader.pop().unwrap().is_some() {}
+                if n % 3 == 0 {
+                    writer.push(record(n)).unwrap().unwrap();
+                    reader.pop().unwrap().unwrap();
+                }
+            }
+        }
     }
 
     #[test]

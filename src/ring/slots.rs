@@ -22,6 +22,13 @@ pub const STATE: usize = 0;
 /// The word that says whose the slot is: `process << 32 | thread`; 0: nobody's.
 pub const OWNER: usize = 1;
 
+/// The state of a slot that had `state` and is outside now. A gateway can have written any number.
+#[inline(always)]
+#[must_use]
+pub const fn outside(state: u64) -> u64 {
+    state.wrapping_add(1) & !1
+}
+
 /// The gate's end of a slot. One thread at a time.
 #[derive(Debug)]
 pub struct Slot {
@@ -38,7 +45,7 @@ impl Slot {
             let words = slots.part(at * SLOT_WORDS..(at + 1) * SLOT_WORDS);
             if words[OWNER].compare_exchange(0, owner, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 // Whoever had it before may have left it odd: it goes on from the next even number.
-                let state = words[STATE].load(Ordering::Relaxed).next_multiple_of(2);
+                let state = outside(words[STATE].load(Ordering::Relaxed));
                 words[STATE].store(state, Ordering::Release);
                 return Some(Slot { words, state, fencing });
             }
@@ -57,7 +64,7 @@ impl Slot {
     /// Leaves: what was sent inside has been handed to the system.
     #[inline(always)]
     pub fn exit(&mut self) {
-        self.state = self.state.wrapping_add(1) & !1;
+        self.state = outside(self.state);
         // SYNC slot: pairs with the load in `Grace`; what was done inside is done.
         self.words[STATE].store(self.state, Ordering::Release);
     }
@@ -65,7 +72,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.words[STATE].store(self.state.next_multiple_of(2), Ordering::Release);
+        self.words[STATE].store(outside(self.state), Ordering::Release);
         self.words[OWNER].store(0, Ordering::Release);
     }
 }
@@ -122,6 +129,18 @@ mod tests {
         b.enter();
         assert!(!is_held(&slots, held[0]), "it has entered anew, and has seen the page");
         a.exit();
+    }
+
+    #[test]
+    fn a_slot_with_the_last_number_of_all_is_taken_and_given_back() {
+        let slots = Words::heap(SLOT_WORDS);
+        slots[STATE].store(u64::MAX, Ordering::Relaxed);
+        let mut slot = Slot::claim(&slots, 1, Fencing::Fence).unwrap();
+        assert_eq!(slots[STATE].load(Ordering::Relaxed), 0);
+        slot.enter();
+        assert_eq!(slots[STATE].load(Ordering::Relaxed), 1);
+        drop(slot);
+        assert_eq!(slots[STATE].load(Ordering::Relaxed), 2);
     }
 
     #[test]

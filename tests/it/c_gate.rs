@@ -62,6 +62,7 @@ fn header_knows_every_number_of_the_layout() {
         ("HL_I_SLOT_WORDS".into(), slots::SLOT_WORDS as u64),
         ("HL_I_SLOT_STATE".into(), slots::STATE as u64),
         ("HL_I_SLOT_OWNER".into(), slots::OWNER as u64),
+        ("HL_I_RISK_CHECK".into(), haltline::model::record::RISK_CHECK),
         ("HL_I_RECORD_WORDS".into(), lane::RECORD_WORDS as u64),
         ("HL_I_STAMP".into(), lane::STAMP as u64),
         ("HL_I_BELL_WORDS".into(), bell::BELL_WORDS as u64),

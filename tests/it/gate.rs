@@ -183,6 +183,33 @@ fn a_frozen_haltline_closes_its_gates_within_the_lease() {
 }
 
 #[test]
+fn a_kill_after_a_restart_is_not_confirmed_before_the_gates_of_the_run_before_are_back() {
+    let host = Host::start("");
+    let gateway = host.gateway();
+    let Host { daemon, dir } = host;
+    let host = Host { daemon: Daemon::run(daemon.sigkill()), dir };
+    let mut checker = gateway.gate.checker().unwrap();
+    // The gate has not connected, and opens: nobody but the page knows of it.
+    until("the gate opens", || checker.admit(gateway.strategy, gateway.instrument).is_ok());
+    let pass = checker.admit(gateway.strategy, gateway.instrument).unwrap();
+    let press = json!({ "scope": { "kind": "strategy", "name": "alpha" }, "reason": "test", "wait_ms": 0 });
+    let (_, receipt) = host.daemon.ask("olaf", "POST", "/v1/kill", Some(&press));
+    assert_eq!((&receipt["status"], &receipt["missing"]["gates"]), (&json!("unconfirmed"), &json!(1)), "{receipt}");
+    assert_eq!(
+        (&receipt["gates"][0]["status"], &receipt["gates"][0]["pid"]),
+        (&json!("unreached"), &json!(std::process::id()))
+    );
+    // Another gateway cannot take its place, and it comes back itself, whether it can go on there or not.
+    let again = gateway.gate.reconnect(&host.socket(), "gw-1", &token("gw-1"), "test 1", PATIENCE);
+    assert!(matches!(again, Ok(()) | Err(AttachError::Refused(status::BAD_REGION, _))), "{again:?}");
+    let path = format!("/v1/kills/{}", receipt["id"].as_str().unwrap());
+    host.daemon.until("it is seen to be inside", |d| d.get("olaf", &path)["gates"][0]["still_inside"] == 1);
+    assert_eq!(host.daemon.get("olaf", &path)["status"], "unconfirmed");
+    drop(pass);
+    host.daemon.until("the receipt is confirmed", |d| d.get("olaf", &path)["status"] == "confirmed");
+}
+
+#[test]
 fn strangers_and_second_gateways_are_refused() {
     let host = Host::start("");
     let attach = |session: &str, who: &str| Gate::attach(&host.socket(), session, &token(who), "", PATIENCE).err();
