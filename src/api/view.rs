@@ -78,6 +78,7 @@ pub(super) fn receipt(switch: &Switch, latch: &LatchStatus, receipt: &Receipt) -
         },
         "gates": gates,
         "scope": ScopeName::of(universe, receipt.scope),
+        "by": if receipt.by_trip { "trip" } else { "press" },
         "asked": receipt.asked.name(),
         "mode": receipt.word.mode.name(),
         "epoch": receipt.word.epoch,

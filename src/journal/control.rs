@@ -133,7 +133,8 @@ const RECEIPTS: usize = 64;
 impl Confirmations {
     fn look(&mut self, parts: &ControlParts<'_>) {
         let receipts = parts.switch.receipts(RECEIPTS);
-        for receipt in receipts.iter().rev().filter(|receipt| receipt.id > self.newest) {
+        // A trip has its report already.
+        for receipt in receipts.iter().rev().filter(|receipt| receipt.id > self.newest && !receipt.by_trip) {
             if let Some(incidents) = &parts.incidents {
                 let _ = incidents.try_send(Incident::Kill(receipt.id));
             }
@@ -143,8 +144,8 @@ impl Confirmations {
         self.waiting.retain(|id| match parts.switch.is_confirmed(*id) {
             Some(true) => {
                 let scope = parts.switch.receipt(*id).map(|r| words::ScopeName::of(parts.switch.universe(), r.scope));
-                let entry =
-                    Entry::new("haltline", "confirmed").detail(format!("receipt {id}: latch and every session"));
+                let entry = Entry::new("haltline", "confirmed")
+                    .detail(format!("receipt {id}: latch, every gate and every session"));
                 parts.audit.record(match scope {
                     Some(scope) => entry.on(scope),
                     None => entry,

@@ -37,6 +37,8 @@ pub struct Receipt {
     pub word: ModeWord,
     /// [`HaltPage::changes`](crate::kill::page::HaltPage::changes) right after the raise.
     pub changes: u64,
+    /// Whether the engine raised the page, not a person.
+    pub by_trip: bool,
     /// Who.
     pub actor: String,
     /// Why.

@@ -420,6 +420,7 @@ impl Switch {
             asked,
             word,
             changes,
+            by_trip: false,
             actor: String::new(),
             reason: String::new(),
             pressed,
@@ -501,6 +502,7 @@ impl Switch {
         // Lowered in the meantime by somebody who had seen it: there is no halt to give a cause for.
         if word.mode != Mode::Normal {
             receipt.id = records.take_id();
+            receipt.by_trip = true;
             receipt.actor.clone_from(&cause.actor);
             receipt.reason.clone_from(&cause.reason);
             receipt.look_at_gates(|| self.clock.now().mono.0, |ns| records.tally.gates.record(ns));
