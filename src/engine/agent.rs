@@ -172,6 +172,7 @@ pub struct EngineAgent {
     begin: Option<Begin>,
     batch: Vec<Inbound>,
     show_next: usize,
+    shown_at: MonoNanos,
     last_tick: MonoNanos,
 }
 
@@ -224,8 +225,10 @@ enum Out {
 
 /// The most events taken from one port in one round.
 const BATCH: usize = 256;
-/// Scopes shown per round: with nothing else to do, and with.
-const SHOW_PER_ROUND: [usize; 2] = [32, 4];
+/// A scope is shown for every this many ns: 50,000 a second, whether rounds are short or long.
+const SHOW_NS: u64 = 20_000;
+/// The most that one round shows: some microseconds' worth.
+const SHOW_MAX: u64 = 32;
 /// How often time alone moves the engine.
 const TICK_NS: u64 = 1_000_000;
 
@@ -272,6 +275,7 @@ impl EngineAgent {
             begin: parts.begin,
             batch: Vec::with_capacity(BATCH),
             show_next: 0,
+            shown_at: MonoNanos(0),
             last_tick: MonoNanos(0),
         }
     }
@@ -351,7 +355,7 @@ impl EngineAgent {
             self.shell.check(&self.engine, now);
         }
         self.shell.renew_lease(now);
-        self.show(now, work);
+        self.show(now);
         work
     }
 
@@ -428,7 +432,7 @@ impl EngineAgent {
         self.shell.published.input_lag_ns.set(oldest.unwrap_or(0));
     }
 
-    fn show(&mut self, now: Now, work: usize) {
+    fn show(&mut self, now: Now) {
         let shown = &self.shell.published;
         shown.progress.add(1);
         shown.last_round.set(now.mono.0);
@@ -439,7 +443,11 @@ impl EngineAgent {
             recorder.durability().recorded.set(recorder.position());
         }
         let scopes = self.shell.seen.len();
-        for _ in 0..SHOW_PER_ROUND[usize::from(work > 0)].min(scopes) {
+        let due = (now.mono.since(self.shown_at) / SHOW_NS).min(SHOW_MAX);
+        if due > 0 {
+            self.shown_at = now.mono;
+        }
+        for _ in 0..due.min(scopes as u64) {
             self.engine.show_scope(now, self.show_next, shown);
             self.show_next = (self.show_next + 1) % scopes;
         }
