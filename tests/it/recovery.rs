@@ -154,6 +154,7 @@ fn positions_orders_and_sequences_are_exact_after_sigkill_at_random_moments() {
                     answered = answered.max(message["seq"].as_u64().unwrap());
                 }
             }
+            // Waits for nothing: this is the random moment at which it is killed.
             if random.below(3) == 0 {
                 tokio::time::sleep(Duration::from_micros(random.below(3_000))).await;
             }
