@@ -68,8 +68,9 @@
 //! wire risk kill   bytes ↔ model, pure | HOT: orders, positions, rates, losses | page, switch, receipts, re-arm
 //! gate             what a gateway links: attach, check, ask, report; built without `service`
 //! engine           HOT: core judges and books, record writes inputs down, agent loops; published: what others may read
+//! guard            deployments, text signatures, peers: logic without I/O
 //! metrics          what Prometheus sees
-//! journal ingest api   latch, journal, recovery, replay, audit | WebSocket, gates' attachment | HTTP
+//! journal ingest api alert   latch, journal, recovery, replay, audit | WebSocket, gates' attachment | HTTP | delivery
 //! app              configuration, threads, signals: everything wired in one place
 //! demo             the Knight morning, streamed to the real service
 //! bin              the command line: `kill` by socket, HTTP or the page itself, the first that works
@@ -116,6 +117,8 @@
 pub mod units;
 
 #[cfg(feature = "service")]
+pub mod alert;
+#[cfg(feature = "service")]
 pub mod api;
 #[cfg(feature = "service")]
 pub mod app;
@@ -126,6 +129,8 @@ pub mod duty;
 #[cfg(feature = "service")]
 pub mod engine;
 pub mod gate;
+#[cfg(feature = "service")]
+pub mod guard;
 #[cfg(feature = "service")]
 pub mod ingest;
 #[cfg(feature = "service")]

@@ -6,15 +6,16 @@ use std::fs;
 use std::path::Path;
 
 /// Modules by layer, the lowest first. A module imports from layers below its own, never from its own or above.
-const LAYERS: [&[&str]; 11] = [
+const LAYERS: [&[&str]; 12] = [
     &["units"],
     &["model", "ring"],
     &["duty"],
     &["limits"],
     &["wire", "risk", "kill"],
     &["engine", "gate"],
+    &["guard"],
     &["metrics"],
-    &["journal", "ingest", "api"],
+    &["alert", "journal", "ingest", "api"],
     &["app"],
     &["demo"],
     &["main", "cli"],
