@@ -15,11 +15,12 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Map, Value, json};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::api::ApiParts;
 use crate::api::auth::{self, Role, same_origin};
 use crate::api::problem::Problem;
+use crate::api::stream::{self, Hub};
 use crate::api::view;
 use crate::kill::audit::Entry;
 use crate::kill::rearm::{Rearm, RearmRefused, RearmState};
@@ -62,6 +63,7 @@ pub(super) struct Api {
     /// Something has become durable.
     progressed: Arc<Notify>,
     lanes: [Arc<Semaphore>; 3],
+    pub(super) stream: Hub,
 }
 
 /// What takes long is made beside the thread that takes kills, in lanes that do not wait for each other.
@@ -87,11 +89,13 @@ struct PressKey {
 pub(super) type Shared = State<Arc<Api>>;
 
 /// The endpoints for one door. Each has its own lanes: large answers for one do not hold up those for the other.
-pub(super) fn router(parts: Arc<ApiParts>) -> Router {
+/// `stop` ends its streams.
+pub(super) fn router(parts: Arc<ApiParts>, stop: watch::Receiver<bool>) -> Router {
     let progressed = Arc::new(Notify::new());
     let notify = progressed.clone();
     parts.switch.on_progress(Box::new(move || notify.notify_waiters()));
     let api = Arc::new(Api {
+        stream: Hub::start(parts.clone(), stop),
         parts,
         progressed,
         keys: Mutex::default(),
@@ -105,6 +109,7 @@ pub(super) fn router(parts: Arc<ApiParts>) -> Router {
         .route("/v1/rearm/{id}", get(rearm_by_id))
         .route("/v1/rearm/{id}/approve", post(approve))
         .route("/v1/state", get(state))
+        .route("/v1/stream", get(stream::stream))
         .route("/v1/limits", get(limits))
         .route("/v1/limits/reload", post(reload))
         .route("/livez", get(async || "ok\n"))
