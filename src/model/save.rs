@@ -485,14 +485,10 @@ mod tests {
 
     #[test]
     fn what_is_cut_off_anywhere_is_refused() {
-        let mut list: Vec<(u64, String)> = Vec::new();
-        list.push((1, "one".to_owned()));
         let mut sink = Vec::new();
         let mut out = Out::new(&mut sink);
-        for (number, text) in &list {
-            Value::save(number, &mut out);
-            Value::save(text, &mut out);
-        }
+        Value::save(&1u64, &mut out);
+        Value::save(&"one".to_owned(), &mut out);
         Value::save(&Some(true), &mut out);
         out.finish().unwrap();
         let load = |bytes: &[u8]| {
