@@ -17,12 +17,14 @@
 //! | `GET /v1/limits?kind=&name=&all=&rows=&from=` | viewer | limits with their use; `next` is the `from` of the next page |
 //! | `POST /v1/limits/reload` | risk | `{reason}` → the new generation, or every violation |
 //! | `GET /livez`, `GET /readyz?verbose` | – | |
+//! | `GET /`, `GET /console/…` | – | the console: a page, no data |
 //! | `GET /metrics` | – or viewer | see [`ApiOptions::metrics_need_token`] |
 //!
 //! A body is `application/json`; a field that is not known is an error. `Idempotency-Key` makes a repeated press the
 //! same one. Every error is `application/problem+json` (RFC 9457).
 
 pub mod auth;
+mod console;
 pub mod problem;
 mod routes;
 mod server;
