@@ -63,7 +63,8 @@ pub(super) struct Running {
 
 /// Makes a configuration of the text that a journal keeps.
 pub(super) fn make(text: &str) -> Result<Made, String> {
-    let loaded = config::load("the journal's configuration", text).map_err(|violations| violations.to_string())?;
+    let loaded =
+        config::load_in_effect("the journal's configuration", text).map_err(|violations| violations.to_string())?;
     Ok(Made { universe: loaded.universe, limits: loaded.limits, sizing: loaded.engine.sizing })
 }
 
