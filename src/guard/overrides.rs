@@ -201,6 +201,40 @@ pub struct Override {
 }
 
 impl Override {
+    /// One whose record was lost, and of which only this is known. For [`Book::restore`].
+    #[must_use]
+    pub fn kept(
+        id: u64,
+        universe: &Universe,
+        place: Place,
+        value: i64,
+        configured: i64,
+        until: u64,
+        now: Now,
+    ) -> Override {
+        Override {
+            id,
+            scope: ScopeName::of(universe, place.scope),
+            rule: place.rule.name().to_owned(),
+            window_ns: place.window_ns,
+            value,
+            configured,
+            raises: false,
+            by: "haltline".to_owned(),
+            reason: "kept from the journal: the record of overrides was lost".to_owned(),
+            asked: now.unix.0,
+            for_ns: until.saturating_sub(now.unix.0),
+            agreed_by: None,
+            agreed_reason: None,
+            since: now.unix.0,
+            until,
+            state: State::Active,
+            deadline: now.mono,
+            epoch: 0,
+            removal: None,
+        }
+    }
+
     /// The limit that it is about, if the configuration has it.
     #[must_use]
     pub fn place(&self, universe: &Universe) -> Option<Place> {

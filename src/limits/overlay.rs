@@ -242,7 +242,7 @@ mod tests {
     use super::*;
     use crate::model::universe::{AccountSpec, CurrencySpec, StrategySpec};
     use crate::model::{InstrumentSpec, SessionKind, SessionSpec};
-    use crate::units::{AccountId, CurrencyId, InstrumentId, SessionId};
+    use crate::units::{AccountId, CurrencyId, SessionId};
 
     const ALPHA: Scope = Scope::Strategy(StrategyId(0));
     const GW: Scope = Scope::Session(SessionId(0));

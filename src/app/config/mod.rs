@@ -238,6 +238,18 @@ pub struct Auth {
     pub tokens_at_runtime: bool,
 }
 
+impl Auth {
+    /// Where re-arming, and so raising a limit, needs a second person, by [`ScopeKind`].
+    #[must_use]
+    pub fn two_people(&self) -> [bool; ScopeKind::ALL.len()] {
+        let mut two_people = [false; ScopeKind::ALL.len()];
+        for kind in &self.two_person_rearm {
+            two_people[*kind as usize] = true;
+        }
+        two_people
+    }
+}
+
 impl Default for Auth {
     fn default() -> Self {
         Auth {
@@ -348,6 +360,12 @@ impl Loaded {
     pub fn control_socket(&self) -> PathBuf {
         self.local.socket_for(&self.service.state_dir)
     }
+}
+
+/// Nanoseconds of a span of time such as `"250ms"`, as the file writes them.
+#[must_use]
+pub fn parse_span(text: &str) -> Option<u64> {
+    reader::parse_duration(text)
 }
 
 /// The ways into a running service, as far as its file tells them.

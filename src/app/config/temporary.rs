@@ -42,6 +42,8 @@ pub struct LimitsApi {
 pub struct Rearm {
     /// The cause has to be named: the request says which one was looked at.
     pub acknowledge: bool,
+    /// The request carries a number that is good once, from `GET /v1/rearm/nonce`.
+    pub nonce: bool,
     /// How long after the last raise nothing is re-armed.
     pub cool_off: Duration,
     /// The kill switch has to have been rehearsed this recently.
@@ -171,7 +173,8 @@ impl TemporaryText {
         writeln!(out, "\n[overrides]\nlongest = \"{}\"", span(self.overrides.longest))?;
         writeln!(out, "\n[limits_api]\nwrite = {}", self.limits_api.write)?;
         let rearm = &self.rearm;
-        writeln!(out, "\n[rearm]\nacknowledge = {}\ncool_off = \"{}\"", rearm.acknowledge, span(rearm.cool_off))?;
+        writeln!(out, "\n[rearm]\nacknowledge = {}\nnonce = {}", rearm.acknowledge, rearm.nonce)?;
+        writeln!(out, "cool_off = \"{}\"", span(rearm.cool_off))?;
         if let Some(within) = rearm.drill_within {
             writeln!(out, "drill_within = \"{}\"", span(within))?;
         }
@@ -203,6 +206,7 @@ fn read_fraction(field: &Field<'_>) -> Option<u16> {
 fn read_rearm(mut table: Reader<'_>) -> Rearm {
     let mut rearm = Rearm::default();
     rearm.acknowledge = table.get("acknowledge").and_then(|f| f.boolean()).unwrap_or(rearm.acknowledge);
+    rearm.nonce = table.get("nonce").and_then(|f| f.boolean()).unwrap_or(rearm.nonce);
     if let Some(ns) = table.get("cool_off").and_then(|f| f.duration(0, 24 * HOUR_NS)) {
         rearm.cool_off = Duration::from_nanos(ns);
     }
