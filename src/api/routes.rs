@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::api::ApiParts;
+use crate::api::alerts;
 use crate::api::auth::{self, Role, same_origin};
 use crate::api::problem::Problem;
 use crate::api::view;
@@ -84,7 +85,7 @@ struct PressKey {
     receipt: u64,
 }
 
-type Shared = State<Arc<Api>>;
+pub(super) type Shared = State<Arc<Api>>;
 
 /// The endpoints for one door. Each has its own lanes: large answers for one do not hold up those for the other.
 pub(super) fn router(parts: Arc<ApiParts>) -> Router {
@@ -107,6 +108,9 @@ pub(super) fn router(parts: Arc<ApiParts>) -> Router {
         .route("/v1/state", get(state))
         .route("/v1/limits", get(limits))
         .route("/v1/limits/reload", post(reload))
+        .route("/v1/alerts", get(alerts::list))
+        .route("/v1/alerts/{id}", get(alerts::one))
+        .route("/v1/alerts/{id}/ack", post(alerts::acknowledge))
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
@@ -122,23 +126,33 @@ pub(super) fn router(parts: Arc<ApiParts>) -> Router {
         .with_state(api)
 }
 
-fn not_found(detail: impl Into<String>) -> Problem {
+pub(super) fn not_found(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
 }
 
 /// An authenticated caller. Every handler that takes one says which role it needs before anything else.
-struct Caller(auth::Caller, String);
+pub(super) struct Caller(auth::Caller, String);
 
 impl Caller {
+    /// Who calls.
+    pub(super) fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Whether the caller has the role, for what is only looked at.
+    pub(super) fn needs(&self, role: Role) -> Result<(), Problem> {
+        self.0.needs(role)
+    }
+
     /// Whether the caller has the role for `action`; a refusal is recorded.
-    fn may(&self, api: &Api, role: Role, action: &str) -> Result<(), Problem> {
+    pub(super) fn may(&self, api: &Api, role: Role, action: &str) -> Result<(), Problem> {
         self.0.needs(role).inspect_err(|_| {
             api.parts.audit.record(self.entry(action).refused("the role does not allow it"));
         })
     }
 
     /// A control record of the caller's.
-    fn entry(&self, action: &str) -> Entry {
+    pub(super) fn entry(&self, action: &str) -> Entry {
         Entry::new(&self.0.name, action).from(&self.1)
     }
 }
@@ -167,14 +181,14 @@ impl FromRequestParts<Arc<Api>> for Caller {
 }
 
 /// The fields of a JSON object, taken one by one; what is left over is unknown.
-struct Fields {
+pub(super) struct Fields {
     map: Map<String, Value>,
     /// What the fields belong to: empty, or `scope.`.
     prefix: &'static str,
 }
 
 impl Fields {
-    fn text(&mut self, name: &'static str) -> Result<Option<String>, Problem> {
+    pub(super) fn text(&mut self, name: &'static str) -> Result<Option<String>, Problem> {
         match self.map.remove(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -218,14 +232,14 @@ impl Fields {
         })
     }
 
-    fn finish(&self) -> Result<(), Problem> {
+    pub(super) fn finish(&self) -> Result<(), Problem> {
         match self.map.iter().next() {
             None => Ok(()),
             Some((name, value)) => Err(self.wrong(name, value, "is not a field of this request")),
         }
     }
 
-    fn wrong(&self, name: &str, value: &Value, rule: &str) -> Problem {
+    pub(super) fn wrong(&self, name: &str, value: &Value, rule: &str) -> Problem {
         Problem::field(&format!("{}{name}", self.prefix), value, rule)
     }
 }
@@ -234,7 +248,7 @@ const HALTABLE: [&str; 5] = ["firm", "account", "strategy", "instrument", "sessi
 const KINDS: &str = "must be firm, account, strategy, instrument or session";
 
 /// Reads the body as a JSON object: bounded in size and in time.
-async fn read_fields(api: &Api, headers: &HeaderMap, body: Body) -> Result<Fields, Problem> {
+pub(super) async fn read_fields(api: &Api, headers: &HeaderMap, body: Body) -> Result<Fields, Problem> {
     let too_large = || {
         Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -293,7 +307,7 @@ async fn read_fields(api: &Api, headers: &HeaderMap, body: Body) -> Result<Field
 }
 
 /// Parameters of the query, taken one by one like [`Fields`].
-fn query_fields(query: Result<Query<HashMap<String, String>>, QueryRejection>) -> Result<Fields, Problem> {
+pub(super) fn query_fields(query: Result<Query<HashMap<String, String>>, QueryRejection>) -> Result<Fields, Problem> {
     let Query(map) =
         query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad-query", "Bad query", error.to_string()))?;
     Ok(Fields { map: map.into_iter().map(|(name, value)| (name, Value::String(value))).collect(), prefix: "" })
@@ -301,7 +315,12 @@ fn query_fields(query: Result<Query<HashMap<String, String>>, QueryRejection>) -
 
 impl Fields {
     /// A number written in a query.
-    fn query_number(&mut self, name: &'static str, rule: &'static str, max: usize) -> Result<Option<usize>, Problem> {
+    pub(super) fn query_number(
+        &mut self,
+        name: &'static str,
+        rule: &'static str,
+        max: usize,
+    ) -> Result<Option<usize>, Problem> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         match text.parse().ok().filter(|n| *n <= max) {
             Some(number) => Ok(Some(number)),
@@ -312,7 +331,7 @@ impl Fields {
 
 type AnyQuery = Result<Query<HashMap<String, String>>, QueryRejection>;
 
-fn answer(status: StatusCode, body: &Value) -> Response {
+pub(super) fn answer(status: StatusCode, body: &Value) -> Response {
     let mut response = (status, body.to_string()).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
@@ -425,7 +444,7 @@ async fn kills(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Re
     Ok(answer(StatusCode::OK, &big.await?))
 }
 
-fn parse_id(id: &str) -> Result<u64, Problem> {
+pub(super) fn parse_id(id: &str) -> Result<u64, Problem> {
     id.parse().map_err(|_| not_found("an id is a whole number"))
 }
 
@@ -512,6 +531,7 @@ async fn rearm(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bod
     let reason = fields.text("reason")?.unwrap_or_default();
     let wait = fields.wait()?;
     fields.finish()?;
+    alerts::may_rearm(&api, &ScopeName::of(api.parts.switch.universe(), scope))?;
     let now = api.parts.clock.now();
     let asked = api.parts.switch.ask_rearm(scope, epoch, &caller.0.name, &reason, now);
     log_rearm("asked", &caller.0.name, &reason, &asked);
@@ -533,6 +553,9 @@ async fn approve(
     let reason = fields.text("reason")?.unwrap_or_default();
     let wait = fields.wait()?;
     fields.finish()?;
+    if let Some(asked) = api.parts.switch.rearm(id, api.parts.clock.now()) {
+        alerts::may_rearm(&api, &ScopeName::of(api.parts.switch.universe(), asked.scope))?;
+    }
     let agreed = api.parts.switch.agree_rearm(id, &caller.0.name, &reason, api.parts.clock.now());
     log_rearm("agreed", &caller.0.name, &reason, &agreed);
     let entry = caller.entry("approve").because(&reason).detail(format!("request {id}"));
