@@ -15,12 +15,13 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Map, Value, json};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::api::ApiParts;
 use crate::api::alerts;
 use crate::api::auth::{self, Role, same_origin};
 use crate::api::problem::Problem;
+use crate::api::stream::{self, Hub};
 use crate::api::view;
 use crate::kill::audit::Entry;
 use crate::kill::rearm::{Rearm, RearmRefused, RearmState};
@@ -63,11 +64,12 @@ pub(super) struct Api {
     /// Something has become durable.
     progressed: Arc<Notify>,
     lanes: [Arc<Semaphore>; 3],
+    pub(super) stream: Hub,
 }
 
 /// What takes long is made beside the thread that takes kills, in lanes that do not wait for each other.
 #[derive(Clone, Copy)]
-enum Lane {
+pub(super) enum Lane {
     /// State, limits, lists.
     Views,
     /// Metrics.
@@ -88,11 +90,13 @@ struct PressKey {
 pub(super) type Shared = State<Arc<Api>>;
 
 /// The endpoints for one door. Each has its own lanes: large answers for one do not hold up those for the other.
-pub(super) fn router(parts: Arc<ApiParts>) -> Router {
+/// `stop` ends its streams.
+pub(super) fn router(parts: Arc<ApiParts>, stop: watch::Receiver<bool>) -> Router {
     let progressed = Arc::new(Notify::new());
     let notify = progressed.clone();
     parts.switch.on_progress(Box::new(move || notify.notify_waiters()));
     let api = Arc::new(Api {
+        stream: Hub::start(parts.clone(), stop),
         parts,
         progressed,
         keys: Mutex::default(),
@@ -106,6 +110,7 @@ pub(super) fn router(parts: Arc<ApiParts>) -> Router {
         .route("/v1/rearm/{id}", get(rearm_by_id))
         .route("/v1/rearm/{id}/approve", post(approve))
         .route("/v1/state", get(state))
+        .route("/v1/stream", get(stream::stream))
         .route("/v1/limits", get(limits))
         .route("/v1/limits/reload", post(reload))
         .route("/v1/alerts", get(alerts::list))
@@ -131,7 +136,7 @@ pub(super) fn not_found(detail: impl Into<String>) -> Problem {
 }
 
 /// An authenticated caller. Every handler that takes one says which role it needs before anything else.
-pub(super) struct Caller(auth::Caller, String);
+pub(super) struct Caller(pub(super) auth::Caller, String);
 
 impl Caller {
     /// Who calls.
@@ -196,7 +201,7 @@ impl Fields {
         }
     }
 
-    fn number(&mut self, name: &'static str, rule: &'static str, max: u64) -> Result<Option<u64>, Problem> {
+    pub(super) fn number(&mut self, name: &'static str, rule: &'static str, max: u64) -> Result<Option<u64>, Problem> {
         match self.map.remove(name) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => match value.as_u64().filter(|n| *n <= max) {
@@ -206,13 +211,13 @@ impl Fields {
         }
     }
 
-    fn wait(&mut self) -> Result<Duration, Problem> {
+    pub(super) fn wait(&mut self) -> Result<Duration, Problem> {
         let wait = self.number("wait_ms", "must be a whole number from 0 to 5000", WAIT_MS_MAX)?;
         Ok(Duration::from_millis(wait.unwrap_or(WAIT_MS)))
     }
 
     /// The scope, which must be one that can be halted.
-    fn scope(&mut self, api: &Api) -> Result<Scope, Problem> {
+    pub(super) fn scope(&mut self, api: &Api) -> Result<Scope, Problem> {
         let value = self.map.remove("scope").unwrap_or(Value::Null);
         let Value::Object(map) = value else {
             return Err(self.wrong("scope", &value, "must be an object with kind and name"));
@@ -244,8 +249,8 @@ impl Fields {
     }
 }
 
-const HALTABLE: [&str; 5] = ["firm", "account", "strategy", "instrument", "session"];
-const KINDS: &str = "must be firm, account, strategy, instrument or session";
+pub(super) const HALTABLE: [&str; 5] = ["firm", "account", "strategy", "instrument", "session"];
+pub(super) const KINDS: &str = "must be firm, account, strategy, instrument or session";
 
 /// Reads the body as a JSON object: bounded in size and in time.
 pub(super) async fn read_fields(api: &Api, headers: &HeaderMap, body: Body) -> Result<Fields, Problem> {
@@ -329,7 +334,7 @@ impl Fields {
     }
 }
 
-type AnyQuery = Result<Query<HashMap<String, String>>, QueryRejection>;
+pub(super) type AnyQuery = Result<Query<HashMap<String, String>>, QueryRejection>;
 
 pub(super) fn answer(status: StatusCode, body: &Value) -> Response {
     let mut response = (status, body.to_string()).into_response();
@@ -608,7 +613,7 @@ async fn rearm_by_id(State(api): Shared, caller: Caller, Path(id): Path<String>)
 
 impl Api {
     /// Makes a large answer beside the thread that takes kills. Few at once; who waits too long is told to come back.
-    async fn beside<T: Send + 'static>(
+    pub(super) async fn beside<T: Send + 'static>(
         self: &Arc<Self>,
         lane: Lane,
         make: impl FnOnce(&ApiParts) -> T + Send + 'static,

@@ -16,6 +16,7 @@ mod recovery;
 mod replay;
 mod scenarios;
 mod service;
+mod snapshot;
 mod sre;
 mod support;
 mod tidy;
