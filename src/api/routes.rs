@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::api::ApiParts;
+use crate::api::alerts;
 use crate::api::auth::{self, Role, same_origin};
 use crate::api::problem::Problem;
 use crate::api::stream::{self, Hub};
@@ -119,6 +120,9 @@ pub(super) fn router(parts: Arc<ApiParts>, stop: watch::Receiver<bool>) -> Route
         .route("/v1/stream", get(stream::stream))
         .route("/v1/limits", get(limits))
         .route("/v1/limits/reload", post(reload))
+        .route("/v1/alerts", get(alerts::list))
+        .route("/v1/alerts/{id}", get(alerts::one))
+        .route("/v1/alerts/{id}/ack", post(alerts::acknowledge))
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
@@ -142,6 +146,16 @@ pub(super) fn not_found(detail: impl Into<String>) -> Problem {
 pub(super) struct Caller(pub(super) auth::Caller, String);
 
 impl Caller {
+    /// Who calls.
+    pub(super) fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Whether the caller has the role, for what is only looked at.
+    pub(super) fn needs(&self, role: Role) -> Result<(), Problem> {
+        self.0.needs(role)
+    }
+
     /// Whether the caller has the role for `action`; a refusal is recorded.
     pub(super) fn may(&self, api: &Api, role: Role, action: &str) -> Result<(), Problem> {
         self.0.needs(role).inspect_err(|_| {
@@ -588,6 +602,7 @@ async fn rearm(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bod
     let (acknowledge, nonce) = (fields.text("acknowledge")?, fields.text("nonce")?);
     let wait = fields.wait()?;
     fields.finish()?;
+    alerts::may_rearm(&api, &ScopeName::of(api.parts.switch.universe(), scope))?;
     let prepared = desk::prepare_rearm(&api, scope, epoch, &caller.0.name, false).await;
     let now = api.parts.clock.now();
     let (acknowledge, nonce) = (acknowledge.as_deref(), nonce.as_deref());
@@ -612,6 +627,9 @@ async fn approve(
     let reason = fields.text("reason")?.unwrap_or_default();
     let wait = fields.wait()?;
     fields.finish()?;
+    if let Some(asked) = api.parts.switch.rearm(id, api.parts.clock.now()) {
+        alerts::may_rearm(&api, &ScopeName::of(api.parts.switch.universe(), asked.scope))?;
+    }
     let prepared = match api.parts.switch.rearm(id, api.parts.clock.now()) {
         Some(Rearm { scope, word, state: RearmState::Pending, actor, .. }) if actor != caller.0.name => {
             desk::prepare_rearm(&api, scope, word.epoch, &caller.0.name, true).await

@@ -5,6 +5,7 @@ use core::time::Duration;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
+use super::alerts::{self, AlertsText};
 use super::reader::{Field, NAME_RULE, Reader, is_name};
 use super::temporary::TemporaryText;
 use super::violation::{Errors, Spot};
@@ -25,7 +26,7 @@ const DEFAULT_AGE_NS: u64 = 5_000_000_000;
 pub(super) const ANY_AGE: u64 = u64::MAX;
 
 /// Sections of options: what they say counts from the start of the process on.
-pub(super) const SECTIONS: [&str; 13] = [
+pub(super) const SECTIONS: [&str; 14] = [
     "service",
     "engine",
     "ingest",
@@ -39,6 +40,7 @@ pub(super) const SECTIONS: [&str; 13] = [
     "rearm",
     "drill",
     "ramp",
+    "alerts",
 ];
 
 /// A name that refers to something else in the file.
@@ -110,6 +112,7 @@ pub(super) struct FileText {
     pub auth: Auth,
     pub journal: Journal,
     pub temporary: TemporaryText,
+    pub alerts: AlertsText,
     /// Where each of `auth.operators` is written.
     pub operator_spots: Vec<Spot>,
     pub base_currency: String,
@@ -136,6 +139,7 @@ impl FileText {
         let (auth, operator_spots) = read_auth(root.table("auth"));
         let journal = read_journal(root.table("journal"));
         let temporary = TemporaryText::read(root);
+        let alerts = alerts::read(root.table("alerts"));
 
         let mut currencies = Vec::new();
         each_named(root, "currencies", |name, field, mut table| {
@@ -215,6 +219,7 @@ impl FileText {
             auth,
             journal,
             temporary,
+            alerts,
             operator_spots,
             base_currency,
             base_scale,

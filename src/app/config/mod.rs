@@ -7,6 +7,7 @@
 //! There are no other sources (no environment, no includes): what is not in the file has the default that
 //! the types here document.
 
+mod alerts;
 mod file;
 mod limits;
 mod print;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use toml::de::DeTable;
 
+pub use self::alerts::AlertsSection;
 use self::file::FileText;
 use self::limits::LimitText;
 use self::reader::Reader;
@@ -343,6 +345,8 @@ pub struct Loaded {
     pub ceilings: Option<LimitTable>,
     /// The overlays that `limits` has over what is configured: only of a text that a service wrote.
     pub overlays: Vec<Timed>,
+    /// Who owns alerts, what happens when nobody answers.
+    pub alerts: AlertsSection,
     /// BLAKE3 of each session's token, by [`SessionId`](crate::units::SessionId). `None` only with
     /// [`Auth::tokens_at_runtime`]: such a session cannot connect until it is given one.
     pub session_tokens: Vec<Option<[u8; 32]>>,
@@ -559,6 +563,7 @@ fn finish(read: &Read<'_>, text: &str) -> Option<Loaded> {
     let universe = Arc::new(make_universe(file));
     let table = limits.build(errors, file, &universe);
     let ceilings = build_ceilings(*ceilings, errors, file, &universe);
+    file.alerts.check(errors, &universe);
     let mut notes = Vec::new();
     limits.notes(file, &mut notes);
     auth_notes(file, &mut notes);
@@ -581,6 +586,7 @@ fn finish(read: &Read<'_>, text: &str) -> Option<Loaded> {
         ramp: file.temporary.ramp.clone(),
         ceilings,
         overlays: Vec::new(),
+        alerts: file.alerts.section.clone(),
         session_tokens: file.sessions.iter().map(|s| s.token).collect(),
         hash: *blake3::hash(text.as_bytes()).as_bytes(),
         text: text.into(),
@@ -692,6 +698,7 @@ fn unchanged(errors: &Errors<'_>, old: &Loaded, new: &Loaded, file: &FileText, r
         old.rearm != new.rearm,
         old.drill != new.drill,
         old.ramp != new.ramp,
+        old.alerts != new.alerts,
     ];
     for (spot, changed) in file.section_spots.iter().zip(sections) {
         if changed {
