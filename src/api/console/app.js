@@ -8,6 +8,7 @@ import { HaltsView } from "./halts.js";
 import { openKill } from "./kill.js";
 import { LimitsView } from "./limits.js";
 import { OverridesView } from "./overrides.js";
+import { DrillsView } from "./drills.js";
 import { login } from "./login.js";
 import { AlertsView, AuditView, IncidentsView } from "./records.js";
 import { Overview } from "./scopes.js";
@@ -278,7 +279,7 @@ async function refreshPending() {
 
 /** Looks which parts this haltline has, and this login may see: what is not there is not shown. */
 async function findParts() {
-  const optional = ["alerts", "incidents", "audit", "overrides"];
+  const optional = ["alerts", "incidents", "audit", "overrides", "drills"];
   await Promise.all(
     optional.map(async (part) => {
       try {
@@ -320,6 +321,7 @@ async function begin(/** @type {string} */ why) {
     ...(context.found.has("alerts") ? [new AlertsView(context)] : []),
     ...(context.found.has("overrides") ? [new OverridesView(context)] : []),
     ...(context.found.has("incidents") ? [new IncidentsView(context)] : []),
+    ...(context.found.has("drills") ? [new DrillsView(context)] : []),
     ...(context.found.has("audit") ? [new AuditView(context)] : []),
   ];
   current = null;

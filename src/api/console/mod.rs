@@ -39,7 +39,7 @@ macro_rules! files {
 
 /// Every file of the page, by its path below the version.
 const FILES: &[(&str, &[u8])] = files! {
-    "app.js" "client.js" "console.css" "dialog.js" "dom.js" "format.js" "fresh.js" "halts.js" "icon.svg" "kill.js" "limits.js"
+    "app.js" "client.js" "console.css" "dialog.js" "dom.js" "drills.js" "format.js" "fresh.js" "halts.js" "icon.svg" "kill.js" "limits.js"
     "login.js" "overrides.js" "plots.js" "receipt.js" "records.js" "rearm.js" "scopes.js" "sessions.js" "source.js" "store.js" "types.js"
     "vendor/uplot.css" "vendor/uplot.js" "vendor/uplot.LICENSE"
 };

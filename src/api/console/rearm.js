@@ -26,7 +26,12 @@ export function openRearm(context, scope) {
       {},
       "Flow in this scope is allowed again from the moment of the re-arm. A kill since what you see here wins: then this is refused.",
     ),
-    send: (reason) => context.client.post("/v1/rearm", { scope, epoch: halt.epoch, reason }),
+    send: async (reason) => {
+      // Good once, for this login: what somebody caught on its way cannot be sent again.
+      const { nonce } = await context.client.get("/v1/rearm/nonce");
+      const latest = halt.causes.reduce((a, b) => (b.epoch > a.epoch ? b : a), halt.causes[0]);
+      return context.client.post("/v1/rearm", { scope, epoch: halt.epoch, reason, acknowledge: latest?.id, nonce });
+    },
   });
   openDialog({ title: `Re-arm ${name}` }, ...form);
 }

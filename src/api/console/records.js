@@ -10,7 +10,7 @@ import { clockMs, count, moment, scopeText } from "./format.js";
 const ASK_MS = 2_000;
 
 /** A view that asks one endpoint every now and then while it is seen. */
-class Asking {
+export class Asking {
   /** @param {Context} context @param {string} id @param {string} title @param {string} path @param {string[]} heads */
   constructor(context, id, title, path, heads) {
     this.context = context;
@@ -18,7 +18,7 @@ class Asking {
     this.title = title;
     this.path = path;
     this.timer = 0;
-    this.last = "";
+    this.shown = "";
     this.said = h("p", { class: "said", role: "alert" });
     this.body = h("tbody");
     this.none = h("p", { class: "empty" }, "None.");
@@ -48,8 +48,8 @@ class Asking {
       const answer = await this.context.client.get(this.path);
       setText(this.said, "");
       const now = JSON.stringify(answer);
-      if (now === this.last) return;
-      this.last = now;
+      if (now === this.shown) return;
+      this.shown = now;
       const rows = this.rows(answer);
       fill(this.body, ...rows);
       show(this.table, rows.length > 0);

@@ -2,7 +2,7 @@
 
 /**
  * @typedef {{ kind: string, name: string }} ScopeName
- * @typedef {{ mode: string, epoch: number, at: string, actor: string, reason: string, trip: any }} Cause
+ * @typedef {{ id: string, mode: string, epoch: number, at: string, actor: string, reason: string, trip: any }} Cause
  * @typedef {{ scope: ScopeName, mode: string, epoch: number, causes: Cause[], flat?: Flat }} Halt
  * @typedef {{
  *   scope: ScopeName, rule: string, limit: string, observed: string | null, unit: string,
