@@ -58,10 +58,7 @@ static PAGE_HERE: LazyLock<String> = LazyLock::new(|| PAGE.replace(PLACE, &forma
 
 /// `GET /` and everything under `/console/`.
 pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    Router::new()
-        .route("/", get(page))
-        .route("/console/", get(page))
-        .route("/console/{version}/{*file}", get(file))
+    Router::new().route("/", get(page)).route("/console/", get(page)).route("/console/{version}/{*file}", get(file))
 }
 
 /// The page is asked for anew each time; an unchanged one costs a 304.
