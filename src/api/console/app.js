@@ -96,6 +96,7 @@ function showTop() {
   const lastKnown = known && !vouched ? ", last known" : "";
   setText(firm, known ? `Firm ${modeText(mode)}${lastKnown}` : "Firm unknown");
   setText(byId("fresh-word"), verdict.text);
+  setText(byId("fresh-for"), verdict.for);
   setText(byId("updated-at"), store.at ? clockMs(store.at) : "–");
   setText(byId("updated-age"), verdict.ageMs === null ? "" : `${seconds(verdict.ageMs / 1_000)} ago`);
   counts.show(
