@@ -78,7 +78,8 @@ function frame() {
   const changed = store.version !== shownVersion || context.verdict.word !== before;
   shownVersion = store.version;
   setAttribute(byId("app"), "data-fresh", context.verdict.word);
-  if (context.verdict.word !== "live") store.history.gap(Date.now());
+  const silent = context.verdict.word === "stale" || context.verdict.word === "disconnected";
+  if (silent) store.history.gap(store.atMs + (context.verdict.ageMs ?? 0));
   showTop();
   showBanners();
   showTabs();
@@ -352,7 +353,7 @@ function end(/** @type {string} */ why) {
   void begin(why);
 }
 
-client.addEventListener("lost", () => end("The session is over: log in again."));
+client.addEventListener("lost", (event) => end(/** @type {CustomEvent<string>} */ (event).detail));
 
 byId("logout").addEventListener("click", async () => {
   try {
