@@ -18,6 +18,7 @@
 //! | `POST /v1/limits/reload` | risk | `{reason}` → the new generation, or every violation |
 //! | `GET /v1/alerts?state=&open=&severity=&owner=&kind=&name=&scope_kind=&scope_name=&before=&count=` | viewer | alerts, newest first; `next` is the `before` of the next page |
 //! | `GET /v1/alerts/{id}` | viewer | one of them |
+//! | `GET /v1/signatures?count=`, `GET /v1/peers` | viewer | what the guard has learned of texts and of rates |
 //! | `POST /v1/alerts/{id}/ack` | operator | `{reason}` → the alert, which the caller looks at from now on |
 //! | `GET /livez`, `GET /readyz?verbose` | – | |
 //! | `GET /metrics` | – or viewer | see [`ApiOptions::metrics_need_token`] |
@@ -27,6 +28,7 @@
 
 mod alerts;
 pub mod auth;
+mod guard;
 pub mod problem;
 mod routes;
 mod server;
@@ -47,6 +49,7 @@ pub use server::{run, run_local};
 use crate::duty::Clock;
 use crate::engine::durability::Durability;
 use crate::engine::published::Published;
+use crate::guard::watch::Watch;
 use crate::kill::alerts::Alerts;
 use crate::kill::audit::Audit;
 use crate::kill::switch::Switch;
@@ -114,6 +117,8 @@ pub struct ApiParts {
     pub clock: Arc<dyn Clock>,
     /// The last alerts.
     pub alerts: Arc<Alerts>,
+    /// What looks at texts and rates; `None`: nobody does.
+    pub watch: Option<Arc<Watch>>,
     /// Where control records go.
     pub audit: Arc<Audit>,
     /// How the journal is doing; `None`: there is none.

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use crate::api::ApiParts;
 use crate::api::alerts;
 use crate::api::auth::{self, Role, same_origin};
+use crate::api::guard;
 use crate::api::problem::Problem;
 use crate::api::stream::{self, Hub};
 use crate::api::view;
@@ -113,6 +114,8 @@ pub(super) fn router(parts: Arc<ApiParts>, stop: watch::Receiver<bool>) -> Route
         .route("/v1/stream", get(stream::stream))
         .route("/v1/limits", get(limits))
         .route("/v1/limits/reload", post(reload))
+        .route("/v1/signatures", get(guard::signatures))
+        .route("/v1/peers", get(guard::peers))
         .route("/v1/alerts", get(alerts::list))
         .route("/v1/alerts/{id}", get(alerts::one))
         .route("/v1/alerts/{id}/ack", post(alerts::acknowledge))

@@ -155,6 +155,7 @@ impl World {
             local: LocalUsers::default(),
             clock: clock.clone(),
             alerts: alerts.clone(),
+            watch: None,
             audit: Arc::new(crate::kill::audit::Audit::new(None, clock.clone())),
             journal: None,
             render_metrics: setup.render,

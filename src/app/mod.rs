@@ -1,6 +1,8 @@
 //! Everything put together: configuration, clocks, threads, the async runtimes.
 
+mod alerting;
 pub mod config;
+mod guard;
 mod journal;
 mod killfile;
 mod logs;

@@ -6,11 +6,13 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use super::alerts::{self, AlertsText};
+use super::guard;
 use super::reader::{Field, NAME_RULE, Reader, is_name};
 use super::violation::{Errors, Spot};
 use super::{Auth, EngineOptions, Gate, Group, Http, Ingest, Journal, Local, LocalOperator, Operator, Role, Service};
 use crate::duty::Idle;
 use crate::engine::core::Sizing;
+use crate::guard::watch::WatchOptions;
 use crate::ingest::gates::GateOptions;
 use crate::model::{Event, ScopeKind, SessionKind, Universe};
 use crate::units::{Conversion, DecimalError, Px, Qty};
@@ -25,8 +27,8 @@ const DEFAULT_AGE_NS: u64 = 5_000_000_000;
 pub(super) const ANY_AGE: u64 = u64::MAX;
 
 /// Sections of options: what they say counts from the start of the process on.
-pub(super) const SECTIONS: [&str; 9] =
-    ["service", "engine", "ingest", "gate", "http", "local", "auth", "journal", "alerts"];
+pub(super) const SECTIONS: [&str; 10] =
+    ["service", "engine", "ingest", "gate", "http", "local", "auth", "journal", "alerts", "guard"];
 
 /// A name that refers to something else in the file.
 pub(super) type Reference = (String, Spot);
@@ -97,6 +99,7 @@ pub(super) struct FileText {
     pub auth: Auth,
     pub journal: Journal,
     pub alerts: AlertsText,
+    pub watch: WatchOptions,
     /// Where each of `auth.operators` is written.
     pub operator_spots: Vec<Spot>,
     pub base_currency: String,
@@ -123,6 +126,11 @@ impl FileText {
         let (auth, operator_spots) = read_auth(root.table("auth"));
         let journal = read_journal(root.table("journal"));
         let alerts = alerts::read(root.table("alerts"));
+        let mut watch = WatchOptions::default();
+        if let Some(mut table) = root.table("guard") {
+            watch = guard::read(&mut table);
+            table.finish();
+        }
 
         let mut currencies = Vec::new();
         each_named(root, "currencies", |name, field, mut table| {
@@ -200,6 +208,7 @@ impl FileText {
             auth,
             journal,
             alerts,
+            watch,
             operator_spots,
             base_currency,
             base_scale,

@@ -9,6 +9,7 @@
 
 mod alerts;
 mod file;
+mod guard;
 mod limits;
 mod print;
 mod reader;
@@ -35,6 +36,7 @@ pub use self::violation::{Violation, Violations};
 pub use crate::api::Role;
 use crate::duty::Idle;
 use crate::engine::core::Sizing;
+use crate::guard::watch::WatchOptions;
 use crate::ingest::gates::GateOptions;
 use crate::limits::LimitTable;
 use crate::model::universe::{AccountSpec, CurrencySpec, StrategySpec};
@@ -316,6 +318,8 @@ pub struct Loaded {
     pub journal: Journal,
     /// Who owns alerts, what happens when nobody answers.
     pub alerts: AlertsSection,
+    /// Sections `[guard.signatures]` and `[guard.peers]`.
+    pub watch: WatchOptions,
     /// BLAKE3 of each session's token, by [`SessionId`](crate::units::SessionId). `None` only with
     /// [`Auth::tokens_at_runtime`]: such a session cannot connect until it is given one.
     pub session_tokens: Vec<Option<[u8; 32]>>,
@@ -510,6 +514,7 @@ fn finish(errors: &Errors<'_>, file: &FileText, limits: &LimitText, text: &str) 
         auth: file.auth.clone(),
         journal: file.journal.clone(),
         alerts: file.alerts.section.clone(),
+        watch: file.watch.clone(),
         session_tokens: file.sessions.iter().map(|s| s.token).collect(),
         hash: *blake3::hash(text.as_bytes()).as_bytes(),
         text: text.into(),
@@ -617,6 +622,7 @@ fn unchanged(errors: &Errors<'_>, old: &Loaded, new: &Loaded, file: &FileText, r
         old.auth != new.auth,
         old.journal != new.journal,
         old.alerts != new.alerts,
+        old.watch != new.watch,
     ];
     for (spot, changed) in file.section_spots.iter().zip(sections) {
         if changed {
