@@ -16,6 +16,9 @@
 //! | `GET /v1/stream` | viewer | the same as it changes, see `api/stream` |
 //! | `GET /v1/limits?kind=&name=&all=&rows=&from=` | viewer | limits with their use; `next` is the `from` of the next page |
 //! | `POST /v1/limits/reload` | risk | `{reason}` → the new generation, or every violation |
+//! | overrides, what-if, `PUT /v1/limits`, probation | viewer, risk | see [`desk`] |
+//! | `GET /v1/rearm/nonce` | risk | a number that is good for one re-arm of the caller's |
+//! | `POST /v1/drills`, `GET /v1/drills`, `GET /v1/drills/{id}` | risk, viewer | `{scope?, force?, reason}` → what the rehearsal showed, see [`drills`] |
 //! | `GET /v1/alerts?state=&open=&severity=&owner=&kind=&name=&scope_kind=&scope_name=&before=&count=` | viewer | alerts, newest first; `next` is the `before` of the next page |
 //! | `GET /v1/alerts/{id}` | viewer | one of them |
 //! | `GET /v1/signatures?count=`, `GET /v1/peers` | viewer | what the guard has learned of texts and of rates |
@@ -28,6 +31,8 @@
 
 mod alerts;
 pub mod auth;
+pub mod desk;
+pub mod drills;
 mod guard;
 pub mod problem;
 mod routes;
@@ -127,6 +132,10 @@ pub struct ApiParts {
     pub render_metrics: Box<dyn Fn() -> String + Send + Sync>,
     /// `POST /v1/limits/reload`.
     pub reload: Box<Reload>,
+    /// Who changes limits for a while; `None`: nobody, they are as configured.
+    pub desk: Option<Arc<dyn desk::LimitsDesk>>,
+    /// Who rehearses the switch; `None`: nobody.
+    pub drills: Option<Arc<dyn drills::Drills>>,
     /// Bounds.
     pub options: ApiOptions,
 }

@@ -2,12 +2,15 @@
 
 mod alerting;
 pub mod config;
+mod desk;
+mod desk_file;
+mod desk_opening;
+mod drill;
 mod guard;
 mod journal;
 mod killfile;
 mod logs;
 mod notify;
-mod reload;
 pub mod replay;
 pub mod service;
 mod signals;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use super::alerts::{self, AlertsText};
 use super::guard;
 use super::reader::{Field, NAME_RULE, Reader, is_name};
+use super::temporary::TemporaryText;
 use super::violation::{Errors, Spot};
 use super::{Auth, EngineOptions, Gate, Group, Http, Ingest, Journal, Local, LocalOperator, Operator, Role, Service};
 use crate::duty::Idle;
@@ -27,8 +28,23 @@ const DEFAULT_AGE_NS: u64 = 5_000_000_000;
 pub(super) const ANY_AGE: u64 = u64::MAX;
 
 /// Sections of options: what they say counts from the start of the process on.
-pub(super) const SECTIONS: [&str; 10] =
-    ["service", "engine", "ingest", "gate", "http", "local", "auth", "journal", "alerts", "guard"];
+pub(super) const SECTIONS: [&str; 15] = [
+    "service",
+    "engine",
+    "ingest",
+    "gate",
+    "http",
+    "local",
+    "auth",
+    "journal",
+    "overrides",
+    "limits_api",
+    "rearm",
+    "drill",
+    "ramp",
+    "alerts",
+    "guard",
+];
 
 /// A name that refers to something else in the file.
 pub(super) type Reference = (String, Spot);
@@ -98,6 +114,7 @@ pub(super) struct FileText {
     pub local_spots: LocalSpots,
     pub auth: Auth,
     pub journal: Journal,
+    pub temporary: TemporaryText,
     pub alerts: AlertsText,
     pub watch: WatchOptions,
     /// Where each of `auth.operators` is written.
@@ -125,6 +142,7 @@ impl FileText {
         let (local, local_spots) = read_local(root.table("local"));
         let (auth, operator_spots) = read_auth(root.table("auth"));
         let journal = read_journal(root.table("journal"));
+        let temporary = TemporaryText::read(root);
         let alerts = alerts::read(root.table("alerts"));
         let mut watch = WatchOptions::default();
         if let Some(mut table) = root.table("guard") {
@@ -184,7 +202,9 @@ impl FileText {
             let token = match table.get("token_hash") {
                 Some(f) => f.hash(),
                 None => {
-                    if !auth.tokens_at_runtime {
+                    // Nobody else connects as the session that rehearses: it gets a token at every start.
+                    let rehearses = temporary.drill.as_ref().is_some_and(|drill| drill.session == name);
+                    if !auth.tokens_at_runtime && !rehearses {
                         errors.missing(&table.spot, "token_hash", "a session needs one (see `haltline token`)");
                     }
                     None
@@ -207,6 +227,7 @@ impl FileText {
             local_spots,
             auth,
             journal,
+            temporary,
             alerts,
             watch,
             operator_spots,
@@ -258,6 +279,7 @@ impl FileText {
         }
 
         self.check_local(errors);
+        self.temporary.check(errors, self);
 
         // The same token for two would let one act as the other.
         let mut owners: HashMap<[u8; 32], &str> = HashMap::new();
