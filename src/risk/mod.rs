@@ -165,10 +165,12 @@
 
 pub mod duplicates;
 pub mod execs;
+pub mod fan;
 pub mod index;
 pub mod losses;
 pub mod orders;
 pub mod pairs;
+pub mod parents;
 pub mod rate;
 
 /// The most pairs that one step revalues because of marks and rates.
