@@ -13,6 +13,7 @@
 //! | `POST /v1/rearm/{id}/approve` | risk, another person | `{reason, wait_ms?}` |
 //! | `GET /v1/rearm`, `GET /v1/rearm/{id}` | viewer | re-arms, newest first |
 //! | `GET /v1/state` | viewer | modes, causes, sessions, totals, engine, latch, alerts |
+//! | `GET /v1/stream` | viewer | the same as it changes, see `api/stream` |
 //! | `GET /v1/limits?kind=&name=&all=&rows=&from=` | viewer | limits with their use; `next` is the `from` of the next page |
 //! | `POST /v1/limits/reload` | risk | `{reason}` → the new generation, or every violation |
 //! | `GET /livez`, `GET /readyz?verbose` | – | |
@@ -25,8 +26,11 @@ pub mod auth;
 pub mod problem;
 mod routes;
 mod server;
+mod stream;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_stream;
 mod view;
 
 use std::sync::{Arc, RwLock};
@@ -65,6 +69,12 @@ pub struct ApiOptions {
     pub metrics_need_token: bool,
     /// How long open requests may go on after the stop.
     pub drain: Duration,
+    /// Streams of live state at once.
+    pub streams: usize,
+    /// The shortest time between two events of a stream.
+    pub stream_every: Duration,
+    /// How long a client may leave its stream unread, once it is further behind than what is kept for it.
+    pub stream_patience: Duration,
 }
 
 impl Default for ApiOptions {
@@ -77,6 +87,9 @@ impl Default for ApiOptions {
             engine_stale_after: Duration::from_secs(1),
             metrics_need_token: false,
             drain: Duration::from_secs(2),
+            streams: 32,
+            stream_every: Duration::from_millis(100),
+            stream_patience: Duration::from_secs(5),
         }
     }
 }

@@ -15,11 +15,12 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Map, Value, json};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::api::ApiParts;
 use crate::api::auth::{self, Role, same_origin};
 use crate::api::problem::Problem;
+use crate::api::stream::{self, Hub};
 use crate::api::view;
 use crate::kill::audit::Entry;
 use crate::kill::rearm::{Rearm, RearmRefused, RearmState};
@@ -62,11 +63,12 @@ pub(super) struct Api {
     /// Something has become durable.
     progressed: Arc<Notify>,
     lanes: [Arc<Semaphore>; 3],
+    pub(super) stream: Hub,
 }
 
 /// What takes long is made beside the thread that takes kills, in lanes that do not wait for each other.
 #[derive(Clone, Copy)]
-enum Lane {
+pub(super) enum Lane {
     /// State, limits, lists.
     Views,
     /// Metrics.
@@ -84,14 +86,16 @@ struct PressKey {
     receipt: u64,
 }
 
-type Shared = State<Arc<Api>>;
+pub(super) type Shared = State<Arc<Api>>;
 
 /// The endpoints for one door. Each has its own lanes: large answers for one do not hold up those for the other.
-pub(super) fn router(parts: Arc<ApiParts>) -> Router {
+/// `stop` ends its streams.
+pub(super) fn router(parts: Arc<ApiParts>, stop: watch::Receiver<bool>) -> Router {
     let progressed = Arc::new(Notify::new());
     let notify = progressed.clone();
     parts.switch.on_progress(Box::new(move || notify.notify_waiters()));
     let api = Arc::new(Api {
+        stream: Hub::start(parts.clone(), stop),
         parts,
         progressed,
         keys: Mutex::default(),
@@ -105,6 +109,7 @@ pub(super) fn router(parts: Arc<ApiParts>) -> Router {
         .route("/v1/rearm/{id}", get(rearm_by_id))
         .route("/v1/rearm/{id}/approve", post(approve))
         .route("/v1/state", get(state))
+        .route("/v1/stream", get(stream::stream))
         .route("/v1/limits", get(limits))
         .route("/v1/limits/reload", post(reload))
         .route("/livez", get(async || "ok\n"))
@@ -122,23 +127,23 @@ pub(super) fn router(parts: Arc<ApiParts>) -> Router {
         .with_state(api)
 }
 
-fn not_found(detail: impl Into<String>) -> Problem {
+pub(super) fn not_found(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
 }
 
 /// An authenticated caller. Every handler that takes one says which role it needs before anything else.
-struct Caller(auth::Caller, String);
+pub(super) struct Caller(pub(super) auth::Caller, String);
 
 impl Caller {
     /// Whether the caller has the role for `action`; a refusal is recorded.
-    fn may(&self, api: &Api, role: Role, action: &str) -> Result<(), Problem> {
+    pub(super) fn may(&self, api: &Api, role: Role, action: &str) -> Result<(), Problem> {
         self.0.needs(role).inspect_err(|_| {
             api.parts.audit.record(self.entry(action).refused("the role does not allow it"));
         })
     }
 
     /// A control record of the caller's.
-    fn entry(&self, action: &str) -> Entry {
+    pub(super) fn entry(&self, action: &str) -> Entry {
         Entry::new(&self.0.name, action).from(&self.1)
     }
 }
@@ -167,14 +172,14 @@ impl FromRequestParts<Arc<Api>> for Caller {
 }
 
 /// The fields of a JSON object, taken one by one; what is left over is unknown.
-struct Fields {
+pub(super) struct Fields {
     map: Map<String, Value>,
     /// What the fields belong to: empty, or `scope.`.
     prefix: &'static str,
 }
 
 impl Fields {
-    fn text(&mut self, name: &'static str) -> Result<Option<String>, Problem> {
+    pub(super) fn text(&mut self, name: &'static str) -> Result<Option<String>, Problem> {
         match self.map.remove(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -182,7 +187,7 @@ impl Fields {
         }
     }
 
-    fn number(&mut self, name: &'static str, rule: &'static str, max: u64) -> Result<Option<u64>, Problem> {
+    pub(super) fn number(&mut self, name: &'static str, rule: &'static str, max: u64) -> Result<Option<u64>, Problem> {
         match self.map.remove(name) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => match value.as_u64().filter(|n| *n <= max) {
@@ -192,13 +197,13 @@ impl Fields {
         }
     }
 
-    fn wait(&mut self) -> Result<Duration, Problem> {
+    pub(super) fn wait(&mut self) -> Result<Duration, Problem> {
         let wait = self.number("wait_ms", "must be a whole number from 0 to 5000", WAIT_MS_MAX)?;
         Ok(Duration::from_millis(wait.unwrap_or(WAIT_MS)))
     }
 
     /// The scope, which must be one that can be halted.
-    fn scope(&mut self, api: &Api) -> Result<Scope, Problem> {
+    pub(super) fn scope(&mut self, api: &Api) -> Result<Scope, Problem> {
         let value = self.map.remove("scope").unwrap_or(Value::Null);
         let Value::Object(map) = value else {
             return Err(self.wrong("scope", &value, "must be an object with kind and name"));
@@ -218,23 +223,23 @@ impl Fields {
         })
     }
 
-    fn finish(&self) -> Result<(), Problem> {
+    pub(super) fn finish(&self) -> Result<(), Problem> {
         match self.map.iter().next() {
             None => Ok(()),
             Some((name, value)) => Err(self.wrong(name, value, "is not a field of this request")),
         }
     }
 
-    fn wrong(&self, name: &str, value: &Value, rule: &str) -> Problem {
+    pub(super) fn wrong(&self, name: &str, value: &Value, rule: &str) -> Problem {
         Problem::field(&format!("{}{name}", self.prefix), value, rule)
     }
 }
 
-const HALTABLE: [&str; 5] = ["firm", "account", "strategy", "instrument", "session"];
-const KINDS: &str = "must be firm, account, strategy, instrument or session";
+pub(super) const HALTABLE: [&str; 5] = ["firm", "account", "strategy", "instrument", "session"];
+pub(super) const KINDS: &str = "must be firm, account, strategy, instrument or session";
 
 /// Reads the body as a JSON object: bounded in size and in time.
-async fn read_fields(api: &Api, headers: &HeaderMap, body: Body) -> Result<Fields, Problem> {
+pub(super) async fn read_fields(api: &Api, headers: &HeaderMap, body: Body) -> Result<Fields, Problem> {
     let too_large = || {
         Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -293,7 +298,7 @@ async fn read_fields(api: &Api, headers: &HeaderMap, body: Body) -> Result<Field
 }
 
 /// Parameters of the query, taken one by one like [`Fields`].
-fn query_fields(query: Result<Query<HashMap<String, String>>, QueryRejection>) -> Result<Fields, Problem> {
+pub(super) fn query_fields(query: Result<Query<HashMap<String, String>>, QueryRejection>) -> Result<Fields, Problem> {
     let Query(map) =
         query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad-query", "Bad query", error.to_string()))?;
     Ok(Fields { map: map.into_iter().map(|(name, value)| (name, Value::String(value))).collect(), prefix: "" })
@@ -301,7 +306,12 @@ fn query_fields(query: Result<Query<HashMap<String, String>>, QueryRejection>) -
 
 impl Fields {
     /// A number written in a query.
-    fn query_number(&mut self, name: &'static str, rule: &'static str, max: usize) -> Result<Option<usize>, Problem> {
+    pub(super) fn query_number(
+        &mut self,
+        name: &'static str,
+        rule: &'static str,
+        max: usize,
+    ) -> Result<Option<usize>, Problem> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         match text.parse().ok().filter(|n| *n <= max) {
             Some(number) => Ok(Some(number)),
@@ -310,9 +320,9 @@ impl Fields {
     }
 }
 
-type AnyQuery = Result<Query<HashMap<String, String>>, QueryRejection>;
+pub(super) type AnyQuery = Result<Query<HashMap<String, String>>, QueryRejection>;
 
-fn answer(status: StatusCode, body: &Value) -> Response {
+pub(super) fn answer(status: StatusCode, body: &Value) -> Response {
     let mut response = (status, body.to_string()).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
@@ -425,7 +435,7 @@ async fn kills(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Re
     Ok(answer(StatusCode::OK, &big.await?))
 }
 
-fn parse_id(id: &str) -> Result<u64, Problem> {
+pub(super) fn parse_id(id: &str) -> Result<u64, Problem> {
     id.parse().map_err(|_| not_found("an id is a whole number"))
 }
 
@@ -585,7 +595,7 @@ async fn rearm_by_id(State(api): Shared, caller: Caller, Path(id): Path<String>)
 
 impl Api {
     /// Makes a large answer beside the thread that takes kills. Few at once; who waits too long is told to come back.
-    async fn beside<T: Send + 'static>(
+    pub(super) async fn beside<T: Send + 'static>(
         self: &Arc<Self>,
         lane: Lane,
         make: impl FnOnce(&ApiParts) -> T + Send + 'static,

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::os::unix::net::UnixListener as StdUnixListener;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tower::ServiceExt;
 
 use crate::api::problem::Problem;
@@ -62,6 +62,9 @@ fn on_a_runtime(serving: impl Future<Output = io::Result<()>>) -> io::Result<()>
     Ok(())
 }
 
+/// How long what was sent may stay unacknowledged.
+const UNANSWERED_MS: u32 = 15_000;
+
 /// A listener, and how it knows who is at the other end.
 trait Door {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
@@ -75,6 +78,8 @@ impl Door for TcpListener {
     async fn connected(&self) -> io::Result<(TcpStream, Origin)> {
         let (stream, peer) = self.accept().await?;
         let _ = stream.set_nodelay(true);
+        // A peer that is gone without a word holds its place, and a stream its own, no longer than this.
+        let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNANSWERED_MS);
         Ok((stream, Origin::Network(peer)))
     }
 }
@@ -93,7 +98,7 @@ impl Door for UnixListener {
 async fn serve(door: impl Door, parts: Arc<ApiParts>, mut stop: watch::Receiver<bool>) -> io::Result<()> {
     let options = parts.options;
     let clock = parts.clock.clone();
-    let router = router(parts);
+    let router = router(parts, stop.clone());
     let places = Arc::new(Places::new(options.connections, options.reserved));
     let graceful = GracefulShutdown::new();
     loop {
@@ -132,12 +137,13 @@ async fn connection(
     options: ApiOptions,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
-    let busy = place.busy.clone();
+    let line = Line { hangup: Arc::default(), busy: place.busy.clone() };
+    let hangup = line.hangup.clone();
     let kill_only = place.kill_only;
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let router = router.clone();
         let received = Received(clock.now());
-        let busy = Busy::new(busy.clone());
+        let (line, busy) = (line.clone(), line.busy());
         async move {
             let mut request: Request = request.map(axum::body::Body::new);
             let reserved = kill_only && request.uri().path() != "/v1/kill";
@@ -152,6 +158,7 @@ async fn connection(
             } else {
                 request.extensions_mut().insert(origin);
                 request.extensions_mut().insert(received);
+                request.extensions_mut().insert(line);
                 // The router is always ready and cannot fail.
                 router.oneshot(request).await.into_response()
             };
@@ -168,23 +175,36 @@ async fn connection(
         .max_buf_size(64 * 1024)
         .serve_connection(TokioIo::new(stream), service);
     // What ends a connection (a time-out, a peer that is gone, bytes that are not HTTP) concerns nobody else.
-    let _ = watcher.watch(serving).await;
+    tokio::select! {
+        _ = watcher.watch(serving) => {}
+        () = hangup.notified() => {}
+    }
     drop(place);
 }
 
-/// Marks a connection as busy as long as a request is in progress on it.
-struct Busy(Arc<AtomicBool>);
+/// What an endpoint may do with the connection that its request came over.
+#[derive(Clone)]
+pub(super) struct Line {
+    /// Ends the connection, whatever it is at.
+    pub(super) hangup: Arc<Notify>,
+    /// How many reasons there are not to take its place away.
+    busy: Arc<AtomicUsize>,
+}
 
-impl Busy {
-    fn new(flag: Arc<AtomicBool>) -> Busy {
-        flag.store(true, Ordering::Relaxed);
-        Busy(flag)
+impl Line {
+    /// Keeps its place for the connection until dropped.
+    pub(super) fn busy(&self) -> Busy {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(self.busy.clone())
     }
 }
 
+/// Marks a connection as busy as long as a request is in progress on it, or it has a stream.
+pub(super) struct Busy(Arc<AtomicUsize>);
+
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -203,14 +223,14 @@ struct Open {
 }
 
 struct OpenConnection {
-    busy: Arc<AtomicBool>,
+    busy: Arc<AtomicUsize>,
     task: Option<tokio::task::AbortHandle>,
 }
 
 /// A connection's place; free again when dropped.
 struct Place {
     number: u64,
-    busy: Arc<AtomicBool>,
+    busy: Arc<AtomicUsize>,
     kill_only: bool,
     places: Arc<Places>,
 }
@@ -224,14 +244,14 @@ impl Places {
     fn take(self: &Arc<Self>) -> Option<Place> {
         let mut open = self.lock();
         if open.list.len() >= self.connections + self.reserved {
-            let idle = open.list.iter().find(|(_, c)| !c.busy.load(Ordering::Relaxed)).map(|(n, _)| *n)?;
+            let idle = open.list.iter().find(|(_, c)| c.busy.load(Ordering::Relaxed) == 0).map(|(n, _)| *n)?;
             if let Some(task) = open.list.remove(&idle).and_then(|c| c.task) {
                 task.abort();
             }
         }
         let kill_only = open.list.len() >= self.connections;
         open.next += 1;
-        let (number, busy) = (open.next, Arc::new(AtomicBool::new(false)));
+        let (number, busy) = (open.next, Arc::new(AtomicUsize::new(0)));
         open.list.insert(number, OpenConnection { busy: busy.clone(), task: None });
         Some(Place { number, busy, kill_only, places: self.clone() })
     }

@@ -20,23 +20,25 @@ use crate::kill::rearm::RearmPolicy;
 use crate::kill::switch::{Stop, SwitchParts};
 use crate::kill::testing::universe;
 use crate::limits::Gauge;
-use crate::model::{Mode, Scope};
+use crate::model::{Mode, Scope, Universe};
 use crate::ring::bell::Bell;
 use crate::units::StrategyId;
 
-const ALPHA: Scope = Scope::Strategy(StrategyId(0));
+pub(super) const ALPHA: Scope = Scope::Strategy(StrategyId(0));
 
 /// What a test wants to be different.
-struct Setup {
-    engine: bool,
-    latch: bool,
-    options: ApiOptions,
-    render: Box<dyn Fn() -> String + Send + Sync>,
+pub(super) struct Setup {
+    pub(super) universe: Universe,
+    pub(super) engine: bool,
+    pub(super) latch: bool,
+    pub(super) options: ApiOptions,
+    pub(super) render: Box<dyn Fn() -> String + Send + Sync>,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
         Setup {
+            universe: universe(),
             engine: true,
             latch: true,
             options: ApiOptions::default(),
@@ -46,14 +48,16 @@ impl Default for Setup {
 }
 
 /// A whole control plane that lives as long as the test.
-struct World {
-    addr: SocketAddr,
-    switch: Arc<Switch>,
-    limits: Arc<RwLock<Arc<LimitTable>>>,
-    clock: Arc<dyn Clock>,
-    dir: PathBuf,
+pub(super) struct World {
+    pub(super) addr: SocketAddr,
+    pub(super) switch: Arc<Switch>,
+    pub(super) published: Arc<Published>,
+    pub(super) alerts: Arc<Alerts>,
+    pub(super) limits: Arc<RwLock<Arc<LimitTable>>>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) dir: PathBuf,
     auth: Arc<Authenticator>,
-    stop_api: tokio::sync::watch::Sender<bool>,
+    pub(super) stop_api: tokio::sync::watch::Sender<bool>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     _tmp: tempfile::TempDir,
@@ -72,12 +76,12 @@ const TOKENS: [(&str, &str, Role); 4] = [
 ];
 
 impl World {
-    fn new(setup: Setup) -> World {
+    pub(super) fn new(setup: Setup) -> World {
         let tmp = tempfile::tempdir().unwrap();
         let dir = tmp.path().join("state");
         LatchStore::init(&dir).unwrap();
         let store = LatchStore::open(&dir).unwrap();
-        let universe = Arc::new(universe());
+        let universe = Arc::new(setup.universe);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let restored = store.restore(&universe, clock.now());
         let page = Arc::new(restored.page);
@@ -147,14 +151,15 @@ impl World {
             token_hash: auth::hash_token(token),
         });
         let auth = Arc::new(Authenticator::new(principals.to_vec()));
+        let alerts = Arc::new(Alerts::default());
         let parts = ApiParts {
             switch: switch.clone(),
-            published,
+            published: published.clone(),
             limits: limits.clone(),
             auth: auth.clone(),
             local: LocalUsers::default(),
             clock: clock.clone(),
-            alerts: Arc::new(Alerts::default()),
+            alerts: alerts.clone(),
             audit: Arc::new(crate::kill::audit::Audit::new(None, clock.clone())),
             journal: None,
             render_metrics: setup.render,
@@ -165,20 +170,20 @@ impl World {
             options: setup.options,
         };
         threads.push(std::thread::spawn(move || run(listener, Arc::new(parts), stopped).unwrap()));
-        World { addr, switch, limits, clock, dir, auth, stop_api, stop, threads, _tmp: tmp }
+        World { addr, switch, published, alerts, limits, clock, dir, auth, stop_api, stop, threads, _tmp: tmp }
     }
 
-    fn mode(&self, scope: Scope) -> Mode {
+    pub(super) fn mode(&self, scope: Scope) -> Mode {
         self.switch.page().get(self.switch.universe().slot(scope).unwrap()).mode
     }
 
-    fn connect(&self) -> TcpStream {
+    pub(super) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.addr).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream
     }
 
-    fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+    pub(super) fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
         let mut stream = self.connect();
         let length = if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
         let head =
@@ -188,17 +193,17 @@ impl World {
         Answer::read(&mut stream)
     }
 
-    fn get(&self, token: &str, path: &str) -> Answer {
+    pub(super) fn get(&self, token: &str, path: &str) -> Answer {
         self.send("GET", path, &format!("authorization: Bearer {token}\r\n"), "")
     }
 
-    fn post(&self, token: &str, path: &str, body: Value) -> Answer {
+    pub(super) fn post(&self, token: &str, path: &str, body: Value) -> Answer {
         let headers = format!("authorization: Bearer {token}\r\ncontent-type: application/json\r\n");
         self.send("POST", path, &headers, &body.to_string())
     }
 
     /// Waits for a condition that another thread brings about.
-    fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
+    pub(super) fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
         let start = Instant::now();
         while !done() {
             assert!(start.elapsed() < Duration::from_secs(20), "waited in vain for: {what}");
@@ -218,14 +223,14 @@ impl Drop for World {
     }
 }
 
-struct Answer {
-    status: u16,
-    head: String,
-    text: String,
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) head: String,
+    pub(super) text: String,
 }
 
 impl Answer {
-    fn read(stream: &mut TcpStream) -> Answer {
+    pub(super) fn read(stream: &mut TcpStream) -> Answer {
         let mut bytes = Vec::new();
         if let Err(error) = stream.read_to_end(&mut bytes) {
             assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
@@ -236,13 +241,13 @@ impl Answer {
         Answer { status, head: head.to_ascii_lowercase(), text: body.to_owned() }
     }
 
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {} {:?}", self.head, self.text))
     }
 
     /// The answer is a problem of `kind` in the form of RFC 9457.
     #[track_caller]
-    fn problem(&self, status: u16, kind: &str) -> Value {
+    pub(super) fn problem(&self, status: u16, kind: &str) -> Value {
         assert_eq!(self.status, status, "{} {}", self.head, self.text);
         assert!(self.head.contains("content-type: application/problem+json"), "{}", self.head);
         let body = self.json();
@@ -255,7 +260,7 @@ impl Answer {
     }
 }
 
-fn alpha() -> Value {
+pub(super) fn alpha() -> Value {
     json!({ "kind": "strategy", "name": "alpha" })
 }
 

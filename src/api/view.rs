@@ -261,7 +261,7 @@ pub(super) struct LimitsQuery {
     pub(super) from: usize,
 }
 
-fn action_value(action: Action) -> Value {
+pub(super) fn action_value(action: Action) -> Value {
     let target = |t: Target| t.name();
     match action {
         Action::Deny => json!({ "do": "deny" }),

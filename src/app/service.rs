@@ -442,7 +442,12 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             journal: durability.clone(),
             render_metrics: Box::new(move || metrics.render()),
             reload: Box::new(move |actor, reason| reload.reload(actor, reason)),
-            options: ApiOptions { metrics_need_token: !http_addr.ip().is_loopback(), ..ApiOptions::default() },
+            options: ApiOptions {
+                metrics_need_token: !http_addr.ip().is_loopback(),
+                streams: loaded.http.streams,
+                stream_every: loaded.http.stream_every,
+                ..ApiOptions::default()
+            },
         });
         let (also, also_hear_stop) = (parts.clone(), hear_stop.clone());
         let api = spawn("api", move || {

@@ -15,6 +15,7 @@ mod recovery;
 mod replay;
 mod scenarios;
 mod service;
+mod snapshot;
 mod sre;
 mod support;
 mod tidy;

@@ -508,8 +508,10 @@ fn read_gate(mut table: Reader<'_>) -> Gate {
 fn read_http(table: Option<Reader<'_>>) -> Http {
     let Some(mut table) = table else { return Http::default() };
     let listen = read_listen(&mut table, Http::PORT);
+    let streams = table.get("streams").and_then(|f| f.integer(0, 200)).map_or(Http::STREAMS, |n| n as usize);
+    let every = table.get("stream_every").and_then(|f| f.duration(100_000_000, 1_000_000_000));
     table.finish();
-    Http { listen }
+    Http { listen, streams, stream_every: every.map_or(Http::STREAM_EVERY, Duration::from_nanos) }
 }
 
 fn read_journal(table: Option<Reader<'_>>) -> Journal {

@@ -137,16 +137,28 @@ impl Default for Ingest {
 pub struct Http {
     /// Address; loopback unless the file says `allow_remote`.
     pub listen: SocketAddr,
+    /// Streams of live state at once, per door.
+    pub streams: usize,
+    /// The shortest time between two events of a stream.
+    pub stream_every: Duration,
 }
 
 impl Http {
     /// The port where nothing is said.
     pub const PORT: u16 = 7402;
+    /// The streams where nothing is said.
+    pub const STREAMS: usize = 32;
+    /// The time between events where nothing is said.
+    pub const STREAM_EVERY: Duration = Duration::from_millis(100);
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Http { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, Http::PORT)) }
+        Http {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, Http::PORT)),
+            streams: Http::STREAMS,
+            stream_every: Http::STREAM_EVERY,
+        }
     }
 }
 

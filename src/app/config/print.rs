@@ -75,6 +75,8 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
         writeln!(out, "slots = {slots}\nevents = {events}\nverdicts = {verdicts}")?;
     }
     writeln!(out, "\n[http]\nlisten = \"{}\"\nallow_remote = {}", file.http.listen, remote(file.http.listen))?;
+    let every = format_duration(file.http.stream_every.as_nanos() as u64);
+    writeln!(out, "streams = {}\nstream_every = \"{every}\"", file.http.streams)?;
 
     writeln!(out, "\n[local]")?;
     writeln!(out, "socket = {}", quoted(&file.local.socket_for(&file.service.state_dir).to_string_lossy()))?;
