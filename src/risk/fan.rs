@@ -9,6 +9,7 @@
 
 use crate::limits::LimitTable;
 use crate::model::Universe;
+use crate::model::save::{BadSave, In, Out, State, restore_each, save_each, saved_state};
 use crate::units::MonoNanos;
 
 /// How many parts are kept: those of a window, and the present one.
@@ -53,6 +54,21 @@ pub struct Fans {
     list: Vec<Fan>,
     /// The first instrument's place among all scopes, and the first session's.
     gap: (usize, usize),
+}
+
+// What it is measured by follows from its limit.
+saved_state!(Fan { part, open, orders } derived { part_ns, window_ns, count });
+
+impl State for Fans {
+    fn keep(&self, out: &mut Out<'_>) {
+        let Fans { list, gap: _ } = self;
+        save_each(list, out);
+    }
+
+    fn restore(&mut self, input: &mut In<'_>) -> Result<(), BadSave> {
+        let Fans { list, gap: _ } = self;
+        restore_each(list, input)
+    }
 }
 
 impl Fans {

@@ -116,6 +116,7 @@ saved_value!(Order {
     order_qty,
     cum_qty,
     worst_px,
+    parent,
     pair,
     link,
     session,

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 
 use crate::model::Side;
+use crate::model::save::{saved_enum, saved_state, saved_value};
 use crate::ring::huge::advise;
 use crate::risk::index::{Full, IdIndex, hash};
 use crate::units::{InstrumentId, SessionId, StrategyId};
@@ -131,6 +132,25 @@ pub struct ParentTable {
     queue: VecDeque<u32>,
     totals: ParentTotals,
 }
+
+saved_enum!(ParentState { Free = 0, Open = 1, Queued = 2, Done = 3 });
+saved_value!(Parent {
+    id,
+    qty,
+    filled,
+    leaves,
+    px,
+    deadline,
+    children,
+    instrument,
+    strategy,
+    session,
+    owner,
+    side,
+    state
+});
+saved_value!(ParentTotals { open, children, filled, leaves });
+saved_state!(ParentTable { index, slab, free, len, queue, totals } derived { capacity });
 
 const NONE: u32 = u32::MAX;
 /// How many of the queue an insertion looks at for one that may be forgotten.
