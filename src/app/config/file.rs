@@ -5,6 +5,7 @@ use core::time::Duration;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
+use super::alerts::{self, AlertsText};
 use super::reader::{Field, NAME_RULE, Reader, is_name};
 use super::violation::{Errors, Spot};
 use super::{Auth, EngineOptions, Gate, Group, Http, Ingest, Journal, Local, LocalOperator, Operator, Role, Service};
@@ -25,7 +26,8 @@ const DEFAULT_AGE_NS: u64 = 5_000_000_000;
 pub(super) const ANY_AGE: u64 = u64::MAX;
 
 /// Sections of options: what they say counts from the start of the process on.
-pub(super) const SECTIONS: [&str; 8] = ["service", "engine", "ingest", "gate", "http", "local", "auth", "journal"];
+pub(super) const SECTIONS: [&str; 9] =
+    ["service", "engine", "ingest", "gate", "http", "local", "auth", "journal", "alerts"];
 
 /// A name that refers to something else in the file.
 pub(super) type Reference = (String, Spot);
@@ -98,6 +100,7 @@ pub(super) struct FileText {
     pub local_spots: LocalSpots,
     pub auth: Auth,
     pub journal: Journal,
+    pub alerts: AlertsText,
     /// Where each of `auth.operators` is written.
     pub operator_spots: Vec<Spot>,
     pub base_currency: String,
@@ -123,6 +126,7 @@ impl FileText {
         let (local, local_spots) = read_local(root.table("local"));
         let (auth, operator_spots) = read_auth(root.table("auth"));
         let journal = read_journal(root.table("journal"));
+        let alerts = alerts::read(root.table("alerts"));
 
         let mut currencies = Vec::new();
         each_named(root, "currencies", |name, field, mut table| {
@@ -201,6 +205,7 @@ impl FileText {
             local_spots,
             auth,
             journal,
+            alerts,
             operator_spots,
             base_currency,
             base_scale,
