@@ -66,7 +66,7 @@
 //! model ring       event effect record rule scope universe | shared memory, lanes, slots, barrier, bell: the only unsafe
 //! duty             clocks, idling
 //! limits           the parsed, checked, immutable limit table
-//! wire risk kill   bytes ↔ model, pure | HOT: orders, positions, rates, losses | page, switch, receipts, re-arm
+//! wire risk kill   bytes ↔ model, pure | HOT: orders, parents, positions, rates, losses | page, switch, receipts, re-arm
 //! gate             what a gateway links: attach, check, ask, report; built without `service`
 //! engine           HOT: core judges and books, record writes inputs down, agent loops; published: what others may read
 //! guard            deployments, text signatures, peers: logic without I/O
@@ -112,6 +112,7 @@
 //! | A storm of alerts is a handful and a count, nothing is dropped silently | `kill::alerts`: `a_storm_is_a_handful_and_one_summary_that_counts_all_of_it` |
 //! | An alert names what exists, and is tested | `sre`: `rules_and_dashboard_name_only_what_the_daemon_shows`, `every_alert_has_an_owner_a_summary_a_section_of_the_runbook_and_both_tests` |
 //! | No event is lost or repeated over reconnects | `ingest::tests`: `random_cuts_lose_and_repeat_nothing` |
+//! | Children stay within their parent | `scenarios::conserve`: `what_children_fill_and_what_they_still_may_is_the_parents`, `child_after_its_parent_is_done_halts_its_instance` |
 //! | Engine and contract agree | `oracle_test`: `engine_and_oracle_agree_on_random_streams`, against an oracle that shares no code |
 //!
 //! What does not hold yet: over WebSocket `mode_ack` is the gateway's word, only a gate proves; the journal is replayed from its

@@ -11,7 +11,6 @@ use crate::kill::switch::{Cause, LatchEntry, LatchStatus, Switch};
 use crate::kill::words::{ScopeName, rfc3339, unit, value};
 use crate::limits::{LimitTable, RateKind, UNLIMITED};
 use crate::metrics::usage::{Usage, each_usage};
-use crate::model::universe::SessionKind;
 use crate::model::{Action, AnomalyKind, EventKind, Rule, Scope, ScopeKind, Target};
 use crate::units::Now;
 
@@ -190,11 +189,7 @@ pub(super) fn state(parts: &ApiParts) -> Value {
         .enumerate()
         .filter_map(|(index, spec)| {
             let view = switch.board().cell(index)?.view();
-            let kind = match spec.kind {
-                SessionKind::Ask => "ask",
-                SessionKind::Observe => "observe",
-                SessionKind::Reference => "reference",
-            };
+            let kind = spec.kind.name();
             Some(json!({
                 "name": spec.name, "kind": kind, "connected": view.connected, "last_seq": view.last_seq,
                 "told": view.told >= changes, "confirmed": view.confirmed >= changes,

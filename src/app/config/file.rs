@@ -13,6 +13,7 @@ use super::{Auth, EngineOptions, Gate, Group, Http, Ingest, Journal, Local, Loca
 use crate::duty::Idle;
 use crate::engine::core::Sizing;
 use crate::ingest::gates::GateOptions;
+use crate::limits::ParentRule;
 use crate::model::{Event, ScopeKind, SessionKind, Universe};
 use crate::units::{Conversion, DecimalError, Px, Qty};
 
@@ -56,6 +57,7 @@ pub(super) struct CurrencyText {
 pub(super) struct AccountText {
     pub name: String,
     pub spot: Spot,
+    pub suspense: bool,
 }
 
 pub(super) struct StrategyText {
@@ -64,6 +66,8 @@ pub(super) struct StrategyText {
     pub account: Option<Reference>,
     /// `None`: all.
     pub instruments: Option<Vec<Reference>>,
+    /// `None`: not written, see [`FileText::parents_of`].
+    pub parents: Option<(ParentRule, Spot)>,
 }
 
 #[derive(Clone)]
@@ -160,8 +164,9 @@ impl FileText {
         });
 
         let mut accounts = Vec::new();
-        each_named(root, "accounts", |name, field, table| {
-            accounts.push(AccountText { name, spot: field.spot.clone() });
+        each_named(root, "accounts", |name, field, mut table| {
+            let suspense = table.get("suspense").and_then(|f| f.boolean()).unwrap_or(false);
+            accounts.push(AccountText { name, spot: field.spot.clone(), suspense });
             table.finish();
         });
 
@@ -170,7 +175,9 @@ impl FileText {
             let account = table.need("account", "a strategy trades for one account");
             let account = account.and_then(|f| reference(&f));
             let instruments = table.get("instruments").and_then(|f| references(&f));
-            strategies.push(StrategyText { name, spot: field.spot.clone(), account, instruments });
+            let rules = ParentRule::ALL.map(|rule| (rule.name(), rule));
+            let parents = table.get("parents").and_then(|f| Some((f.word(&rules)?, f.spot)));
+            strategies.push(StrategyText { name, spot: field.spot.clone(), account, instruments, parents });
             table.finish();
         });
 
@@ -178,9 +185,8 @@ impl FileText {
 
         let mut sessions = Vec::new();
         each_named(root, "sessions", |name, field, mut table| {
-            let kinds =
-                [("ask", SessionKind::Ask), ("observe", SessionKind::Observe), ("reference", SessionKind::Reference)];
-            let kind = table.need("kind", "ask, observe or reference").and_then(|f| f.word(&kinds));
+            let kinds = SessionKind::ALL.map(|kind| (kind.name(), kind));
+            let kind = table.need("kind", "ask, observe, reference or orders").and_then(|f| f.word(&kinds));
             let mut listed = Vec::new();
             if let Some(f) = table.get("strategies") {
                 listed = references(&f).unwrap_or_default();
@@ -268,6 +274,17 @@ impl FileText {
             }
         }
 
+        for strategy in &self.strategies {
+            if let Some((rule, spot)) = &strategy.parents
+                && *rule != ParentRule::Ignored
+                && !self.has_orders_for(&strategy.name)
+            {
+                let rule = "no session of kind \"orders\" may send its parents, so every order that is held to one would be \
+                            denied";
+                errors.at(spot, rule);
+            }
+        }
+
         self.check_local(errors);
         self.temporary.check(errors, self);
 
@@ -305,6 +322,20 @@ impl FileText {
                 format!("{pairs} combinations of strategy and instrument: at most {max}"),
             );
         }
+    }
+
+    /// Whether a session may send parents of `strategy`.
+    fn has_orders_for(&self, strategy: &str) -> bool {
+        self.sessions
+            .iter()
+            .filter(|s| s.kind == SessionKind::Orders)
+            .any(|s| s.strategies.is_empty() || s.strategies.iter().any(|(name, _)| name == strategy))
+    }
+
+    /// Whether orders of `strategy` are held against parents: if nothing is written, all are where parents are sent at all.
+    pub fn parents_of(&self, strategy: &StrategyText) -> ParentRule {
+        let unwritten = || if self.has_orders_for(&strategy.name) { ParentRule::Required } else { ParentRule::Ignored };
+        strategy.parents.as_ref().map_or_else(unwritten, |(rule, _)| *rule)
     }
 
     /// The paths of `[local]`, where they depend on the state directory.
@@ -401,6 +432,7 @@ fn read_engine(table: Option<Reader<'_>>) -> EngineOptions {
         execs: size("execs", default.execs),
         pairs: size("pairs", default.pairs),
         recent_orders: size("recent_orders", default.recent_orders),
+        parents: size("parents", default.parents),
     };
     let (spin, nap) = match Idle::default() {
         Idle::Nap { spin, nap } => (spin, nap),
