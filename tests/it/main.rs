@@ -2,6 +2,7 @@
 
 mod c_client;
 mod c_gate;
+mod crash;
 mod gate;
 mod gate_damage;
 mod gate_faults;
@@ -10,6 +11,7 @@ mod gateways;
 mod local;
 mod oracle;
 mod oracle_test;
+mod power;
 mod prometheus;
 mod recovery;
 mod replay;
