@@ -5,6 +5,7 @@ mod check;
 mod client;
 mod html;
 mod kill;
+mod lint;
 mod page;
 mod rearm;
 mod replay;
@@ -38,7 +39,7 @@ const EXIT_CONFIG: u8 = 78;
 /// What the exit codes mean, for `--help`.
 const EXIT_CODES: &str = "Exit codes:
    0  done; kill: confirmed; state: everything is normal
-   1  failed; kill: raised, but not confirmed; rearm: not done yet; state: the engine makes no progress
+   1  failed; limits lint: something is wrong; kill: raised, but not confirmed; rearm: not done yet; state: the engine makes no progress
    2  called wrongly
    3  state: something is halted or reduce-only
    4  refused by the service
@@ -85,7 +86,7 @@ enum Command {
     State(state::StateArgs),
     /// List who did what, from the journal; `audit verify` checks the journal itself
     Audit(audit::AuditArgs),
-    /// Propose limits from observed flow
+    /// Propose limits from observed flow, and tell what is wrong with those that there are
     Limits(suggest::LimitsArgs),
     /// Run a journal again: checks that it comes to the same, shows what limits did and how close they came
     Replay(replay::ReplayArgs),
