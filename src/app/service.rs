@@ -17,19 +17,25 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
+use crate::alert::keeper::{self, KeeperParts};
+use crate::alert::report::AlertSource;
+use crate::alert::store;
+use crate::api::auth::{hash_token, new_token};
 use crate::api::{self, ApiOptions, ApiParts, Authenticator, Principal};
 use crate::app::config::{self, Loaded};
+use crate::app::desk::{self, Desk, DeskParts};
+use crate::app::desk_opening::Opening;
+use crate::app::drill::{DrillRoom, Rehearser};
 use crate::app::journal;
 use crate::app::killfile::{self, KillFile};
 use crate::app::logs;
 use crate::app::notify::{Manager, Notifier, Told};
-use crate::app::reload::Reloader;
 use crate::app::signals::{Asked, Signals};
 use crate::app::socket::{self, SocketFile};
 use crate::duty::{Clock, SystemClock};
@@ -47,12 +53,12 @@ use crate::kill::board::SessionBoard;
 use crate::kill::gates::Gates;
 use crate::kill::page::HaltPage;
 use crate::kill::page_file::Shape;
-use crate::kill::rearm::RearmPolicy;
+use crate::kill::rearm::{RearmPolicy, RearmRules};
 use crate::kill::switch::{Cause, Stop, Switch, SwitchParts, Waker};
 use crate::kill::words::ScopeName;
 use crate::limits::{Gauge, LimitTable};
 use crate::metrics::{Metrics, MetricsParts, ReloadState, Source};
-use crate::model::{Mode, Scope, ScopeKind, Universe};
+use crate::model::{Mode, Scope, Universe};
 use crate::ring::bell::{BELL_WORDS, Bell};
 use crate::ring::shm::Words;
 
@@ -90,7 +96,7 @@ pub struct Running {
     /// The time that the service goes by.
     pub clock: Arc<dyn Clock>,
     audit: Arc<Audit>,
-    reloader: Arc<Reloader>,
+    desk: Arc<Desk>,
     threads: Threads,
 }
 
@@ -102,6 +108,9 @@ struct Threads {
     stop_latch: Arc<AtomicBool>,
     /// Dropped, it ends the watch of the kill file.
     stop_killfile: crossbeam_channel::Sender<()>,
+    /// Dropped, it ends the thread that ends overrides.
+    stop_limits: crossbeam_channel::Sender<()>,
+    limits: JoinHandle<()>,
     stop_gates: Arc<AtomicBool>,
     gates: Option<JoinHandle<()>>,
     bell: Arc<Bell>,
@@ -116,6 +125,8 @@ struct Threads {
     journal: Option<journal::Running>,
     stop_incidents: Arc<AtomicBool>,
     incidents: Option<JoinHandle<()>>,
+    stop_keeper: Arc<AtomicBool>,
+    keeper: JoinHandle<()>,
 }
 
 /// Events that may wait in front of the engine. At a million events a second that is 16 ms.
@@ -161,7 +172,7 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
     let notifier = Notifier::start(manager, running.published.clone(), serving)?;
     // Beside the thread that hears signals: a file that cannot be read must not keep a kill waiting.
     let (ask_reload, reloads) = crossbeam_channel::bounded::<()>(1);
-    let (reloader, audit, tell) = (running.reloader.clone(), running.audit.clone(), notifier.teller());
+    let (reloader, audit, tell) = (running.desk.clone(), running.audit.clone(), notifier.teller());
     spawn("reload", move || {
         while reloads.recv().is_ok() {
             tell(Told::Reloading);
@@ -230,7 +241,9 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let (bell_words, bell_fd) = Words::sealed("haltline-bell", BELL_WORDS).context("memory for the engine's bell")?;
     let bell = Arc::new(Bell::over(bell_words));
     let previous = store.previous_run();
-    let prepared = match journal::prepare(&loaded, clock, &bell, previous.unclean, previous.took_events) {
+    let mut opening = Opening::read(&loaded);
+    let recovered = journal::prepare(&loaded, clock, &bell, previous.unclean, previous.took_events, &mut opening);
+    let prepared = match recovered {
         Ok(prepared) => prepared,
         Err(error) => {
             // Nothing was begun: the next start shall not take this one for a run that was killed.
@@ -242,7 +255,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     };
     let clock = prepared.clock;
     let (page, page_fd) = settle_page(restored.page, gate_door.as_ref(), &universe, &mut causes, clock.as_ref())?;
-    loaded.limits.generation = prepared.generation;
+    loaded.limits.generation = prepared.limits.generation;
     if let Some(why) = &prepared.unknown {
         tracing::error!(event = "restart", "{why}: the firm starts halted");
         if let Some(firm) = universe.slot(Scope::Firm) {
@@ -271,9 +284,11 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let page = Arc::new(page);
     let board = Arc::new(SessionBoard::new(universe.sessions.len()));
     let published = Arc::new(Published::new(&universe));
-    let table = Arc::new(loaded.limits.clone());
+    let table = Arc::new(prepared.limits);
     let limits = Arc::new(RwLock::new(table.clone()));
-    let alerts = Arc::new(Alerts::default());
+    let alerts = Arc::new(Alerts::new(loaded.alerts.policy.clone()));
+    let alerts_file = store::path(&loaded.service.state_dir);
+    keeper::restore(&alerts, &alerts_file, clock.now().unix.0);
     let gates = Arc::new(Gates::default());
     // Before anybody can press: who was attached to the run before may send as soon as the lease is renewed.
     let former = match &gate_door {
@@ -304,7 +319,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         clock: clock.clone(),
         wakers,
         working: Box::new(working),
-        policy: rearm_policy(&loaded.auth),
+        policy: rearm_policy(&loaded),
         causes,
         orphans: restored.orphans,
     });
@@ -338,6 +353,17 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             session_hashes[usize::from(session.0)] = Some(hash);
         }
     }
+    let rehearser = match &loaded.drill {
+        None => None,
+        Some(drill) => {
+            let made = new_token().map_err(|error| anyhow::anyhow!("the system gave no randomness: {error}"))?;
+            let rehearser = Rehearser::of(drill, &universe, made.0, ws_addr);
+            if let Some(who) = &rehearser {
+                session_hashes[usize::from(who.session.0)] = Some(hash_token(&who.token));
+            }
+            rehearser
+        }
+    };
     let tokens = Arc::new(SessionTokens::new(session_hashes));
     let mut principals = options.principals;
     principals.extend(loaded.auth.operators.iter().map(|operator| Principal {
@@ -348,15 +374,28 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let auth = Arc::new(Authenticator::new(principals));
     let local_users = socket::users(&loaded.local.operators);
 
-    let reloader = Arc::new(Reloader {
+    let desk = Arc::new(Desk::new(DeskParts {
         path: options.path,
+        loaded: loaded.clone(),
+        opening,
         limits: limits.clone(),
         commands,
         bell: bell.clone(),
         state: reload_state.clone(),
         clock: clock.clone(),
-        loaded: Mutex::new(loaded.clone()),
-    });
+        switch: switch.clone(),
+        published: published.clone(),
+        alerts: alerts.clone(),
+        audit: audit.clone(),
+    }));
+    let drills = Arc::new(DrillRoom::new(
+        rehearser,
+        switch.clone(),
+        published.clone(),
+        clock.clone(),
+        alerts.clone(),
+        &loaded.service.state_dir,
+    ));
     let stats = Arc::new(IngestStats::default());
     let metrics = Metrics::new(MetricsParts {
         published: published.clone(),
@@ -369,6 +408,9 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             Some(stats.clone()),
             durability.clone().map(|d| d as _),
             writer.as_ref().map(|threads| threads.compaction.clone() as _),
+            Some(desk.clone() as _),
+            Some(drills.clone() as _),
+            Some(Arc::new(AlertSource { alerts: alerts.clone(), clock: clock.clone() })),
         ]
         .into_iter()
         .flatten()
@@ -406,6 +448,18 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             (Some(report), Some(spawn("incidents", move || run_incidents(&parts, &take, &stop))?))
         }
     };
+    let stop_keeper = flag();
+    let keeper = {
+        let (wake, woken) = keeper::bell();
+        alerts.on_change(Box::new(move || {
+            // Full: it is about to look anyway.
+            let _ = wake.try_send(());
+        }));
+        let (alerts, switch, audit) = (alerts.clone(), switch.clone(), audit.clone());
+        let parts = KeeperParts { alerts, switch, audit, clock: clock.clone(), path: alerts_file };
+        let stop = stop_keeper.clone();
+        spawn("alerts", move || keeper::run(&parts, &woken, &stop))?
+    };
     let control = {
         let (switch, alerts, published, stop) =
             (switch.clone(), alerts.clone(), published.clone(), stop_control.clone());
@@ -436,7 +490,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         }
     };
     let (api, local) = {
-        let reload = reloader.clone();
+        let reload = desk.clone();
         let parts = Arc::new(ApiParts {
             switch: switch.clone(),
             published: published.clone(),
@@ -449,6 +503,8 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             journal: durability.clone(),
             render_metrics: Box::new(move || metrics.render()),
             reload: Box::new(move |actor, reason| reload.reload(actor, reason)),
+            desk: Some(desk.clone()),
+            drills: Some(drills),
             options: ApiOptions {
                 metrics_need_token: !http_addr.ip().is_loopback(),
                 streams: loaded.http.streams,
@@ -468,6 +524,11 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             }
         })?;
         (api, local)
+    };
+    let (stop_limits, hear_limits_stop) = crossbeam_channel::bounded::<()>(0);
+    let changing = {
+        let desk = desk.clone();
+        spawn("limits", move || desk::run(&desk, &hear_limits_stop))?
     };
     let stop_gates = flag();
     let gates = match (gate_door, page_fd) {
@@ -529,6 +590,8 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         stop_api,
         stop_latch,
         stop_killfile,
+        stop_limits,
+        limits: changing,
         stop_gates,
         gates,
         bell,
@@ -543,12 +606,14 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         journal,
         stop_incidents,
         incidents,
+        stop_keeper,
+        keeper,
     };
     let hash = blake3::Hash::from_bytes(loaded.hash).to_hex();
     let found = prepared.unknown.as_deref().unwrap_or("positions are exact");
     let detail = format!("version {}, configuration {hash}, {found}", env!("CARGO_PKG_VERSION"));
     audit.record(Entry::new("haltline", "start").detail(detail));
-    Ok(Running { ws_addr, http_addr, socket, universe, limits, published, switch, clock, audit, reloader, threads })
+    Ok(Running { ws_addr, http_addr, socket, universe, limits, published, switch, clock, audit, desk, threads })
 }
 
 impl Running {
@@ -557,7 +622,17 @@ impl Running {
     /// # Errors
     /// Every violation; the old limits stay.
     pub fn reload(&self, actor: &str, reason: &str) -> Result<u32, Vec<String>> {
-        self.reloader.reload(actor, reason)
+        self.desk.reload(actor, reason)
+    }
+
+    /// A build that was not seen in `session` before has been approved: where the configuration has a ramp, the session begins
+    /// it. When this returns the engine judges by it.
+    ///
+    /// # Errors
+    /// If there is no such session, or the ramp could not be put in force: the session has to stay denied.
+    pub fn new_build(&self, session: &str, build: &str) -> Result<(), String> {
+        let session = self.universe.session(session).ok_or_else(|| format!("there is no session {session:?}"))?;
+        self.desk.new_build(session, build)
     }
 
     /// Ends the service: first no more events, then what was taken is decided, latched and written.
@@ -573,6 +648,9 @@ impl Running {
         if let Some(gates) = t.gates {
             gates.join().map_err(|_| joined("gates"))?;
         }
+        // While the engine still takes commands.
+        drop(t.stop_limits);
+        t.limits.join().map_err(|_| joined("limits"))?;
         t.stop_engine.store(true, Ordering::Release);
         t.bell.ring();
         t.engine.join().map_err(|_| joined("engine"))?;
@@ -586,6 +664,9 @@ impl Running {
         if let Some(killfile) = t.killfile {
             killfile.join().map_err(|_| joined("killfile"))?;
         }
+        // After everybody who raises alerts, before the latch: it may halt.
+        t.stop_keeper.store(true, Ordering::Release);
+        t.keeper.join().map_err(|_| joined("alerts"))?;
         t.stop_latch.store(true, Ordering::Release);
         let store = t.latch.join().map_err(|_| joined("latch"))?;
         t.stop_incidents.store(true, Ordering::Release);
@@ -730,12 +811,19 @@ fn abort_on_panic(running: &Running) {
     }));
 }
 
-fn rearm_policy(auth: &config::Auth) -> RearmPolicy {
-    let mut two_people = [false; ScopeKind::ALL.len()];
-    for kind in &auth.two_person_rearm {
-        two_people[*kind as usize] = true;
+fn rearm_policy(loaded: &Loaded) -> RearmPolicy {
+    let ns = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+    let (auth, rearm) = (&loaded.auth, &loaded.rearm);
+    RearmPolicy {
+        two_people: auth.two_people(),
+        expiry_ns: ns(auth.rearm_expiry),
+        rules: RearmRules {
+            cool_off_ns: ns(rearm.cool_off),
+            acknowledge: rearm.acknowledge,
+            drill_within_ns: rearm.drill_within.map(ns),
+            nonce: rearm.nonce,
+        },
     }
-    RearmPolicy { two_people, expiry_ns: u64::try_from(auth.rearm_expiry.as_nanos()).unwrap_or(u64::MAX) }
 }
 
 fn listen(addr: SocketAddr, any_port: bool) -> anyhow::Result<TcpListener> {

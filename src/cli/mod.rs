@@ -1,11 +1,14 @@
 //! The command line. Its exit codes are in [`EXIT_CODES`].
 
+mod alerts;
 mod audit;
 mod check;
 mod client;
+mod drill;
 mod html;
 mod kill;
 mod lint;
+mod overrides;
 mod page;
 mod rearm;
 mod replay;
@@ -27,7 +30,7 @@ use haltline::demo::{self, DemoArgs};
 const EXIT_FAILED: u8 = 1;
 /// It was called wrongly; clap uses the same.
 const EXIT_USAGE: u8 = 2;
-/// `state`: not everything is normal.
+/// `state`: not everything is normal. `alerts`: a critical one is not acknowledged.
 const EXIT_TRIPPED: u8 = 3;
 /// The service said no.
 const EXIT_REFUSED: u8 = 4;
@@ -39,9 +42,10 @@ const EXIT_CONFIG: u8 = 78;
 /// What the exit codes mean, for `--help`.
 const EXIT_CODES: &str = "Exit codes:
    0  done; kill: confirmed; state: everything is normal
-   1  failed; limits lint: something is wrong; kill: raised, but not confirmed; rearm: not done yet; state: the engine makes no progress
+   1  failed; kill: raised, but not confirmed; rearm: not done yet; drill: not passed; limits lint: something is wrong;
+      state: the engine makes no progress
    2  called wrongly
-   3  state: something is halted or reduce-only
+   3  state: something is halted or reduce-only; alerts: a critical one is not acknowledged
    4  refused by the service
    5  no service was reached, or it did not answer
   78  the configuration is invalid";
@@ -79,14 +83,25 @@ enum Command {
     /// With --token-file over HTTP as its owner, else over the local socket as the user who runs this.
     #[command(after_help = EXIT_CODES)]
     Rearm(rearm::RearmArgs),
+    /// Rehearse the switch end to end on a scope that is made for it, and file the evidence
+    ///
+    /// Halts the scope, waits for every gate and session, sends an order through the real path to see it denied, and takes
+    /// the halt back unless somebody has halted the scope in earnest meanwhile.
+    #[command(after_help = EXIT_CODES)]
+    Drill(drill::DrillArgs),
     /// Show what is halted, since when and why
     ///
     /// With --token-file over HTTP as its owner, else over the local socket as the user who runs this.
     #[command(visible_alias = "status", after_help = EXIT_CODES)]
     State(state::StateArgs),
+    /// List alerts that are not over, or acknowledge one
+    ///
+    /// With --token-file over HTTP as its owner, else over the local socket as the user who runs this.
+    #[command(after_help = EXIT_CODES)]
+    Alerts(alerts::AlertsArgs),
     /// List who did what, from the journal; `audit verify` checks the journal itself
     Audit(audit::AuditArgs),
-    /// Propose limits from observed flow, and tell what is wrong with those that there are
+    /// Change limits for a while, ask what a change would do, propose limits from observed flow, or lint those there are
     Limits(suggest::LimitsArgs),
     /// Run a journal again: checks that it comes to the same, shows what limits did and how close they came
     Replay(replay::ReplayArgs),
@@ -195,7 +210,9 @@ fn run(cli: Cli) -> ExitCode {
         Command::Token(args) => token::token(&args),
         Command::Kill(args) => kill::kill(&args),
         Command::Rearm(args) => rearm::rearm(&args),
+        Command::Drill(args) => drill::drill(&args),
         Command::State(args) => state::state(&args),
+        Command::Alerts(args) => alerts::alerts(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Limits(args) => suggest::run(&args),
         Command::Replay(args) => replay::run(&args),

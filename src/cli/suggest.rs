@@ -18,6 +18,7 @@ use haltline::units::REPRESENTABLE_MAX;
 use serde_json::{Value, json};
 
 use super::lint::{self, Finding, LintArgs};
+use super::overrides::{self, OverrideArgs, OverridesArgs, ProbationArgs, WhatIfArgs};
 use super::replay::{number, scope_text, with_progress};
 use super::say;
 
@@ -37,6 +38,16 @@ enum LimitsCommand {
     /// Replays the flow under them: limits that would have tripped or denied, that allow many times what was seen or more than
     /// a day's volume, and those that nothing can reach because another one always comes first.
     Lint(LintArgs),
+    /// Give one limit another number for a while
+    ///
+    /// Raising one takes what re-arming its scope takes: two people, where that is configured.
+    Override(OverrideArgs),
+    /// Show the overrides, agree to one, or take one back
+    Overrides(OverridesArgs),
+    /// Show what a change of limits would do, without doing it
+    WhatIf(WhatIfArgs),
+    /// Show which scopes may use a fraction of their limits only, or give one all of them again
+    Probation(ProbationArgs),
 }
 
 #[derive(Args, Debug)]
@@ -77,10 +88,17 @@ pub(super) const RULES: [Rule; 14] = [
 
 /// See the module.
 pub fn run(args: &LimitsArgs) -> Result<ExitCode> {
-    let args = match &args.command {
-        LimitsCommand::Suggest(args) => args,
-        LimitsCommand::Lint(args) => return lint::run(args),
-    };
+    match &args.command {
+        LimitsCommand::Suggest(args) => suggest(args),
+        LimitsCommand::Lint(args) => lint::run(args),
+        LimitsCommand::Override(args) => overrides::ask(args),
+        LimitsCommand::Overrides(args) => overrides::overrides(args),
+        LimitsCommand::WhatIf(args) => overrides::what_if(args),
+        LimitsCommand::Probation(args) => overrides::probation(args),
+    }
+}
+
+fn suggest(args: &SuggestArgs) -> Result<ExitCode> {
     let other = args.config.as_deref().map(config::read).transpose()?;
     let replay = with_progress(&args.dir, None)?;
     let tally = &replay.was;

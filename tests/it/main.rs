@@ -1,8 +1,10 @@
 //! All integration tests, in one binary.
 
+mod alerts;
 mod c_client;
 mod c_gate;
 mod crash;
+mod drill;
 mod gate;
 mod gate_damage;
 mod gate_faults;
@@ -11,6 +13,7 @@ mod gateways;
 mod local;
 mod oracle;
 mod oracle_test;
+mod overlay;
 mod power;
 mod prometheus;
 mod recovery;

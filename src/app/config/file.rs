@@ -5,7 +5,9 @@ use core::time::Duration;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
+use super::alerts::{self, AlertsText};
 use super::reader::{Field, NAME_RULE, Reader, is_name};
+use super::temporary::TemporaryText;
 use super::violation::{Errors, Spot};
 use super::{Auth, EngineOptions, Gate, Group, Http, Ingest, Journal, Local, LocalOperator, Operator, Role, Service};
 use crate::duty::Idle;
@@ -24,7 +26,22 @@ const DEFAULT_AGE_NS: u64 = 5_000_000_000;
 pub(super) const ANY_AGE: u64 = u64::MAX;
 
 /// Sections of options: what they say counts from the start of the process on.
-pub(super) const SECTIONS: [&str; 8] = ["service", "engine", "ingest", "gate", "http", "local", "auth", "journal"];
+pub(super) const SECTIONS: [&str; 14] = [
+    "service",
+    "engine",
+    "ingest",
+    "gate",
+    "http",
+    "local",
+    "auth",
+    "journal",
+    "overrides",
+    "limits_api",
+    "rearm",
+    "drill",
+    "ramp",
+    "alerts",
+];
 
 /// A name that refers to something else in the file.
 pub(super) type Reference = (String, Spot);
@@ -94,6 +111,8 @@ pub(super) struct FileText {
     pub local_spots: LocalSpots,
     pub auth: Auth,
     pub journal: Journal,
+    pub temporary: TemporaryText,
+    pub alerts: AlertsText,
     /// Where each of `auth.operators` is written.
     pub operator_spots: Vec<Spot>,
     pub base_currency: String,
@@ -119,6 +138,8 @@ impl FileText {
         let (local, local_spots) = read_local(root.table("local"));
         let (auth, operator_spots) = read_auth(root.table("auth"));
         let journal = read_journal(root.table("journal"));
+        let temporary = TemporaryText::read(root);
+        let alerts = alerts::read(root.table("alerts"));
 
         let mut currencies = Vec::new();
         each_named(root, "currencies", |name, field, mut table| {
@@ -172,7 +193,9 @@ impl FileText {
             let token = match table.get("token_hash") {
                 Some(f) => f.hash(),
                 None => {
-                    if !auth.tokens_at_runtime {
+                    // Nobody else connects as the session that rehearses: it gets a token at every start.
+                    let rehearses = temporary.drill.as_ref().is_some_and(|drill| drill.session == name);
+                    if !auth.tokens_at_runtime && !rehearses {
                         errors.missing(&table.spot, "token_hash", "a session needs one (see `haltline token`)");
                     }
                     None
@@ -195,6 +218,8 @@ impl FileText {
             local_spots,
             auth,
             journal,
+            temporary,
+            alerts,
             operator_spots,
             base_currency,
             base_scale,
@@ -244,6 +269,7 @@ impl FileText {
         }
 
         self.check_local(errors);
+        self.temporary.check(errors, self);
 
         // The same token for two would let one act as the other.
         let mut owners: HashMap<[u8; 32], &str> = HashMap::new();
