@@ -274,8 +274,8 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let (recorder, begin, writer, durability, audit_to) = match prepared.parts {
         Some(parts) => {
             let (durability, audit) = (parts.durability.clone(), parts.audit.clone());
-            let (recorder, begin, ring, writer) = parts.split();
-            (Some(recorder), Some(begin), Some((ring, writer)), Some(durability), Some(audit))
+            let (recorder, begin, threads) = parts.split();
+            (Some(recorder), Some(begin), Some(threads), Some(durability), Some(audit))
         }
         None => (None, None, None, None, None),
     };
@@ -407,10 +407,10 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             Some(auth.clone() as Arc<dyn Source>),
             Some(stats.clone()),
             durability.clone().map(|d| d as _),
+            writer.as_ref().map(|threads| threads.compaction.clone() as _),
             Some(desk.clone() as _),
             Some(drills.clone() as _),
             Some(Arc::new(AlertSource { alerts: alerts.clone(), clock: clock.clone() })),
-            durability.clone().map(|d| d as _),
         ]
         .into_iter()
         .flatten()
@@ -427,11 +427,12 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         let (switch, clock, stop) = (switch.clone(), clock.clone(), stop_latch.clone());
         spawn("latch", move || run_latch(store, &switch, &latch_jobs, &clock, &stop))?
     };
-    let journal = writer.map(|(ring, parts)| journal::spawn(ring, parts)).transpose()?;
+    let replay = writer.as_ref().map(|threads| threads.replay());
+    let journal = writer.map(|threads| journal::spawn(threads, &audit)).transpose()?;
     let stop_incidents = flag();
-    let (report, incidents) = match &durability {
+    let (report, incidents) = match durability.as_ref().zip(replay) {
         None => (None, None),
-        Some(durability) => {
+        Some((durability, replay)) => {
             let (report, take) = crossbeam_channel::bounded(INCIDENTS);
             let state = &loaded.service.state_dir;
             let parts = IncidentParts {
@@ -441,6 +442,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
                 published: published.clone(),
                 durability: durability.clone(),
                 config: blake3::Hash::from_bytes(loaded.hash).to_hex().to_string(),
+                replay,
             };
             let stop = stop_incidents.clone();
             (Some(report), Some(spawn("incidents", move || run_incidents(&parts, &take, &stop))?))
@@ -671,9 +673,13 @@ impl Running {
         if let Some(incidents) = t.incidents {
             incidents.join().map_err(|_| joined("incidents"))?;
         }
+        let mut journal = t.journal;
+        if let Some(journal) = &mut journal {
+            journal.end_compactor()?;
+        }
         // The last record, when everybody who might make one has ended.
         self.audit.record(Entry::new("haltline", "stop"));
-        if let Some(journal) = t.journal {
+        if let Some(journal) = journal {
             journal.end()?;
         }
         noted.context("could not write down that events were taken")?;

@@ -3,6 +3,7 @@
 mod alerts;
 mod c_client;
 mod c_gate;
+mod crash;
 mod drill;
 mod gate;
 mod gate_damage;
@@ -13,6 +14,7 @@ mod local;
 mod oracle;
 mod oracle_test;
 mod overlay;
+mod power;
 mod prometheus;
 mod recovery;
 mod replay;

@@ -558,6 +558,13 @@ fn read_journal(table: Option<Reader<'_>>) -> Journal {
     if let Some(cells) = table.get("ring_cells").and_then(|f| f.integer(4_096, 1 << 28)) {
         journal.ring_cells = cells as u64;
     }
+    if let Some(segments) = table.get("snapshot_segments").and_then(|f| f.integer(0, 1 << 20)) {
+        journal.snapshot_segments = (segments > 0).then_some(segments as u64);
+    }
+    let most = 36_500 * 86_400_000_000_000;
+    if let Some(keep) = table.get("keep").and_then(|f| f.duration_or_unlimited(1_000_000, most)) {
+        journal.keep = keep.map(Duration::from_nanos);
+    }
     let mut path = |key| {
         let field = table.get(key)?;
         let text = field.string()?;

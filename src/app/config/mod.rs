@@ -282,6 +282,10 @@ pub struct Journal {
     pub ring_dir: PathBuf,
     /// A second place for the journal's heads: a file that a line is appended to at every checkpoint.
     pub heads: Option<PathBuf>,
+    /// A snapshot is made after so many segments; `None`: none is made.
+    pub snapshot_segments: Option<u64>,
+    /// How long segments that snapshots stand for are kept; `None`: for ever.
+    pub keep: Option<Duration>,
 }
 
 impl Default for Journal {
@@ -295,6 +299,8 @@ impl Default for Journal {
             ring_cells: 1 << 20,
             ring_dir: PathBuf::from("/dev/shm"),
             heads: None,
+            snapshot_segments: Some(4),
+            keep: None,
         }
     }
 }

@@ -111,6 +111,8 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
     writeln!(out, "grace = \"{}\"\nsegment_bytes = {}", span(journal.grace), journal.segment_bytes)?;
     writeln!(out, "ring_cells = {}", journal.ring_cells)?;
     writeln!(out, "ring_dir = {}", quoted(&journal.ring_dir.to_string_lossy()))?;
+    writeln!(out, "snapshot_segments = {}", journal.snapshot_segments.unwrap_or(0))?;
+    writeln!(out, "keep = \"{}\"", journal.keep.map_or_else(|| "unlimited".to_owned(), span))?;
     if let Some(heads) = &journal.heads {
         writeln!(out, "heads = {}", quoted(&heads.to_string_lossy()))?;
     }
