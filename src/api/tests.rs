@@ -19,6 +19,7 @@ use crate::kill::board::SessionBoard;
 use crate::kill::rearm::RearmPolicy;
 use crate::kill::switch::{Stop, SwitchParts};
 use crate::kill::testing::universe;
+use crate::kill::words::ScopeName;
 use crate::limits::Gauge;
 use crate::model::{Mode, Scope, Universe};
 use crate::ring::bell::Bell;
@@ -32,6 +33,8 @@ pub(super) struct Setup {
     pub(super) engine: bool,
     pub(super) latch: bool,
     pub(super) options: ApiOptions,
+    pub(super) files: Files,
+    pub(super) tls: Option<Arc<tls::Tls>>,
     pub(super) render: Box<dyn Fn() -> String + Send + Sync>,
 }
 
@@ -42,6 +45,8 @@ impl Default for Setup {
             engine: true,
             latch: true,
             options: ApiOptions::default(),
+            files: Files::default(),
+            tls: None,
             render: Box::new(|| "# nothing\n".to_owned()),
         }
     }
@@ -141,20 +146,34 @@ impl World {
         let principals = TOKENS.map(|(name, token, role)| Principal {
             name: name.into(),
             role,
+            scopes: Scopes::EVERYTHING,
             token_hash: auth::hash_token(token),
         });
-        let auth = Arc::new(Authenticator::new(principals.to_vec()));
+        let mut principals = principals.to_vec();
+        let only_alpha = ScopeName { kind: "strategy".into(), name: "alpha".into() };
+        for (name, role) in [("oscar", Role::Operator), ("ravi", Role::Risk)] {
+            let scopes = Scopes::only(vec![only_alpha.clone()]);
+            let token_hash = auth::hash_token(&format!("token-of-{name}"));
+            principals.push(Principal { name: name.into(), role, scopes, token_hash });
+        }
+        let certificates = vec![Certified {
+            by: CertificateBy::Subject("CN=carol".into()),
+            caller: Caller { name: "carol".into(), role: Role::Operator, scopes: Scopes::EVERYTHING },
+        }];
+        let auth = Arc::new(Authenticator::new(principals).with_certificates(certificates));
         let alerts = Arc::new(Alerts::default());
         let parts = ApiParts {
             switch: switch.clone(),
             published: published.clone(),
             limits: limits.clone(),
             auth: auth.clone(),
+            tls: setup.tls,
             local: LocalUsers::default(),
             clock: clock.clone(),
             alerts: alerts.clone(),
             audit: Arc::new(crate::kill::audit::Audit::new(None, clock.clone())),
             journal: None,
+            files: setup.files,
             render_metrics: setup.render,
             reload: Box::new(|_, reason| match reason {
                 "good" => Ok(7),
