@@ -35,6 +35,7 @@
 //! | `haltline-incidents` | [`journal::incident`]: a report per trip and kill | the disk; the journal for half a second |
 //! | `haltline-latch` | [`journal::latch`]: makes the page's state durable | the disk |
 //! | `haltline-control` | [`journal::control`]: records, logs, raises alerts | the log's queue never; the disk once, for the first event |
+//! | `haltline-alerts` | [`alert::keeper`]: escalates alerts, halts what nobody answers for, writes down what is open | the disk |
 //! | `haltline-notify` | tells the service manager ([`app`]): ready, reloading, stopping, and that the engine turns | nothing; the next look |
 //! | main | signals (SIGUSR1 kills), reload, the orderly end ([`app::service`]) | the others, at the end |
 //!
@@ -107,6 +108,8 @@
 //! | Armed without input denies; unset is zero | `scenarios`: `stale_reference_denies_and_a_fresh_one_readmits`, `unset_is_zero` |
 //! | Arithmetic is exact or denies | `scenarios`: `overflow_is_a_denial`; `units`: `conversion_rounds_against_the_trader` |
 //! | A service whose engine stands still is not called alive | `app::notify`: `the_watchdog_is_fed_by_rounds_of_the_engine_and_by_nothing_else`; `sre`: `a_service_manager_hears_ready_watchdog_reload_and_the_end_and_nothing_of_a_stopped_process` |
+//! | A critical alert stays until a person answers, over restarts | `kill::alerts`: `a_critical_that_nobody_answers_is_never_resolved_by_silence_or_by_its_cause_going_away`; `alerts`: `a_trip_is_an_alert_that_survives_a_crash_until_a_person_answers` |
+//! | A storm of alerts is a handful and a count, nothing is dropped silently | `kill::alerts`: `a_storm_is_a_handful_and_one_summary_that_counts_all_of_it` |
 //! | An alert names what exists, and is tested | `sre`: `rules_and_dashboard_name_only_what_the_daemon_shows`, `every_alert_has_an_owner_a_summary_a_section_of_the_runbook_and_both_tests` |
 //! | No event is lost or repeated over reconnects | `ingest::tests`: `random_cuts_lose_and_repeat_nothing` |
 //! | Engine and contract agree | `oracle_test`: `engine_and_oracle_agree_on_random_streams`, against an oracle that shares no code |

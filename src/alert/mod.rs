@@ -1,1 +1,6 @@
-//! Alerts on their way to people: who owns one, who acknowledged it, where it was delivered.
+//! Alerts on their way to people: kept over restarts ([`store`]), escalated when nobody answers ([`keeper`]). What an alert
+//! is and what becomes of it: [`crate::kill::alerts`].
+
+pub mod keeper;
+pub mod report;
+pub mod store;

@@ -20,12 +20,16 @@
 //! | `POST /v1/login`, `POST /v1/logout`, `GET /v1/me` | – / viewer | a cookie for a browser, see `api/login` |
 //! | `GET /v1/limits?kind=&name=&all=&rows=&from=` | viewer | limits with their use; `next` is the `from` of the next page |
 //! | `POST /v1/limits/reload` | risk | `{reason}` → the new generation, or every violation |
+//! | `GET /v1/alerts?state=&open=&severity=&owner=&kind=&name=&scope_kind=&scope_name=&before=&count=` | viewer | alerts, newest first; `next` is the `before` of the next page |
+//! | `GET /v1/alerts/{id}` | viewer | one of them |
+//! | `POST /v1/alerts/{id}/ack` | operator | `{reason}` → the alert, which the caller looks at from now on |
 //! | `GET /livez`, `GET /readyz?verbose` | – | |
 //! | `GET /metrics` | – or viewer | see [`ApiOptions::metrics_need_token`] |
 //!
 //! A body is `application/json`; a field that is not known is an error. `Idempotency-Key` makes a repeated press the
 //! same one. Every error is `application/problem+json` (RFC 9457).
 
+mod alerts;
 pub mod auth;
 mod login;
 pub mod problem;

@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::api::ApiParts;
+use crate::api::alerts;
 use crate::api::auth::{self, Role, same_origin};
 use crate::api::problem::Problem;
 use crate::api::server::Line;
@@ -123,6 +124,9 @@ pub(super) fn router(parts: Arc<ApiParts>, stop: watch::Receiver<bool>) -> Route
         .route("/v1/me", get(login::me))
         .route("/v1/limits", get(limits))
         .route("/v1/limits/reload", post(reload))
+        .route("/v1/alerts", get(alerts::list))
+        .route("/v1/alerts/{id}", get(alerts::one))
+        .route("/v1/alerts/{id}/ack", post(alerts::acknowledge))
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
@@ -159,6 +163,16 @@ enum Way {
 }
 
 impl Caller {
+    /// Who calls.
+    pub(super) fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Whether the caller has the role, for what is only looked at.
+    pub(super) fn needs(&self, role: Role) -> Result<(), Problem> {
+        self.0.needs(role)
+    }
+
     /// Whether the caller has the role for `action`; a refusal is recorded.
     pub(super) fn may(&self, api: &Api, role: Role, action: &str) -> Result<(), Problem> {
         self.0.needs(role).inspect_err(|_| {
@@ -596,6 +610,7 @@ async fn rearm(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bod
     let wait = fields.wait()?;
     fields.finish()?;
     caller.at(&api, "rearm", scope)?;
+    alerts::may_rearm(&api, &ScopeName::of(api.parts.switch.universe(), scope))?;
     let now = api.parts.clock.now();
     let asked = api.parts.switch.ask_rearm(scope, epoch, &caller.0.name, &reason, now);
     log_rearm("asked", &caller.0.name, &reason, &asked);
@@ -620,6 +635,7 @@ async fn approve(
     let now = api.parts.clock.now();
     if let Some(asked) = api.parts.switch.rearm(id, now) {
         caller.at(&api, "approve", asked.scope)?;
+        alerts::may_rearm(&api, &ScopeName::of(api.parts.switch.universe(), asked.scope))?;
     }
     let agreed = api.parts.switch.agree_rearm(id, &caller.0.name, &reason, now);
     log_rearm("agreed", &caller.0.name, &reason, &agreed);

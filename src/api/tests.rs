@@ -15,6 +15,7 @@ use crate::duty::{Idle, SystemClock};
 use crate::engine::agent::{AgentParts, EngineAgent, Wake};
 use crate::engine::core::{Engine, Sizing};
 use crate::journal::latch::{LatchStore, run_latch};
+use crate::kill::alerts::{Policy, Raise};
 use crate::kill::board::SessionBoard;
 use crate::kill::rearm::RearmPolicy;
 use crate::kill::switch::{Stop, SwitchParts};
@@ -139,6 +140,7 @@ impl World {
             let stop = stop.clone();
             threads.push(std::thread::spawn(move || agent.run(Idle::default(), &bell, &stop)));
         }
+        let alerts = Arc::new(Alerts::new(Policy { holds_rearm: true, ..Policy::default() }));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop_api, stopped) = tokio::sync::watch::channel(false);
@@ -161,7 +163,6 @@ impl World {
             caller: Caller { name: "carol".into(), role: Role::Operator, scopes: Scopes::EVERYTHING },
         }];
         let auth = Arc::new(Authenticator::new(principals).with_certificates(certificates));
-        let alerts = Arc::new(Alerts::default());
         let parts = ApiParts {
             switch: switch.clone(),
             published: published.clone(),
@@ -657,4 +658,54 @@ fn kill_does_not_wait_for_a_scrape_that_hangs() {
     // The scrape was there all the time: it takes what lets it go on.
     go_on.send(()).unwrap();
     assert_eq!(Answer::read(&mut scrape).status, 200);
+}
+
+#[test]
+fn an_alert_is_listed_answered_by_a_person_and_not_answered_twice() {
+    let world = World::new(Setup::default());
+    let at = world.clock.now().unix.0;
+    for name in ["power_peg", "other"] {
+        world.alerts.raise(Raise::new(at, "signature", name, "text").critical());
+    }
+    world.alerts.raise(Raise::new(at, "warn", "order_rate", "80 percent"));
+    let list = world.get("token-of-vera", "/v1/alerts?severity=critical").json();
+    let ids: Vec<_> = list["alerts"].as_array().unwrap().iter().map(|a| a["id"].as_str().unwrap()).collect();
+    assert_eq!(
+        (ids, &list["unacknowledged_critical"], &list["blocks_open"]),
+        (vec!["2", "1"], &json!(2), &json!(true))
+    );
+    let page = world.get("token-of-vera", "/v1/alerts?count=1&before=3").json();
+    assert_eq!((&page["alerts"][0]["id"], &page["next"]), (&json!("2"), &json!(2)));
+
+    assert_eq!(world.post("token-of-vera", "/v1/alerts/1/ack", json!({ "reason": "looking" })).status, 403);
+    assert_eq!(world.post("token-of-olga", "/v1/alerts/1/ack", json!({})).status, 422);
+    assert_eq!(world.post("token-of-olga", "/v1/alerts/9/ack", json!({ "reason": "looking" })).status, 404);
+    let taken = world.post("token-of-olga", "/v1/alerts/1/ack", json!({ "reason": "looking" }));
+    assert_eq!(taken.status, 200, "{}", taken.text);
+    assert_eq!(taken.json()["acknowledged"]["by"], "olga");
+    let twice = world.post("token-of-rita", "/v1/alerts/1/ack", json!({ "reason": "me too" }));
+    assert_eq!((twice.status, &twice.json()["by"]), (409, &json!("olga")));
+    let one = world.get("token-of-vera", "/v1/alerts/1").json();
+    assert_eq!((&one["state"], &one["acknowledged"]["reason"]), (&json!("acknowledged"), &json!("looking")));
+    for (query, field) in
+        [("state=odd", "state"), ("open=2", "open"), ("scope_name=x", "scope_name"), ("nope=1", "nope")]
+    {
+        let answer = world.get("token-of-vera", &format!("/v1/alerts?{query}"));
+        assert_eq!((answer.status, &answer.json()["field"]), (422, &json!(field)), "{}", answer.text);
+    }
+}
+
+#[test]
+fn a_scope_with_an_unanswered_critical_alert_is_not_rearmed_where_that_is_configured() {
+    let world = World::new(Setup::default());
+    let alpha = json!({ "kind": "strategy", "name": "alpha" });
+    let receipt = world.post("token-of-olga", "/v1/kill", json!({ "scope": alpha, "reason": "odd" })).json();
+    let scope = ScopeName { kind: "strategy".into(), name: "alpha".into() };
+    let raise = Raise::new(world.clock.now().unix.0, "signature", "power_peg", "text").on(scope);
+    let number = world.alerts.raise(raise.critical()).unwrap();
+    let body = json!({ "scope": alpha, "epoch": receipt["epoch"], "reason": "all well" });
+    let refused = world.post("token-of-rita", "/v1/rearm", body.clone());
+    assert_eq!((refused.status, &refused.json()["alert"]), (409, &json!(number.to_string())), "{}", refused.text);
+    world.alerts.acknowledge(number, "olga", "looking", 1).unwrap();
+    assert_eq!(world.post("token-of-rita", "/v1/rearm", body).status, 200);
 }

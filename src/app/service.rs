@@ -23,6 +23,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
+use crate::alert::keeper::{self, KeeperParts};
+use crate::alert::report::AlertSource;
+use crate::alert::store;
 use crate::api::tls::Tls;
 use crate::api::{self, ApiOptions, ApiParts, Authenticator, Principal};
 use crate::app::config::{self, Loaded};
@@ -119,6 +122,8 @@ struct Threads {
     journal: Option<journal::Running>,
     stop_incidents: Arc<AtomicBool>,
     incidents: Option<JoinHandle<()>>,
+    stop_keeper: Arc<AtomicBool>,
+    keeper: JoinHandle<()>,
 }
 
 /// Events that may wait in front of the engine. At a million events a second that is 16 ms.
@@ -283,7 +288,9 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let published = Arc::new(Published::new(&universe));
     let table = Arc::new(loaded.limits.clone());
     let limits = Arc::new(RwLock::new(table.clone()));
-    let alerts = Arc::new(Alerts::default());
+    let alerts = Arc::new(Alerts::new(loaded.alerts.policy.clone()));
+    let alerts_file = store::path(&loaded.service.state_dir);
+    keeper::restore(&alerts, &alerts_file, clock.now().unix.0);
     let gates = Arc::new(Gates::default());
     // Before anybody can press: who was attached to the run before may send as soon as the lease is renewed.
     let former = match &gate_door {
@@ -379,6 +386,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         sources: [
             Some(auth.clone() as Arc<dyn Source>),
             Some(stats.clone()),
+            Some(Arc::new(AlertSource { alerts: alerts.clone(), clock: clock.clone() })),
             durability.clone().map(|d| d as _),
             tls.clone().map(|tls| tls as _),
         ]
@@ -415,6 +423,18 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             let stop = stop_incidents.clone();
             (Some(report), Some(spawn("incidents", move || run_incidents(&parts, &take, &stop))?))
         }
+    };
+    let stop_keeper = flag();
+    let keeper = {
+        let (wake, woken) = keeper::bell();
+        alerts.on_change(Box::new(move || {
+            // Full: it is about to look anyway.
+            let _ = wake.try_send(());
+        }));
+        let (alerts, switch, audit) = (alerts.clone(), switch.clone(), audit.clone());
+        let parts = KeeperParts { alerts, switch, audit, clock: clock.clone(), path: alerts_file };
+        let stop = stop_keeper.clone();
+        spawn("alerts", move || keeper::run(&parts, &woken, &stop))?
     };
     let control = {
         let (switch, alerts, published, stop) =
@@ -555,6 +575,8 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         journal,
         stop_incidents,
         incidents,
+        stop_keeper,
+        keeper,
     };
     let hash = blake3::Hash::from_bytes(loaded.hash).to_hex();
     let found = prepared.unknown.as_deref().unwrap_or("positions are exact");
@@ -611,6 +633,9 @@ impl Running {
         if let Some(killfile) = t.killfile {
             killfile.join().map_err(|_| joined("killfile"))?;
         }
+        // After everybody who raises alerts, before the latch: it may halt.
+        t.stop_keeper.store(true, Ordering::Release);
+        t.keeper.join().map_err(|_| joined("alerts"))?;
         t.stop_latch.store(true, Ordering::Release);
         let store = t.latch.join().map_err(|_| joined("latch"))?;
         t.stop_incidents.store(true, Ordering::Release);

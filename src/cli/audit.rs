@@ -41,7 +41,7 @@ struct ListArgs {
     /// Only what this one did
     #[arg(long)]
     actor: Option<String>,
-    /// Only this: kill, confirmed, rearm, approve, limits, auth, trip, start, stop
+    /// Only this: kill, confirmed, rearm, approve, ack, limits, auth, trip, start, stop
     #[arg(long)]
     action: Option<String>,
     /// Only on this scope: firm, or KIND:NAME

@@ -1,5 +1,6 @@
 //! The command line. Its exit codes are in [`EXIT_CODES`].
 
+mod alerts;
 mod audit;
 mod check;
 mod client;
@@ -27,7 +28,7 @@ use haltline::demo::{self, DemoArgs};
 const EXIT_FAILED: u8 = 1;
 /// It was called wrongly; clap uses the same.
 const EXIT_USAGE: u8 = 2;
-/// `state`: not everything is normal.
+/// `state`: not everything is normal. `alerts`: a critical one is not acknowledged.
 const EXIT_TRIPPED: u8 = 3;
 /// The service said no.
 const EXIT_REFUSED: u8 = 4;
@@ -41,7 +42,7 @@ const EXIT_CODES: &str = "Exit codes:
    0  done; kill: confirmed; state: everything is normal
    1  failed; kill: raised, but not confirmed; rearm: not done yet; state: the engine makes no progress
    2  called wrongly
-   3  state: something is halted or reduce-only
+   3  state: something is halted or reduce-only; alerts: a critical one is not acknowledged
    4  refused by the service
    5  no service was reached, or it did not answer
   78  the configuration is invalid";
@@ -84,6 +85,11 @@ enum Command {
     /// With --token-file over HTTP as its owner, else over the local socket as the user who runs this.
     #[command(visible_alias = "status", after_help = EXIT_CODES)]
     State(state::StateArgs),
+    /// List alerts that are not over, or acknowledge one
+    ///
+    /// With --token-file over HTTP as its owner, else over the local socket as the user who runs this.
+    #[command(after_help = EXIT_CODES)]
+    Alerts(alerts::AlertsArgs),
     /// List who did what, from the journal; `audit verify` checks the journal itself
     Audit(audit::AuditArgs),
     /// Propose limits from observed flow
@@ -196,6 +202,7 @@ fn run(cli: Cli) -> ExitCode {
         Command::Kill(args) => kill::kill(&args),
         Command::Rearm(args) => rearm::rearm(&args),
         Command::State(args) => state::state(&args),
+        Command::Alerts(args) => alerts::alerts(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Limits(args) => suggest::run(&args),
         Command::Replay(args) => replay::run(&args),

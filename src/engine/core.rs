@@ -3,6 +3,8 @@
 //! The core: all risk state and the one function that moves it, [`Engine::step`]. The contract is in
 //! [`crate::risk`]; `judge` decides, `book` changes.
 
+mod save;
+
 use std::sync::Arc;
 
 use crate::engine::command::Command;
@@ -986,17 +988,21 @@ impl Engine {
 
     /// Makes the instrument's conversion from the present rate. Returns whether it changed.
     pub(super) fn learn_rate(&mut self, instrument: usize) -> bool {
-        let spec = &self.universe.instruments[instrument];
-        let rate = self.fx[usize::from(spec.currency.0)].rate;
-        let reference = &mut self.references[instrument];
-        if reference.rate == rate {
+        let rate = self.fx[usize::from(self.references[instrument].currency.0)].rate;
+        if self.references[instrument].rate == rate {
             return false;
         }
+        self.convert_at(instrument, rate);
+        true
+    }
+
+    fn convert_at(&mut self, instrument: usize, rate: i64) {
+        let spec = &self.universe.instruments[instrument];
+        let reference = &mut self.references[instrument];
         reference.rate = rate;
         let scales = (spec.px_scale, spec.qty_scale, self.universe.base_scale);
         let conversion = Conversion::new(spec.multiplier, (rate, Event::FX_SCALE), scales.0, scales.1, scales.2);
         reference.convert_by(conversion.unwrap_or(Conversion::UNKNOWN));
-        true
     }
 
     pub(super) fn enqueue(&mut self, instrument: usize) {

@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use crate::engine::durability::Durability;
 use crate::model::effect::Denial;
+use crate::model::save::{BadSave, In, Out, Value, saved_enum, saved_value};
 use crate::model::{Effect, Event, EventKind, Mode, OrdType, Scope, Side};
 use crate::ring::cells::{CELL_BYTES, Cell, CellWriter};
 use crate::units::{AccountId, InstrumentId, MonoNanos, Now, OrdId, Px, Qty, SessionId, StrategyId, UnixNanos};
@@ -109,6 +110,9 @@ impl Name {
         u64::from_le_bytes(core::array::from_fn(|i| self.bytes[at + i]))
     }
 }
+
+saved_enum!(NameOf { Order = 0, Exec = 1 });
+saved_value!(Name { session, of, number, len, bytes });
 
 /// One record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -375,6 +379,17 @@ impl Digest {
     }
 }
 
+impl Value for Digest {
+    fn save(&self, out: &mut Out<'_>) {
+        let Digest(halves) = self;
+        halves.save(out);
+    }
+
+    fn load(input: &mut In<'_>) -> Result<Digest, BadSave> {
+        Value::load(input).map(Digest)
+    }
+}
+
 /// What has been counted and digested since the journal began; the same live and in a replay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -385,6 +400,8 @@ pub struct Progress {
     /// Effects.
     pub effects: u64,
 }
+
+saved_value!(Progress { digest, events, effects });
 
 impl Progress {
     /// Takes the effects of one step in.

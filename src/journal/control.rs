@@ -11,7 +11,7 @@ use crate::engine::agent::Notice;
 use crate::engine::published::Published;
 use crate::journal::incident::Incident;
 use crate::journal::latch::EventsTaken;
-use crate::kill::alerts::Alerts;
+use crate::kill::alerts::{Alerts, Raise};
 use crate::kill::audit::{Audit, Entry};
 use crate::kill::switch::Switch;
 use crate::kill::words::{self, ScopeName};
@@ -38,7 +38,7 @@ pub struct ControlParts<'a> {
 
 /// How often the loop looks round without a notice.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Warnings and anomalies of one name that are logged and listed per second; more are counted only. Trips always are.
+/// Warnings and anomalies of one name that are put into words per second; more are counted only. Trips always are.
 const PER_SECOND: u32 = 10;
 
 /// Loops until `stop`, then takes what is still in the channel. Returns once the flag that events were taken is on
@@ -62,8 +62,9 @@ pub fn run_control(parts: &ControlParts<'_>, stop: &AtomicBool) -> std::io::Resu
             let scope = ScopeName::of(parts.switch.universe(), scope);
             let text = format!("{scope} was raised on the halt page by another process");
             tracing::error!(event = "page", "{text}");
-            parts.audit.record(Entry::new("halt page", "kill").on(scope).because("raised by another process"));
-            parts.alerts.push(now.unix.0, "page", "raised_outside", text);
+            let entry = Entry::new("halt page", "kill").on(scope.clone()).because("raised by another process");
+            parts.audit.record(entry);
+            parts.alerts.raise(Raise::new(now.unix.0, "page", "raised_outside", text).on(scope).critical().afresh());
         }
         seen.look(parts);
         let any = parts.published.events.iter().any(|count| count.get() > 0);
@@ -91,24 +92,25 @@ fn take(parts: &ControlParts<'_>, gate: &mut Gate, notice: Notice) {
                 // Full: the log, the latch and the journal have it.
                 let _ = incidents.try_send(Incident::Trip(trip, notice.at.unix));
             }
-            let entry = Entry::new("engine", "trip").on(words::ScopeName::of(universe, trip.scope));
-            parts.audit.record(entry.detail(&text));
-            parts.alerts.push(at, "trip", trip.cause.rule.name(), text);
+            let scope = ScopeName::of(universe, trip.scope);
+            parts.audit.record(Entry::new("engine", "trip").on(scope.clone()).detail(&text));
+            let raise = Raise::new(at, "trip", trip.cause.rule.name(), text);
+            parts.alerts.raise(raise.on(scope).critical().afresh());
         }
         Effect::Warn(warn) => {
-            let name = warn.at.rule.name();
-            if gate.passes(name, mono) {
+            let (name, scope) = (warn.at.rule.name(), ScopeName::of(universe, warn.at.scope));
+            if gate.passes(name, mono) || !parts.alerts.again(at, "warn", name, Some(&scope), 1) {
                 let text = warn_text(universe, &warn);
                 tracing::warn!(event = "warn", rule = name, percent = warn.percent, "{text}");
-                parts.alerts.push(at, "warn", name, text);
+                parts.alerts.raise(Raise::new(at, "warn", name, text).on(scope));
             }
         }
         Effect::Anomaly(anomaly) => {
-            let name = anomaly.kind.name();
-            if gate.passes(name, mono) {
+            let (name, scope) = (anomaly.kind.name(), ScopeName::of(universe, Scope::Session(anomaly.session)));
+            if gate.passes(name, mono) || !parts.alerts.again(at, "anomaly", name, Some(&scope), 1) {
                 let text = anomaly_text(universe, &anomaly);
                 tracing::warn!(event = "anomaly", kind = name, seq = anomaly.seq, "{text}");
-                parts.alerts.push(at, "anomaly", name, text);
+                parts.alerts.raise(Raise::new(at, "anomaly", name, text).on(scope));
             }
         }
         // Answers to sessions go to the transports, not here.
@@ -138,6 +140,10 @@ impl Confirmations {
             if let Some(incidents) = &parts.incidents {
                 let _ = incidents.try_send(Incident::Kill(receipt.id));
             }
+            let scope = ScopeName::of(parts.switch.universe(), receipt.scope);
+            let text = format!("{} halted {scope}: {}", receipt.actor, receipt.reason);
+            let raise = Raise::new(receipt.pressed.unix.0, "kill", "kill_pressed", text);
+            parts.alerts.raise(raise.on(scope).afresh());
         }
         self.waiting.extend(receipts.iter().map(|receipt| receipt.id).filter(|id| *id > self.newest));
         self.newest = receipts.iter().map(|receipt| receipt.id).max().unwrap_or(0).max(self.newest);
@@ -268,8 +274,9 @@ mod tests {
         assert_eq!((trip.rule.as_str(), trip.seq), ("gross_exposure", 77));
         assert_eq!((trip.observed.as_str(), trip.limit.as_str(), trip.unit.as_str()), ("12.34", "10", "USD"));
         let listed = alerts.newest(1_000);
-        assert_eq!(listed.len(), 1 + PER_SECOND as usize);
-        assert_eq!(listed.last().unwrap().kind, "trip");
+        let shown: Vec<_> = listed.iter().map(|alert| (alert.kind.as_str(), alert.count)).collect();
+        assert_eq!(shown, [("anomaly", 10_000), ("trip", 1)]);
+        assert_eq!(listed[1].scope, Some(ScopeName::of(switch.universe(), alpha)));
         drop(store);
         assert!(LatchStore::open(&dir).unwrap().previous_run().took_events);
     }

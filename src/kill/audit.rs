@@ -19,7 +19,7 @@ pub struct Entry {
     /// From where: an address, or empty for this machine's own doing.
     #[serde(default)]
     pub from: String,
-    /// `kill`, `confirmed`, `rearm`, `approve`, `limits`, `auth`, `trip`, `start`, `stop`.
+    /// `kill`, `confirmed`, `rearm`, `approve`, `ack`, `limits`, `auth`, `trip`, `start`, `stop`.
     pub action: String,
     /// On what, where it is about a scope.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,6 +4,8 @@ pub mod effect;
 pub mod event;
 pub mod record;
 pub mod rule;
+#[cfg(feature = "service")]
+pub mod save;
 pub mod scope;
 pub mod universe;
 

@@ -1,5 +1,6 @@
 //! HOT: the recent orders that the duplicate rule looks back on.
 
+use crate::model::save::{Blank, saved_state, saved_value};
 use crate::model::{OrdType, Side};
 use crate::ring::huge::advise_slice;
 use crate::risk::index::hash;
@@ -33,7 +34,7 @@ impl Likeness {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Recent {
     what: Likeness,
     at: MonoNanos,
@@ -42,7 +43,7 @@ struct Recent {
 }
 
 /// The latest order of those whose hashes begin alike.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bucket {
     /// Its number; 0: none.
     latest: u64,
@@ -63,6 +64,23 @@ pub struct DuplicateLog {
     latest: u64,
 }
 
+impl Blank for Recent {
+    const BLANK: Recent = Recent {
+        what: Likeness { strategy: 0, ord_type: OrdType::Limit, side: Side::Buy, instrument: 0, qty: 0, px: 0 },
+        at: MonoNanos(0),
+        before: 0,
+    };
+}
+
+impl Blank for Bucket {
+    const BLANK: Bucket = Bucket { latest: 0, at: MonoNanos(0) };
+}
+
+saved_value!(Likeness { strategy, ord_type, side, instrument, qty, px });
+saved_value!(Recent { what, at, before });
+saved_value!(Bucket { latest, at });
+saved_state!(DuplicateLog { buckets, ring, latest } derived { shift, capacity });
+
 /// The longest chain that is followed. A longer one within the window counts as a duplicate: it takes thousands of
 /// different orders made to collide.
 const MAX_CHAIN: u32 = 4096;
@@ -74,12 +92,10 @@ impl DuplicateLog {
         let capacity = capacity.max(1);
         let size = capacity.next_power_of_two();
         assert!(size <= 1 << 30, "a log holds at most 2^30 orders");
-        let nothing = Likeness { strategy: 0, ord_type: OrdType::Limit, side: Side::Buy, instrument: 0, qty: 0, px: 0 };
-        let unused = Recent { what: nothing, at: MonoNanos(0), before: 0 };
         let log = DuplicateLog {
-            buckets: vec![Bucket { latest: 0, at: MonoNanos(0) }; size.max(2)].into_boxed_slice(),
+            buckets: vec![Bucket::BLANK; size.max(2)].into_boxed_slice(),
             shift: 32 - size.max(2).trailing_zeros(),
-            ring: vec![unused; size].into_boxed_slice(),
+            ring: vec![Recent::BLANK; size].into_boxed_slice(),
             capacity: capacity as u64,
             latest: 0,
         };

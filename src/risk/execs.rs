@@ -1,6 +1,7 @@
 //! HOT: the executions of the day, so that none is booked twice and each can be taken back.
 
 use crate::model::Side;
+use crate::model::save::{saved_state, saved_value};
 use crate::ring::huge::advise;
 use crate::risk::index::{IdIndex, hash};
 use crate::units::{ExecId, OrdId, SessionId};
@@ -37,6 +38,9 @@ pub struct ExecTable {
     capacity: usize,
     day: u32,
 }
+
+saved_value!(Exec { id, order, qty, px, pair, day, session, side, busted });
+saved_state!(ExecTable { index, ring, oldest, day } derived { capacity });
 
 /// What became of an insertion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

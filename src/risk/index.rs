@@ -4,6 +4,7 @@
 //! position, the rest tells most strangers apart without a look at the slab. Removal shifts the
 //! followers back, so that no search is longer than it has to be.
 
+use crate::model::save::saved_state;
 use crate::ring::huge::advise_slice;
 
 /// The longest run that a search follows; an insertion that would need a longer one is refused.
@@ -27,6 +28,8 @@ pub struct IdIndex {
     shift: u32,
     mask: usize,
 }
+
+saved_state!(IdIndex { entries } derived { shift, mask });
 
 /// 32 well-mixed bits of two words.
 #[inline]

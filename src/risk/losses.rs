@@ -1,5 +1,6 @@
 //! HOT: high-water mark and loss velocity of one scope.
 
+use crate::model::save::saved_value;
 use crate::units::MonoNanos;
 
 /// How many slices a window is cut into.
@@ -21,6 +22,8 @@ pub struct LossTrack {
     /// Largest profit in each of the last slices, by slice number modulo their count. The present one's place is not kept.
     slices: [i64; KEPT],
 }
+
+saved_value!(LossTrack { high, best, present, slice, slices });
 
 impl LossTrack {
     /// A track that begins now at `pnl`.

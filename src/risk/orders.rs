@@ -1,5 +1,6 @@
 //! HOT: the table of orders: those that are live, and the last ones that were.
 
+use crate::model::save::{saved_enum, saved_state, saved_value};
 use crate::model::{OrdType, Side};
 use crate::ring::huge::advise;
 use crate::risk::index::{Full, IdIndex, Vacancy, hash};
@@ -106,6 +107,24 @@ pub struct OrderTable {
     live: usize,
     max_live: usize,
 }
+
+saved_enum!(OrderState { Free = 0, PendingNew = 1, Working = 2, Replacement = 3, Done = 4, Replaced = 5 });
+saved_value!(Order {
+    id,
+    order_qty,
+    cum_qty,
+    worst_px,
+    pair,
+    link,
+    session,
+    state,
+    side,
+    ord_type,
+    instrument,
+    strategy,
+    pending_cancel
+});
+saved_state!(OrderTable { index, slab, free, done, done_head, done_len, live } derived { max_live });
 
 const FREE: Order = Order {
     id: OrdId(0),

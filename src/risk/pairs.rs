@@ -2,6 +2,7 @@
 
 use crate::limits::Gauge;
 use crate::model::Side;
+use crate::model::save::{saved_state, saved_value};
 use crate::ring::huge::{advise, advise_slice};
 use crate::risk::orders::NONE;
 use crate::units::{InstrumentId, REPRESENTABLE_MAX, StrategyId};
@@ -148,6 +149,12 @@ pub struct PairTable {
     count: Box<[u32]>,
 }
 
+// Profiles are numbers within one table of limits: whoever loads a pair looks its own up.
+saved_value!(Pair {
+    position, leaves, traded, raw, cash, net, pnl, working, generation, next, strategy, unvalued, overflowed, instrument
+} derived { profile = 0 });
+saved_state!(PairTable { index, slab, first, count } derived { instruments, capacity });
+
 impl PairTable {
     /// A table for `capacity` pairs of `strategies` × `instruments`.
     #[must_use]
@@ -226,6 +233,11 @@ impl PairTable {
     #[inline]
     pub fn get_mut(&mut self, slot: u32) -> &mut Pair {
         &mut self.slab[slot as usize]
+    }
+
+    /// Every pair, to be changed.
+    pub fn each_mut(&mut self) -> impl Iterator<Item = &mut Pair> {
+        self.slab.iter_mut()
     }
 
     /// The first pair of an instrument and how many it has.

@@ -9,6 +9,9 @@
 //! [`Rates::record`] takes. What is not denied (a cancel, an observed order) is recorded even if it does not fit.
 
 use crate::limits::{LimitTable, RateKind, RateLimit, RateOf};
+use crate::model::save::{
+    BadSave, In, Out, State, Value, restore_each, restore_places, save_each, save_places, saved_state,
+};
 use crate::ring::huge::advise;
 use crate::ring::prefetch::lines;
 use crate::units::MonoNanos;
@@ -60,6 +63,30 @@ pub struct RateView {
     pub used: i64,
     /// What `used` may be: `count`, or GCRA's `burst`.
     pub most: i64,
+}
+
+// What it is measured by follows from its limit.
+saved_state!(Meter { head, oldest, filled } derived {
+    interval, ahead, warn_ahead, start, count, warn_from, of, sliding
+});
+
+/// Meters and times are as many as the limits ask for.
+impl State for Rates {
+    fn keep(&self, out: &mut Out<'_>) {
+        let Rates { meters, limits: _, times, starts } = self;
+        Value::save(&starts.len(), out);
+        save_each(meters, out);
+        save_places(times, out);
+    }
+
+    fn restore(&mut self, input: &mut In<'_>) -> Result<(), BadSave> {
+        let Rates { meters, limits: _, times, starts } = self;
+        if usize::load(input)? != starts.len() {
+            return Err(input.bad("there is another number of scopes"));
+        }
+        restore_each(meters, input)?;
+        restore_places(times, input)
+    }
 }
 
 impl Meter {

@@ -1,5 +1,6 @@
 //! All integration tests, in one binary.
 
+mod alerts;
 mod c_client;
 mod c_gate;
 mod gate;
@@ -15,6 +16,7 @@ mod recovery;
 mod replay;
 mod scenarios;
 mod service;
+mod snapshot;
 mod sre;
 mod support;
 mod tidy;

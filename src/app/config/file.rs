@@ -5,6 +5,7 @@ use core::time::Duration;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
+use super::alerts::{self, AlertsText};
 use super::reader::{Field, NAME_RULE, Reader, is_name};
 use super::violation::{Errors, Spot};
 use super::{
@@ -29,7 +30,8 @@ const DEFAULT_AGE_NS: u64 = 5_000_000_000;
 pub(super) const ANY_AGE: u64 = u64::MAX;
 
 /// Sections of options: what they say counts from the start of the process on.
-pub(super) const SECTIONS: [&str; 8] = ["service", "engine", "ingest", "gate", "http", "local", "auth", "journal"];
+pub(super) const SECTIONS: [&str; 9] =
+    ["service", "engine", "ingest", "gate", "http", "local", "auth", "journal", "alerts"];
 
 /// A name that refers to something else in the file.
 pub(super) type Reference = (String, Spot);
@@ -101,6 +103,7 @@ pub(super) struct FileText {
     pub local_spots: LocalSpots,
     pub auth: Auth,
     pub journal: Journal,
+    pub alerts: AlertsText,
     /// Where each of `auth.operators` is written.
     pub operator_spots: Vec<Spot>,
     /// Scopes that they are limited to.
@@ -129,6 +132,7 @@ impl FileText {
         let mut operator_scopes = Vec::new();
         let (auth, operator_spots) = read_auth(root.table("auth"), &mut operator_scopes);
         let journal = read_journal(root.table("journal"));
+        let alerts = alerts::read(root.table("alerts"));
 
         let mut currencies = Vec::new();
         each_named(root, "currencies", |name, field, mut table| {
@@ -205,6 +209,7 @@ impl FileText {
             local_spots,
             auth,
             journal,
+            alerts,
             operator_spots,
             operator_scopes,
             base_currency,

@@ -7,6 +7,7 @@
 //! There are no other sources (no environment, no includes): what is not in the file has the default that
 //! the types here document.
 
+mod alerts;
 mod file;
 mod limits;
 mod print;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 
 use toml::de::DeTable;
 
+pub use self::alerts::AlertsSection;
 use self::file::FileText;
 use self::limits::LimitText;
 use self::reader::Reader;
@@ -327,6 +329,8 @@ pub struct Loaded {
     pub auth: Auth,
     /// What is recorded, and where.
     pub journal: Journal,
+    /// Who owns alerts, what happens when nobody answers.
+    pub alerts: AlertsSection,
     /// BLAKE3 of each session's token, by [`SessionId`](crate::units::SessionId). `None` only with
     /// [`Auth::tokens_at_runtime`]: such a session cannot connect until it is given one.
     pub session_tokens: Vec<Option<[u8; 32]>>,
@@ -507,6 +511,7 @@ fn finish(errors: &Errors<'_>, file: &FileText, limits: &LimitText, text: &str) 
     }
     let universe = Arc::new(make_universe(file));
     let table = limits.build(errors, file, &universe);
+    file.alerts.check(errors, &universe);
     let mut notes = Vec::new();
     limits.notes(file, &mut notes);
     auth_notes(file, &mut notes);
@@ -522,6 +527,7 @@ fn finish(errors: &Errors<'_>, file: &FileText, limits: &LimitText, text: &str) 
         local: file.local.clone(),
         auth: file.auth.clone(),
         journal: file.journal.clone(),
+        alerts: file.alerts.section.clone(),
         session_tokens: file.sessions.iter().map(|s| s.token).collect(),
         hash: *blake3::hash(text.as_bytes()).as_bytes(),
         text: text.into(),
@@ -631,6 +637,7 @@ fn unchanged(errors: &Errors<'_>, old: &Loaded, new: &Loaded, file: &FileText, r
         old.local != new.local,
         old.auth != new.auth,
         old.journal != new.journal,
+        old.alerts != new.alerts,
     ];
     for (spot, changed) in file.section_spots.iter().zip(sections) {
         if changed {

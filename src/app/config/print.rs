@@ -23,11 +23,11 @@ pub(super) fn effective(file: &FileText, limits: &LimitText) -> String {
     out
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-fn list<'t>(names: impl Iterator<Item = &'t str>) -> String {
+pub(super) fn list<'t>(names: impl Iterator<Item = &'t str>) -> String {
     format!("[{}]", names.map(quoted).collect::<Vec<_>>().join(", "))
 }
 
@@ -144,6 +144,7 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
     if let Some(heads) = &journal.heads {
         writeln!(out, "heads = {}", quoted(&heads.to_string_lossy()))?;
     }
+    file.alerts.print(out)?;
 
     for c in &file.currencies {
         writeln!(out, "\n[{}]", join("currencies", &c.name))?;
