@@ -20,6 +20,9 @@
 //! | `POST /v1/login`, `POST /v1/logout`, `GET /v1/me` | – / viewer | a cookie for a browser, see `api/login` |
 //! | `GET /v1/limits?kind=&name=&all=&rows=&from=` | viewer | limits with their use; `next` is the `from` of the next page |
 //! | `POST /v1/limits/reload` | risk | `{reason}` → the new generation, or every violation |
+//! | overrides, what-if, `PUT /v1/limits`, probation | viewer, risk | see [`desk`] |
+//! | `GET /v1/rearm/nonce` | risk | a number that is good for one re-arm of the caller's |
+//! | `POST /v1/drills`, `GET /v1/drills`, `GET /v1/drills/{id}` | risk, viewer | `{scope?, force?, reason}` → what the rehearsal showed, see [`drills`] |
 //! | `GET /v1/alerts?state=&open=&severity=&owner=&kind=&name=&scope_kind=&scope_name=&before=&count=` | viewer | alerts, newest first; `next` is the `before` of the next page |
 //! | `GET /v1/alerts/{id}` | viewer | one of them |
 //! | `POST /v1/alerts/{id}/ack` | operator | `{reason}` → the alert, which the caller looks at from now on |
@@ -31,6 +34,8 @@
 
 mod alerts;
 pub mod auth;
+pub mod desk;
+pub mod drills;
 mod login;
 pub mod problem;
 mod reads;
@@ -141,6 +146,10 @@ pub struct ApiParts {
     pub render_metrics: Box<dyn Fn() -> String + Send + Sync>,
     /// `POST /v1/limits/reload`.
     pub reload: Box<Reload>,
+    /// Who changes limits for a while; `None`: nobody, they are as configured.
+    pub desk: Option<Arc<dyn desk::LimitsDesk>>,
+    /// Who rehearses the switch; `None`: nobody.
+    pub drills: Option<Arc<dyn drills::Drills>>,
     /// Bounds.
     pub options: ApiOptions,
 }

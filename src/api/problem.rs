@@ -52,6 +52,12 @@ impl Problem {
         self
     }
 
+    /// What is wrong, in a sentence.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// The status.
     #[must_use]
     pub const fn status(&self) -> StatusCode {

@@ -24,9 +24,9 @@ use crate::api::problem::Problem;
 use crate::api::server::Line;
 use crate::api::stream::{self, Hub};
 use crate::api::view;
-use crate::api::{login, reads};
+use crate::api::{desk, drills, login, reads};
 use crate::kill::audit::Entry;
-use crate::kill::rearm::{Rearm, RearmRefused, RearmState};
+use crate::kill::rearm::{Rearm, RearmAsk, RearmRefused, RearmState};
 use crate::kill::switch::Stop;
 use crate::kill::words::ScopeName;
 use crate::model::{Mode, Scope, ScopeKind};
@@ -65,7 +65,7 @@ pub(super) struct Api {
     keys: Mutex<VecDeque<PressKey>>,
     /// Something has become durable.
     progressed: Arc<Notify>,
-    lanes: [Arc<Semaphore>; 4],
+    lanes: [Arc<Semaphore>; 6],
     pub(super) stream: Hub,
 }
 
@@ -78,6 +78,10 @@ pub(super) enum Lane {
     Scrapes,
     /// Reloads.
     Reloads,
+    /// Overrides and other changes of limits.
+    Limits,
+    /// Drills.
+    Drills,
     /// What is read from disk: incidents, the audit.
     Files,
 }
@@ -106,11 +110,13 @@ pub(super) fn router(parts: Arc<ApiParts>, stop: watch::Receiver<bool>) -> Route
         keys: Mutex::default(),
         lanes: std::array::from_fn(|_| Arc::new(Semaphore::new(AT_ONCE))),
     });
-    Router::new()
+    desk::routes()
+        .merge(drills::routes())
         .route("/v1/kill", post(kill))
         .route("/v1/kills", get(kills))
         .route("/v1/kills/{id}", get(kill_by_id))
         .route("/v1/rearm", post(rearm).get(rearms))
+        .route("/v1/rearm/nonce", get(desk::nonce))
         .route("/v1/rearm/{id}", get(rearm_by_id))
         .route("/v1/rearm/{id}/approve", post(approve))
         .route("/v1/state", get(state))
@@ -288,20 +294,48 @@ impl Fields {
         Ok(Duration::from_millis(wait.unwrap_or(WAIT_MS)))
     }
 
+    /// The fields of `value`, which must be an object.
+    pub(super) fn of(value: Value, prefix: &'static str) -> Result<Fields, Problem> {
+        match value {
+            Value::Object(map) => Ok(Fields { map, prefix }),
+            other => Err(Problem::field(prefix.trim_end_matches('.'), &other, "must be a list of objects")),
+        }
+    }
+
+    /// Whether `name` was sent.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.map.get(name).is_some_and(|value| !value.is_null())
+    }
+
+    /// The value of any type at `name`.
+    pub(super) fn take(&mut self, name: &str) -> Value {
+        self.map.remove(name).unwrap_or(Value::Null)
+    }
+
     /// The scope, which must be one that can be halted.
     pub(super) fn scope(&mut self, api: &Api) -> Result<Scope, Problem> {
+        self.scope_among(api, &HALTABLE, KINDS)
+    }
+
+    /// The scope, which may also be a pair.
+    pub(super) fn any_scope(&mut self, api: &Api) -> Result<Scope, Problem> {
+        let all = ScopeKind::ALL.map(ScopeKind::name);
+        self.scope_among(api, &all, "must be firm, account, strategy, pair, instrument or session")
+    }
+
+    fn scope_among(&mut self, api: &Api, kinds: &[&str], rule: &'static str) -> Result<Scope, Problem> {
         let value = self.map.remove("scope").unwrap_or(Value::Null);
         let Value::Object(map) = value else {
             return Err(self.wrong("scope", &value, "must be an object with kind and name"));
         };
         let mut inner = Fields { map, prefix: "scope." };
         let Some(kind) = inner.text("kind")? else {
-            return Err(inner.wrong("kind", &Value::Null, KINDS));
+            return Err(inner.wrong("kind", &Value::Null, rule));
         };
         let name = inner.text("name")?.unwrap_or_default();
         inner.finish()?;
-        if !HALTABLE.contains(&kind.as_str()) {
-            return Err(inner.wrong("kind", &kind.into(), KINDS));
+        if !kinds.contains(&kind.as_str()) {
+            return Err(inner.wrong("kind", &kind.into(), rule));
         }
         let scope = ScopeName { kind, name };
         scope.find(api.parts.switch.universe()).ok_or_else(|| {
@@ -565,6 +599,36 @@ fn refused(refused: RearmRefused) -> Problem {
             "Held",
             "the kill file is there, or cannot be looked at: as long as that is so the scope stays halted",
         ),
+        RearmRefused::CoolOff(left_ns) => {
+            let seconds = left_ns.div_ceil(1_000_000_000);
+            conflict(
+                "cool-off",
+                "Cool-off",
+                &format!("it was halted so recently that it stays so for {seconds} s more"),
+            )
+            .with("seconds_left", seconds)
+        }
+        RearmRefused::NotAcknowledged(latest) => {
+            Problem::field("acknowledge", &Value::Null, "must be the id of the latest cause of the halt")
+                .with("latest", latest)
+        }
+        RearmRefused::DrillNeeded { within_ns, age_ns } => {
+            let within = within_ns / 1_000_000_000;
+            let ago = age_ns.map_or("never".to_owned(), |ns| format!("{} s ago", ns / 1_000_000_000));
+            let detail =
+                format!("the switch must have been rehearsed within {within} s, and was {ago}: haltline drill");
+            conflict("drill-needed", "Drill needed", &detail)
+        }
+        RearmRefused::BadNonce => Problem::new(
+            StatusCode::FORBIDDEN,
+            "bad-nonce",
+            "Bad nonce",
+            "the request needs a nonce from GET /v1/rearm/nonce, which is good once, for its asker, for two minutes",
+        ),
+        RearmRefused::NotPrepared(why) => {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-prepared", "Not prepared", why)
+                .header(header::RETRY_AFTER, "1")
+        }
         RearmRefused::TooMany => Problem::new(
             StatusCode::TOO_MANY_REQUESTS,
             "too-many-requests",
@@ -607,12 +671,16 @@ async fn rearm(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bod
         return Err(fields.wrong("epoch", &Value::Null, epoch_rule));
     };
     let reason = fields.text("reason")?.unwrap_or_default();
+    let (acknowledge, nonce) = (fields.text("acknowledge")?, fields.text("nonce")?);
     let wait = fields.wait()?;
     fields.finish()?;
     caller.at(&api, "rearm", scope)?;
     alerts::may_rearm(&api, &ScopeName::of(api.parts.switch.universe(), scope))?;
+    let prepared = desk::prepare_rearm(&api, scope, epoch, &caller.0.name, false).await;
     let now = api.parts.clock.now();
-    let asked = api.parts.switch.ask_rearm(scope, epoch, &caller.0.name, &reason, now);
+    let (acknowledge, nonce) = (acknowledge.as_deref(), nonce.as_deref());
+    let ask = RearmAsk { scope, epoch, actor: &caller.0.name, reason: &reason, acknowledge, nonce };
+    let asked = prepared.and_then(|()| api.parts.switch.ask_rearm_with(ask, now));
     log_rearm("asked", &caller.0.name, &reason, &asked);
     let entry = caller.entry("rearm").on(ScopeName::of(api.parts.switch.universe(), scope)).because(&reason);
     api.parts.audit.record(rearm_entry(entry.detail(format!("epoch {epoch}")), &asked));
@@ -637,7 +705,15 @@ async fn approve(
         caller.at(&api, "approve", asked.scope)?;
         alerts::may_rearm(&api, &ScopeName::of(api.parts.switch.universe(), asked.scope))?;
     }
-    let agreed = api.parts.switch.agree_rearm(id, &caller.0.name, &reason, now);
+    let prepared = match api.parts.switch.rearm(id, now) {
+        Some(Rearm { scope, word, state: RearmState::Pending, actor, .. }) if actor != caller.0.name => {
+            desk::prepare_rearm(&api, scope, word.epoch, &caller.0.name, true).await
+        }
+        // The switch says why it is none.
+        Some(_) | None => Ok(()),
+    };
+    let now = api.parts.clock.now();
+    let agreed = prepared.and_then(|()| api.parts.switch.agree_rearm(id, &caller.0.name, &reason, now));
     log_rearm("agreed", &caller.0.name, &reason, &agreed);
     let entry = caller.entry("approve").because(&reason).detail(format!("request {id}"));
     api.parts.audit.record(rearm_entry(entry, &agreed));
@@ -750,7 +826,7 @@ async fn limits(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<R
         let table = parts.limits.read().unwrap_or_else(PoisonError::into_inner).clone();
         view::limits(parts, &table, &query)
     });
-    Ok(answer(StatusCode::OK, &big.await?))
+    Ok(desk::tag_limits(&api, answer(StatusCode::OK, &big.await?)))
 }
 
 async fn reload(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {

@@ -53,8 +53,8 @@ pub fn run_local(listener: StdUnixListener, parts: Arc<ApiParts>, stop: watch::R
 fn on_a_runtime(serving: impl Future<Output = io::Result<()>>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // State, limits, metrics, a reload, the stream, files; kills need none of them.
-        .max_blocking_threads(6)
+        // One for each lane, one for the stream; kills need none of them.
+        .max_blocking_threads(8)
         .thread_name("api-blocking")
         .build()?;
     runtime.block_on(serving)?;

@@ -180,6 +180,8 @@ impl World {
                 "good" => Ok(7),
                 _ => Err(vec!["line 3: order_rate.count = -1: must be at least 0".to_owned()]),
             }),
+            desk: None,
+            drills: None,
             options: setup.options,
         };
         threads.push(std::thread::spawn(move || run(listener, Arc::new(parts), stopped).unwrap()));

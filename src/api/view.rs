@@ -129,7 +129,7 @@ pub(super) fn rearm(switch: &Switch, rearm: &Rearm, now: Now) -> Value {
 
 fn cause(cause: &Cause) -> Value {
     json!({
-        "mode": cause.mode.name(), "epoch": cause.epoch, "at": rfc3339(cause.at),
+        "id": cause.id(), "mode": cause.mode.name(), "epoch": cause.epoch, "at": rfc3339(cause.at),
         "actor": cause.actor, "reason": cause.reason, "trip": cause.trip,
     })
 }

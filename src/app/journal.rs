@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use crossbeam_channel::Sender;
 
 use crate::app::config::{self, Loaded};
+use crate::app::desk_opening::Opening;
 use crate::duty::{Clock, ContinuedClock};
 use crate::engine::agent::Begin;
 use crate::engine::core::Engine;
@@ -21,6 +22,7 @@ use crate::journal::replay::{Input, Made, Replayed, Watch};
 use crate::journal::run::RunStart;
 use crate::journal::writer::{NotEnded, Writer, WriterOptions, WriterParts, hex};
 use crate::kill::words::{self, ScopeName};
+use crate::limits::LimitTable;
 use crate::model::{Effect, Mode, Trip, Universe};
 use crate::ring::bell::Bell;
 use crate::units::{MonoNanos, Now, SessionId};
@@ -38,8 +40,8 @@ pub(super) struct Prepared {
     pub latched: Vec<(usize, Mode, Option<String>)>,
     pub next_seq: Vec<u64>,
     pub names: Vec<Name>,
-    /// Generation of the limits in force.
-    pub generation: u32,
+    /// The limits in force.
+    pub limits: LimitTable,
     /// `None`: there is no journal.
     pub parts: Option<Parts>,
 }
@@ -63,7 +65,8 @@ pub(super) struct Running {
 
 /// Makes a configuration of the text that a journal keeps.
 pub(super) fn make(text: &str) -> Result<Made, String> {
-    let loaded = config::load("the journal's configuration", text).map_err(|violations| violations.to_string())?;
+    let loaded =
+        config::load_in_effect("the journal's configuration", text).map_err(|violations| violations.to_string())?;
     Ok(Made { universe: loaded.universe, limits: loaded.limits, sizing: loaded.engine.sizing })
 }
 
@@ -99,12 +102,11 @@ pub(super) fn prepare(
     bell: &Arc<Bell>,
     killed: bool,
     events_taken: bool,
+    opening: &mut Opening,
 ) -> anyhow::Result<Prepared> {
     let now = clock.now();
-    let fresh = |now: Now| {
-        let table = Arc::new(loaded.limits.clone());
-        Engine::new(loaded.universe.clone(), table, loaded.engine.sizing, now)
-    };
+    let fresh =
+        |table: LimitTable, now: Now| Engine::new(loaded.universe.clone(), Arc::new(table), loaded.engine.sizing, now);
     if !loaded.journal.enabled {
         let dir = loaded.service.state_dir.join("journal");
         if dir.exists() {
@@ -118,14 +120,15 @@ pub(super) fn prepare(
             );
         }
         let lost = "positions and working orders are unknown after a restart without a journal";
+        let (table, _) = opening.settle(loaded, None, now);
         return Ok(Prepared {
-            engine: fresh(now),
+            engine: fresh(table.clone(), now),
+            limits: table,
             clock,
             unknown: (killed || events_taken).then(|| lost.to_owned()),
             latched: Vec::new(),
             next_seq: Vec::new(),
             names: Vec::new(),
-            generation: loaded.limits.generation,
             parts: None,
         });
     }
@@ -169,7 +172,7 @@ pub(super) fn prepare(
         let lost = "positions and working orders are unknown: events were taken before there was a journal";
         recovered.unknown.get_or_insert(lost.to_owned());
     }
-    go_on(loaded, clock, bell, key, places, recovered, &trips, fresh)
+    go_on(loaded, clock, bell, key, places, recovered, &trips, fresh, opening)
 }
 
 #[expect(clippy::too_many_arguments, reason = "one step of a start, taken out for its length")]
@@ -181,11 +184,13 @@ fn go_on(
     places: Places,
     recovered: Recovered,
     trips: &Trips,
-    fresh: impl FnOnce(Now) -> Engine,
+    fresh: impl FnOnce(LimitTable, Now) -> Engine,
+    opening: &mut Opening,
 ) -> anyhow::Result<Prepared> {
     let options = &loaded.journal;
     let scopes = loaded.universe.scope_count();
-    let least = 4 * Recorder::reserve(scopes) + 4 * Recorder::blob_cells(loaded.text.len());
+    let text_max = loaded.text.len() + config::OVERLAYS_MAX * config::OVERLAY_BYTES;
+    let least = 4 * Recorder::reserve(scopes) + 4 * Recorder::blob_cells(text_max);
     let (ring_writer, ring_reader) = make_ring(&places, &recovered, options.ring_cells.max(least))?;
     let Recovered { replayed, tip, unknown, .. } = recovered;
 
@@ -195,18 +200,17 @@ fn go_on(
     };
     let now = clock.now();
     let host_mono = host_mono();
-    let (mut generation, mut limits) = (loaded.limits.generation, None);
+    let (mut table, text) = opening.settle(loaded, replayed.as_ref().map(|r| &*r.text), now);
+    let mut limits = None;
     let (mut latched, mut next_seq, mut names) = (Vec::new(), Vec::new(), Vec::new());
     let (engine, progress) = match replayed {
-        None => (fresh(now), Progress::default()),
+        None => (fresh(table.clone(), now), Progress::default()),
         Some(r) => {
-            generation = r.generation;
-            if r.text != *loaded.text {
-                generation = r.generation.wrapping_add(1);
-                let mut table = loaded.limits.clone();
-                table.generation = generation;
+            table.generation = r.generation;
+            if r.text != *text {
+                table.generation = r.generation.wrapping_add(1);
                 let _ = table.hot();
-                limits = Some(Arc::new(table));
+                limits = Some(Arc::new(table.clone()));
             }
             for slot in 0..scopes {
                 let Some(scope) = loaded.universe.scope_at(slot) else { continue };
@@ -227,7 +231,7 @@ fn go_on(
         haltline: env!("CARGO_PKG_VERSION").to_owned(),
         boot: hex(&places.boot),
         host_mono,
-        config: loaded.text.to_string(),
+        config: text.to_string(),
     };
     let durability = Arc::new(Durability::default());
     durability.capacity.set(ring_writer.capacity());
@@ -260,7 +264,7 @@ fn go_on(
     };
     let begin = Begin { now, start: start.encode(), limits };
     let parts = Parts { recorder, begin, durability, audit, ring: places.ring, writer };
-    Ok(Prepared { engine, clock, unknown, latched, next_seq, names, generation, parts: Some(parts) })
+    Ok(Prepared { engine, clock, unknown, latched, next_seq, names, limits: table, parts: Some(parts) })
 }
 
 /// What the monotonic clock of the run that is continued would show now.

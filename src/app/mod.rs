@@ -1,11 +1,14 @@
 //! Everything put together: configuration, clocks, threads, the async runtimes.
 
 pub mod config;
+mod desk;
+mod desk_file;
+mod desk_opening;
+mod drill;
 mod journal;
 mod killfile;
 mod logs;
 mod notify;
-mod reload;
 pub mod replay;
 pub mod service;
 mod signals;

@@ -17,7 +17,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -26,14 +26,17 @@ use anyhow::Context as _;
 use crate::alert::keeper::{self, KeeperParts};
 use crate::alert::report::AlertSource;
 use crate::alert::store;
+use crate::api::auth::{hash_token, new_token};
 use crate::api::tls::Tls;
 use crate::api::{self, ApiOptions, ApiParts, Authenticator, Principal};
 use crate::app::config::{self, Loaded};
+use crate::app::desk::{self, Desk, DeskParts};
+use crate::app::desk_opening::Opening;
+use crate::app::drill::{DrillRoom, Rehearser};
 use crate::app::journal;
 use crate::app::killfile::{self, KillFile};
 use crate::app::logs;
 use crate::app::notify::{Manager, Notifier, Told};
-use crate::app::reload::Reloader;
 use crate::app::signals::{Asked, Signals};
 use crate::app::socket::{self, SocketFile};
 use crate::duty::{Clock, SystemClock};
@@ -52,12 +55,12 @@ use crate::kill::board::SessionBoard;
 use crate::kill::gates::Gates;
 use crate::kill::page::HaltPage;
 use crate::kill::page_file::Shape;
-use crate::kill::rearm::RearmPolicy;
+use crate::kill::rearm::{RearmPolicy, RearmRules};
 use crate::kill::switch::{Cause, Stop, Switch, SwitchParts, Waker};
 use crate::kill::words::ScopeName;
 use crate::limits::{Gauge, LimitTable};
 use crate::metrics::{Metrics, MetricsParts, ReloadState, Source};
-use crate::model::{Mode, Scope, ScopeKind, Universe};
+use crate::model::{Mode, Scope, Universe};
 use crate::ring::bell::{BELL_WORDS, Bell};
 use crate::ring::shm::Words;
 
@@ -95,7 +98,7 @@ pub struct Running {
     /// The time that the service goes by.
     pub clock: Arc<dyn Clock>,
     audit: Arc<Audit>,
-    reloader: Arc<Reloader>,
+    desk: Arc<Desk>,
     tls: Option<Arc<Tls>>,
     threads: Threads,
 }
@@ -108,6 +111,9 @@ struct Threads {
     stop_latch: Arc<AtomicBool>,
     /// Dropped, it ends the watch of the kill file.
     stop_killfile: crossbeam_channel::Sender<()>,
+    /// Dropped, it ends the thread that ends overrides.
+    stop_limits: crossbeam_channel::Sender<()>,
+    limits: JoinHandle<()>,
     stop_gates: Arc<AtomicBool>,
     gates: Option<JoinHandle<()>>,
     bell: Arc<Bell>,
@@ -170,7 +176,7 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
     let notifier = Notifier::start(manager, running.published.clone(), serving)?;
     // Beside the thread that hears signals: a file that cannot be read must not keep a kill waiting.
     let (ask_reload, reloads) = crossbeam_channel::bounded::<()>(1);
-    let (reloader, audit, tell) = (running.reloader.clone(), running.audit.clone(), notifier.teller());
+    let (reloader, audit, tell) = (running.desk.clone(), running.audit.clone(), notifier.teller());
     let tls = running.tls.clone();
     spawn("reload", move || {
         while reloads.recv().is_ok() {
@@ -245,7 +251,9 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let (bell_words, bell_fd) = Words::sealed("haltline-bell", BELL_WORDS).context("memory for the engine's bell")?;
     let bell = Arc::new(Bell::over(bell_words));
     let previous = store.previous_run();
-    let prepared = match journal::prepare(&loaded, clock, &bell, previous.unclean, previous.took_events) {
+    let mut opening = Opening::read(&loaded);
+    let recovered = journal::prepare(&loaded, clock, &bell, previous.unclean, previous.took_events, &mut opening);
+    let prepared = match recovered {
         Ok(prepared) => prepared,
         Err(error) => {
             // Nothing was begun: the next start shall not take this one for a run that was killed.
@@ -257,7 +265,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     };
     let clock = prepared.clock;
     let (page, page_fd) = settle_page(restored.page, gate_door.as_ref(), &universe, &mut causes, clock.as_ref())?;
-    loaded.limits.generation = prepared.generation;
+    loaded.limits.generation = prepared.limits.generation;
     if let Some(why) = &prepared.unknown {
         tracing::error!(event = "restart", "{why}: the firm starts halted");
         if let Some(firm) = universe.slot(Scope::Firm) {
@@ -286,7 +294,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let page = Arc::new(page);
     let board = Arc::new(SessionBoard::new(universe.sessions.len()));
     let published = Arc::new(Published::new(&universe));
-    let table = Arc::new(loaded.limits.clone());
+    let table = Arc::new(prepared.limits);
     let limits = Arc::new(RwLock::new(table.clone()));
     let alerts = Arc::new(Alerts::new(loaded.alerts.policy.clone()));
     let alerts_file = store::path(&loaded.service.state_dir);
@@ -321,7 +329,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         clock: clock.clone(),
         wakers,
         working: Box::new(working),
-        policy: rearm_policy(&loaded.auth),
+        policy: rearm_policy(&loaded),
         causes,
         orphans: restored.orphans,
     });
@@ -355,6 +363,17 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             session_hashes[usize::from(session.0)] = Some(hash);
         }
     }
+    let rehearser = match &loaded.drill {
+        None => None,
+        Some(drill) => {
+            let made = new_token().map_err(|error| anyhow::anyhow!("the system gave no randomness: {error}"))?;
+            let rehearser = Rehearser::of(drill, &universe, made.0, ws_addr);
+            if let Some(who) = &rehearser {
+                session_hashes[usize::from(who.session.0)] = Some(hash_token(&who.token));
+            }
+            rehearser
+        }
+    };
     let tokens = Arc::new(SessionTokens::new(session_hashes));
     let mut principals = options.principals;
     principals.extend(loaded.auth.operators.iter().map(|operator| Principal {
@@ -367,15 +386,28 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let auth = Arc::new(auth.with_logins_for(loaded.auth.login_lifetime));
     let local_users = socket::users(&loaded.local.operators);
 
-    let reloader = Arc::new(Reloader {
+    let desk = Arc::new(Desk::new(DeskParts {
         path: options.path,
+        loaded: loaded.clone(),
+        opening,
         limits: limits.clone(),
         commands,
         bell: bell.clone(),
         state: reload_state.clone(),
         clock: clock.clone(),
-        loaded: Mutex::new(loaded.clone()),
-    });
+        switch: switch.clone(),
+        published: published.clone(),
+        alerts: alerts.clone(),
+        audit: audit.clone(),
+    }));
+    let drills = Arc::new(DrillRoom::new(
+        rehearser,
+        switch.clone(),
+        published.clone(),
+        clock.clone(),
+        alerts.clone(),
+        &loaded.service.state_dir,
+    ));
     let stats = Arc::new(IngestStats::default());
     let metrics = Metrics::new(MetricsParts {
         published: published.clone(),
@@ -386,8 +418,10 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         sources: [
             Some(auth.clone() as Arc<dyn Source>),
             Some(stats.clone()),
-            Some(Arc::new(AlertSource { alerts: alerts.clone(), clock: clock.clone() })),
             durability.clone().map(|d| d as _),
+            Some(desk.clone() as _),
+            Some(drills.clone() as _),
+            Some(Arc::new(AlertSource { alerts: alerts.clone(), clock: clock.clone() })),
             tls.clone().map(|tls| tls as _),
         ]
         .into_iter()
@@ -466,7 +500,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         }
     };
     let (api, local) = {
-        let reload = reloader.clone();
+        let reload = desk.clone();
         let parts = Arc::new(ApiParts {
             switch: switch.clone(),
             published: published.clone(),
@@ -481,6 +515,8 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             files: files(durability.is_some(), &loaded.service.state_dir),
             render_metrics: Box::new(move || metrics.render()),
             reload: Box::new(move |actor, reason| reload.reload(actor, reason)),
+            desk: Some(desk.clone()),
+            drills: Some(drills),
             options: ApiOptions {
                 metrics_need_token: !http_addr.ip().is_loopback(),
                 streams: loaded.http.streams,
@@ -500,6 +536,11 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             }
         })?;
         (api, local)
+    };
+    let (stop_limits, hear_limits_stop) = crossbeam_channel::bounded::<()>(0);
+    let changing = {
+        let desk = desk.clone();
+        spawn("limits", move || desk::run(&desk, &hear_limits_stop))?
     };
     let stop_gates = flag();
     let gates = match (gate_door, page_fd) {
@@ -561,6 +602,8 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         stop_api,
         stop_latch,
         stop_killfile,
+        stop_limits,
+        limits: changing,
         stop_gates,
         gates,
         bell,
@@ -582,20 +625,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let found = prepared.unknown.as_deref().unwrap_or("positions are exact");
     let detail = format!("version {}, configuration {hash}, {found}", env!("CARGO_PKG_VERSION"));
     audit.record(Entry::new("haltline", "start").detail(detail));
-    Ok(Running {
-        ws_addr,
-        http_addr,
-        socket,
-        universe,
-        limits,
-        published,
-        switch,
-        clock,
-        audit,
-        reloader,
-        tls,
-        threads,
-    })
+    Ok(Running { ws_addr, http_addr, socket, universe, limits, published, switch, clock, audit, desk, tls, threads })
 }
 
 impl Running {
@@ -604,7 +634,17 @@ impl Running {
     /// # Errors
     /// Every violation; the old limits stay.
     pub fn reload(&self, actor: &str, reason: &str) -> Result<u32, Vec<String>> {
-        self.reloader.reload(actor, reason)
+        self.desk.reload(actor, reason)
+    }
+
+    /// A build that was not seen in `session` before has been approved: where the configuration has a ramp, the session begins
+    /// it. When this returns the engine judges by it.
+    ///
+    /// # Errors
+    /// If there is no such session, or the ramp could not be put in force: the session has to stay denied.
+    pub fn new_build(&self, session: &str, build: &str) -> Result<(), String> {
+        let session = self.universe.session(session).ok_or_else(|| format!("there is no session {session:?}"))?;
+        self.desk.new_build(session, build)
     }
 
     /// Ends the service: first no more events, then what was taken is decided, latched and written.
@@ -620,6 +660,9 @@ impl Running {
         if let Some(gates) = t.gates {
             gates.join().map_err(|_| joined("gates"))?;
         }
+        // While the engine still takes commands.
+        drop(t.stop_limits);
+        t.limits.join().map_err(|_| joined("limits"))?;
         t.stop_engine.store(true, Ordering::Release);
         t.bell.ring();
         t.engine.join().map_err(|_| joined("engine"))?;
@@ -810,12 +853,19 @@ fn files(journal: bool, state_dir: &Path) -> api::Files {
     api::Files { incidents: Some(state_dir.join("incidents")), audit: Some(Box::new(audit)) }
 }
 
-fn rearm_policy(auth: &config::Auth) -> RearmPolicy {
-    let mut two_people = [false; ScopeKind::ALL.len()];
-    for kind in &auth.two_person_rearm {
-        two_people[*kind as usize] = true;
+fn rearm_policy(loaded: &Loaded) -> RearmPolicy {
+    let ns = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+    let (auth, rearm) = (&loaded.auth, &loaded.rearm);
+    RearmPolicy {
+        two_people: auth.two_people(),
+        expiry_ns: ns(auth.rearm_expiry),
+        rules: RearmRules {
+            cool_off_ns: ns(rearm.cool_off),
+            acknowledge: rearm.acknowledge,
+            drill_within_ns: rearm.drill_within.map(ns),
+            nonce: rearm.nonce,
+        },
     }
-    RearmPolicy { two_people, expiry_ns: u64::try_from(auth.rearm_expiry.as_nanos()).unwrap_or(u64::MAX) }
 }
 
 fn listen(addr: SocketAddr, any_port: bool) -> anyhow::Result<TcpListener> {

@@ -4,8 +4,10 @@ mod alerts;
 mod audit;
 mod check;
 mod client;
+mod drill;
 mod html;
 mod kill;
+mod overrides;
 mod page;
 mod rearm;
 mod replay;
@@ -40,7 +42,7 @@ const EXIT_CONFIG: u8 = 78;
 /// What the exit codes mean, for `--help`.
 const EXIT_CODES: &str = "Exit codes:
    0  done; kill: confirmed; state: everything is normal
-   1  failed; kill: raised, but not confirmed; rearm: not done yet; state: the engine makes no progress
+   1  failed; kill: raised, but not confirmed; rearm: not done yet; drill: not passed; state: the engine makes no progress
    2  called wrongly
    3  state: something is halted or reduce-only; alerts: a critical one is not acknowledged
    4  refused by the service
@@ -80,6 +82,12 @@ enum Command {
     /// With --token-file over HTTP as its owner, else over the local socket as the user who runs this.
     #[command(after_help = EXIT_CODES)]
     Rearm(rearm::RearmArgs),
+    /// Rehearse the switch end to end on a scope that is made for it, and file the evidence
+    ///
+    /// Halts the scope, waits for every gate and session, sends an order through the real path to see it denied, and takes
+    /// the halt back unless somebody has halted the scope in earnest meanwhile.
+    #[command(after_help = EXIT_CODES)]
+    Drill(drill::DrillArgs),
     /// Show what is halted, since when and why
     ///
     /// With --token-file over HTTP as its owner, else over the local socket as the user who runs this.
@@ -92,7 +100,7 @@ enum Command {
     Alerts(alerts::AlertsArgs),
     /// List who did what, from the journal; `audit verify` checks the journal itself
     Audit(audit::AuditArgs),
-    /// Propose limits from observed flow
+    /// Change limits for a while, ask what a change would do, or propose limits from observed flow
     Limits(suggest::LimitsArgs),
     /// Run a journal again: checks that it comes to the same, shows what limits did and how close they came
     Replay(replay::ReplayArgs),
@@ -201,6 +209,7 @@ fn run(cli: Cli) -> ExitCode {
         Command::Token(args) => token::token(&args),
         Command::Kill(args) => kill::kill(&args),
         Command::Rearm(args) => rearm::rearm(&args),
+        Command::Drill(args) => drill::drill(&args),
         Command::State(args) => state::state(&args),
         Command::Alerts(args) => alerts::alerts(&args),
         Command::Audit(args) => audit::run(&args),

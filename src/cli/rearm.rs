@@ -25,6 +25,9 @@ pub struct RearmArgs {
     /// Why: it is recorded
     #[arg(long, conflicts_with = "list")]
     reason: Option<String>,
+    /// The id of the cause that was looked at, as `haltline state --json` shows it: where the configuration asks for it
+    #[arg(long, value_name = "CAUSE", requires = "scope")]
+    acknowledge: Option<String>,
     /// Show the requests that are remembered
     #[arg(long, required_unless_present_any = ["scope", "approve"])]
     list: bool,
@@ -39,7 +42,12 @@ pub fn rearm(args: &RearmArgs) -> Result<ExitCode> {
     let reason = &args.reason;
     let answer = match (&args.scope, args.approve) {
         (Some(scope), _) => {
-            let body = json!({ "scope": scope.to_json(), "epoch": args.epoch, "reason": reason });
+            // Good once: whoever catches this request cannot send it again.
+            let nonce = ask_one(&args.target, Method::GET, "/v1/rearm/nonce", None)?["nonce"].clone();
+            let mut body = json!({ "scope": scope.to_json(), "epoch": args.epoch, "reason": reason, "nonce": nonce });
+            if let Some(cause) = &args.acknowledge {
+                body["acknowledge"] = cause.clone().into();
+            }
             ask_one(&args.target, Method::POST, "/v1/rearm", Some(&body))?
         }
         (None, Some(id)) => {

@@ -17,6 +17,7 @@ use haltline::model::{Rule, Scope, ScopeKind};
 use haltline::units::REPRESENTABLE_MAX;
 use serde_json::{Value, json};
 
+use super::overrides::{self, OverrideArgs, OverridesArgs, ProbationArgs, WhatIfArgs};
 use super::replay::{number, scope_text, with_progress};
 use super::say;
 
@@ -31,6 +32,16 @@ pub struct LimitsArgs {
 enum LimitsCommand {
     /// Propose limits from a journal's flow, and tell what is wrong with those of a configuration
     Suggest(SuggestArgs),
+    /// Give one limit another number for a while
+    ///
+    /// Raising one takes what re-arming its scope takes: two people, where that is configured.
+    Override(OverrideArgs),
+    /// Show the overrides, agree to one, or take one back
+    Overrides(OverridesArgs),
+    /// Show what a change of limits would do, without doing it
+    WhatIf(WhatIfArgs),
+    /// Show which scopes may use a fraction of their limits only, or give one all of them again
+    Probation(ProbationArgs),
 }
 
 #[derive(Args, Debug)]
@@ -80,7 +91,16 @@ struct Finding {
 
 /// See the module.
 pub fn run(args: &LimitsArgs) -> Result<ExitCode> {
-    let LimitsCommand::Suggest(args) = &args.command;
+    match &args.command {
+        LimitsCommand::Suggest(args) => suggest(args),
+        LimitsCommand::Override(args) => overrides::ask(args),
+        LimitsCommand::Overrides(args) => overrides::overrides(args),
+        LimitsCommand::WhatIf(args) => overrides::what_if(args),
+        LimitsCommand::Probation(args) => overrides::probation(args),
+    }
+}
+
+fn suggest(args: &SuggestArgs) -> Result<ExitCode> {
     let other = args.config.as_deref().map(config::read).transpose()?;
     let replay = with_progress(&args.dir, None)?;
     let tally = &replay.was;

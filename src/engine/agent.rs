@@ -25,7 +25,7 @@ use crate::engine::record::{BlobKind, Name, Recorder};
 use crate::kill::page::{HaltPage, ModeWord};
 use crate::model::effect::{Anomaly, AnomalyKind, Denial};
 use crate::model::record::BadField;
-use crate::model::{Effect, Effects, Event, Mode, Rule, Scope, Trip, Universe, Why};
+use crate::model::{Effect, Effects, Event, EventKind, Mode, Rule, Scope, Trip, Universe, Why};
 use crate::ring::bell::Bell;
 use crate::units::{MonoNanos, Now, SessionId};
 
@@ -614,6 +614,11 @@ impl Shell {
             engine.step(now, &inbound.event, &mut self.effects);
         }
         self.published.events[inbound.event.kind as usize - 1].add(1);
+        if inbound.event.kind == EventKind::Rejected
+            && let Some(flow) = self.published.sessions.get(usize::from(inbound.event.session.0))
+        {
+            flow.rejects.add(1);
+        }
         self.published.event_latency.record(now.mono.since(inbound.received));
         self.hand_on(engine, out, now)
     }
@@ -637,6 +642,7 @@ impl Shell {
                         self.page_raised.wake();
                     }
                     self.published.trips[trip.cause.rule as usize].add(1);
+                    self.published.breach(&self.universe, trip.session, trip.scope);
                     self.notify(effect, now);
                 }
                 Effect::Warn(warn) => {
@@ -648,6 +654,7 @@ impl Shell {
                         self.break_foreign(lane, anomaly.seq, now);
                     }
                     self.published.anomalies[anomaly.kind as usize].add(1);
+                    self.published.breach(&self.universe, anomaly.session, Scope::Session(anomaly.session));
                     self.notify(effect, now);
                 }
                 Effect::Applied { session, seq } => {
@@ -658,8 +665,18 @@ impl Shell {
                 }
                 Effect::Verdict(verdict) => {
                     match verdict.denial {
-                        None => self.published.admitted.add(1),
-                        Some(denial) => self.published.denied[denial.rule as usize].add(1),
+                        None => {
+                            self.published.admitted.add(1);
+                            if verdict.kind == EventKind::New
+                                && let Some(flow) = self.published.sessions.get(usize::from(verdict.session.0))
+                            {
+                                flow.admitted.add(1);
+                            }
+                        }
+                        Some(denial) => {
+                            self.published.denied[denial.rule as usize].add(1);
+                            self.published.denial(&self.universe, verdict.session, &denial);
+                        }
                     }
                     // A verdict acknowledges what came before it in its session, unless that is missing.
                     match self.applied {

@@ -9,7 +9,9 @@
 use core::sync::atomic::{AtomicI64, AtomicU64, Ordering, fence};
 
 use crate::limits::{Gauge, MAX_RATES};
-use crate::model::{AnomalyKind, EventKind, Mode, Rule, Universe};
+use crate::model::effect::Denial;
+use crate::model::{AnomalyKind, EventKind, Mode, Rule, Scope, Universe};
+use crate::units::SessionId;
 
 /// Upper bounds of the latency buckets in nanoseconds; one more bucket holds the rest.
 pub const LATENCY_BOUNDS_NS: [u64; 16] = [
@@ -98,12 +100,27 @@ struct Cell {
     words: [AtomicI64; WORDS],
 }
 
+/// What one session's flow has come to.
+#[derive(Debug, Default)]
+pub struct SessionFlow {
+    /// New orders admitted.
+    pub admitted: Counter,
+    /// Denials by anything but a mode or the journal, anomalies, and trips that its events made.
+    pub breaches: Counter,
+    /// Orders that the venue rejected.
+    pub rejects: Counter,
+}
+
 /// Everything that the engine publishes.
 #[derive(Debug)]
 pub struct Published {
     scopes: Box<[Cell]>,
     /// Events taken, by kind (index: wire number - 1).
     pub events: [Counter; EventKind::ALL.len()],
+    /// What each session's flow has come to, by [`SessionId`](crate::units::SessionId).
+    pub sessions: Box<[SessionFlow]>,
+    /// Denials by a limit of the scope, and trips of it, by [`Universe::slot`]; a pair's count for its strategy.
+    pub breaches: Box<[Counter]>,
     /// Requests admitted.
     pub admitted: Counter,
     /// Requests denied, by the rule that the verdict names.
@@ -151,6 +168,8 @@ impl Published {
         Published {
             scopes: (0..universe.scope_count()).map(|_| cell()).collect(),
             events: Default::default(),
+            sessions: universe.sessions.iter().map(|_| SessionFlow::default()).collect(),
+            breaches: (0..universe.scope_count()).map(|_| Counter::default()).collect(),
             admitted: Counter::default(),
             denied: core::array::from_fn(|_| Counter::default()),
             trips: core::array::from_fn(|_| Counter::default()),
@@ -184,6 +203,29 @@ impl Published {
             word.store(value, Ordering::Relaxed);
         }
         cell.version.store(version.wrapping_add(2), Ordering::Release);
+    }
+
+    /// Counts a denial of a session's request. The engine's thread only.
+    pub fn denial(&self, universe: &Universe, session: SessionId, denial: &Denial) {
+        // Of a halt, or of a disk that is behind, the session is not the cause.
+        if matches!(denial.rule, Rule::Mode | Rule::Journal) {
+            return;
+        }
+        self.breach(universe, session, denial.scope);
+    }
+
+    /// Counts something at `scope` that a clean stream has none of. The engine's thread only.
+    pub fn breach(&self, universe: &Universe, session: SessionId, scope: Scope) {
+        if let Some(flow) = self.sessions.get(usize::from(session.0)) {
+            flow.breaches.add(1);
+        }
+        let scope = match scope {
+            Scope::Pair(strategy, _) => Scope::Strategy(strategy),
+            other => other,
+        };
+        if let Some(counter) = universe.slot(scope).and_then(|slot| self.breaches.get(slot)) {
+            counter.add(1);
+        }
     }
 
     /// The scope at `slot` as last shown; `None` if there is no such slot.

@@ -673,7 +673,7 @@ mod tests {
             clock: clock.clone(),
             wakers: vec![],
             working: Box::new(|_| None),
-            policy: RearmPolicy { two_people: [false; 6], expiry_ns: 1 },
+            policy: RearmPolicy { two_people: [false; 6], expiry_ns: 1, ..RearmPolicy::default() },
             causes: restored.causes,
             orphans: restored.orphans,
         });

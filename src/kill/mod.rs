@@ -11,6 +11,8 @@ pub mod alerts;
 #[cfg(feature = "service")]
 pub mod audit;
 #[cfg(feature = "service")]
+pub mod drill;
+#[cfg(feature = "service")]
 pub mod gates;
 #[cfg(feature = "service")]
 pub mod rearm;

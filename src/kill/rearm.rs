@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 
 use crate::kill::page::ModeWord;
+use crate::kill::switch::Cause;
 use crate::model::{Scope, ScopeKind};
 use crate::units::{MonoNanos, Now};
 
@@ -22,13 +23,117 @@ pub struct RearmPolicy {
     pub two_people: [bool; ScopeKind::ALL.len()],
     /// How long a request waits for the second person, in ns.
     pub expiry_ns: u64,
+    /// What it takes besides persons.
+    pub rules: RearmRules,
+}
+
+/// What a re-arm takes besides persons and the epoch. By default nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RearmRules {
+    /// How long after the last raise nothing is lowered, in ns.
+    pub cool_off_ns: u64,
+    /// The request names the cause that was looked at, by its [`Cause::id`].
+    pub acknowledge: bool,
+    /// The switch was rehearsed this recently, in ns.
+    pub drill_within_ns: Option<u64>,
+    /// The request carries a [nonce](Nonces).
+    pub nonce: bool,
+}
+
+impl RearmRules {
+    /// Whether a halt with these causes may be lowered, as far as time and rehearsal go. `last_drill`: Unix ns.
+    ///
+    /// # Errors
+    /// [`RearmRefused::CoolOff`], [`RearmRefused::DrillNeeded`].
+    pub fn may_lower(&self, causes: &[Cause], last_drill: Option<u64>, now: Now) -> Result<(), RearmRefused> {
+        if self.cool_off_ns > 0 {
+            // A halt whose cause is not known yet is new. A cause in the future was written by a clock that has been put back
+            // since: how long ago it was is not known, so the whole time counts from now.
+            let since = causes.iter().map(|cause| cause.at).max().map_or(0, |at| now.unix.0.saturating_sub(at));
+            if since < self.cool_off_ns {
+                return Err(RearmRefused::CoolOff(self.cool_off_ns - since));
+            }
+        }
+        if let Some(within) = self.drill_within_ns {
+            let age = last_drill.filter(|at| *at <= now.unix.0).map(|at| now.unix.0 - at);
+            if age.is_none_or(|age| age > within) {
+                return Err(RearmRefused::DrillNeeded { within_ns: within, age_ns: age });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `named` is the latest of these causes.
+    ///
+    /// # Errors
+    /// [`RearmRefused::NotAcknowledged`] with the one that has to be.
+    pub fn is_acknowledged(&self, causes: &[Cause], named: Option<&str>) -> Result<(), RearmRefused> {
+        let latest = causes.iter().max_by_key(|cause| cause.epoch).map(Cause::id);
+        match named {
+            None if !self.acknowledge => Ok(()),
+            // Named although nobody asks for it: it has to be right all the same.
+            Some(named) if latest.as_deref() == Some(named) => Ok(()),
+            Some(_) | None => Err(RearmRefused::NotAcknowledged(latest)),
+        }
+    }
+}
+
+/// Numbers that are good for one request each: a request that was caught and is sent again is refused.
+#[derive(Debug, Default)]
+pub struct Nonces {
+    list: VecDeque<(String, String, MonoNanos)>,
+}
+
+impl Nonces {
+    /// How long one is good for, in ns.
+    pub const LASTS_NS: u64 = 120_000_000_000;
+    /// The most that are remembered; the oldest goes.
+    pub const KEPT: usize = 256;
+
+    /// Gives `actor` a nonce made of `random`.
+    pub fn give(&mut self, actor: &str, random: [u8; 16], now: Now) -> String {
+        let nonce = random.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        if self.list.len() == Nonces::KEPT {
+            self.list.pop_front();
+        }
+        self.list.push_back((actor.to_owned(), nonce.clone(), MonoNanos(now.mono.0.saturating_add(Nonces::LASTS_NS))));
+        nonce
+    }
+
+    /// Takes a nonce back: it was good once.
+    ///
+    /// # Errors
+    /// [`RearmRefused::BadNonce`] if it was not given to `actor`, was used, or is too old.
+    pub fn take(&mut self, actor: &str, nonce: &str, now: Now) -> Result<(), RearmRefused> {
+        self.list.retain(|(_, _, until)| now.mono < *until);
+        let at = self.list.iter().position(|(of, n, _)| of == actor && n == nonce).ok_or(RearmRefused::BadNonce)?;
+        self.list.remove(at);
+        Ok(())
+    }
+}
+
+/// A request to lower a scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RearmAsk<'a> {
+    /// Which scope.
+    pub scope: Scope,
+    /// The epoch of the halt that was looked at.
+    pub epoch: u64,
+    /// Who asks.
+    pub actor: &'a str,
+    /// Why.
+    pub reason: &'a str,
+    /// The [`Cause::id`] that was looked at.
+    pub acknowledge: Option<&'a str>,
+    /// A [nonce](Nonces).
+    pub nonce: Option<&'a str>,
 }
 
 impl Default for RearmPolicy {
     fn default() -> RearmPolicy {
         let mut two_people = [false; ScopeKind::ALL.len()];
         two_people[ScopeKind::Firm as usize] = true;
-        RearmPolicy { two_people, expiry_ns: 600_000_000_000 }
+        RearmPolicy { two_people, expiry_ns: 600_000_000_000, rules: RearmRules::default() }
     }
 }
 
@@ -98,6 +203,21 @@ pub enum RearmRefused {
     Held,
     /// Too many requests wait already.
     TooMany,
+    /// It was raised so recently that for this long, in ns, nothing is lowered.
+    CoolOff(u64),
+    /// The cause was not named, or another one is the latest: this one, if it is known.
+    NotAcknowledged(Option<String>),
+    /// The switch was not rehearsed recently enough.
+    DrillNeeded {
+        /// How recently it has to be, in ns.
+        within_ns: u64,
+        /// How long ago it was, in ns; `None`: never, as far as is known.
+        age_ns: Option<u64>,
+    },
+    /// The nonce is missing, was used, is too old, or somebody else's.
+    BadNonce,
+    /// What has to be in force before the scope is lowered could not be put there.
+    NotPrepared(String),
 }
 
 /// Requests that wait and those that are over: bounded, the oldest that is over goes first.
@@ -135,5 +255,83 @@ impl Rearms {
     /// All that are kept, oldest first.
     pub fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Rearm> {
         self.list.iter_mut()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Mode;
+    use crate::units::UnixNanos;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn at(seconds: u64) -> Now {
+        Now { mono: MonoNanos(seconds * SECOND), unix: UnixNanos((1_000 + seconds) * SECOND) }
+    }
+
+    fn cause(epoch: u64, seconds: u64) -> Cause {
+        Cause {
+            mode: Mode::Halted,
+            epoch,
+            at: (1_000 + seconds) * SECOND,
+            actor: "olaf".into(),
+            reason: "stop".into(),
+            trip: None,
+        }
+    }
+
+    #[test]
+    fn nothing_is_lowered_before_it_has_cooled_off_and_the_time_left_is_told() {
+        let rules = RearmRules { cool_off_ns: 60 * SECOND, ..RearmRules::default() };
+        let lower = |causes: &[Cause], seconds| rules.may_lower(causes, None, at(seconds));
+        let causes = [cause(3, 0), cause(4, 10)];
+        assert_eq!(lower(&causes, 69), Err(RearmRefused::CoolOff(SECOND)), "since the last one");
+        assert_eq!(lower(&causes, 70), Ok(()));
+        assert_eq!(lower(&[], 70), Err(RearmRefused::CoolOff(60 * SECOND)), "its cause is not known yet");
+        assert_eq!(lower(&[cause(5, 500)], 70), Err(RearmRefused::CoolOff(60 * SECOND)), "the clock was put back");
+        assert_eq!(RearmRules::default().may_lower(&[], None, at(0)), Ok(()));
+    }
+
+    #[test]
+    fn a_rehearsal_has_to_be_recent_and_not_in_the_future() {
+        let rules = RearmRules { drill_within_ns: Some(60 * SECOND), ..RearmRules::default() };
+        let with = |last: Option<u64>| rules.may_lower(&[], last.map(|s| (1_000 + s) * SECOND), at(100));
+        assert_eq!(with(Some(40)), Ok(()));
+        let refused = |age_ns| Err(RearmRefused::DrillNeeded { within_ns: 60 * SECOND, age_ns });
+        assert_eq!(with(Some(39)), refused(Some(61 * SECOND)));
+        assert_eq!(with(Some(101)), refused(None));
+        assert_eq!(with(None), refused(None));
+    }
+
+    #[test]
+    fn the_latest_cause_has_to_be_named() {
+        let rules = RearmRules { acknowledge: true, ..RearmRules::default() };
+        let causes = [cause(3, 0), cause(4, 0)];
+        let (first, latest) = (causes[0].id(), causes[1].id());
+        assert_ne!(first, latest);
+        assert_eq!(rules.is_acknowledged(&causes, Some(&latest)), Ok(()));
+        let refused = Err(RearmRefused::NotAcknowledged(Some(latest)));
+        assert_eq!(rules.is_acknowledged(&causes, None), refused);
+        assert_eq!(rules.is_acknowledged(&causes, Some(&first)), refused);
+        assert_eq!(rules.is_acknowledged(&[], Some(&first)), Err(RearmRefused::NotAcknowledged(None)));
+        let lax = RearmRules::default();
+        assert_eq!(lax.is_acknowledged(&causes, None), Ok(()));
+        assert_eq!(lax.is_acknowledged(&causes, Some(&first)), refused);
+    }
+
+    #[test]
+    fn a_nonce_is_good_once_for_one_person_and_not_for_long() {
+        let mut nonces = Nonces::default();
+        let one = nonces.give("rita", [1; 16], at(0));
+        assert_eq!(nonces.take("ruth", &one, at(1)), Err(RearmRefused::BadNonce));
+        assert_eq!(nonces.take("rita", &one, at(1)), Ok(()));
+        assert_eq!(nonces.take("rita", &one, at(1)), Err(RearmRefused::BadNonce));
+        let late = nonces.give("rita", [2; 16], at(0));
+        assert_eq!(nonces.take("rita", &late, at(120)), Err(RearmRefused::BadNonce));
+        for n in 0..2 * Nonces::KEPT {
+            nonces.give("rita", [n as u8; 16], at(0));
+        }
+        assert_eq!(nonces.list.len(), Nonces::KEPT);
     }
 }

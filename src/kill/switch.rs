@@ -19,7 +19,7 @@ use crate::duty::Clock;
 use crate::kill::board::SessionBoard;
 use crate::kill::gates::Gates;
 use crate::kill::page::{HaltPage, ModeWord};
-use crate::kill::rearm::{Rearm, RearmPolicy, RearmRefused, RearmState, Rearms};
+use crate::kill::rearm::{Nonces, Rearm, RearmAsk, RearmPolicy, RearmRefused, RearmState, Rearms};
 use crate::kill::receipt::{Receipt, Receipts, SessionRow};
 use crate::kill::words::{self, ScopeName, mode_word};
 use crate::model::universe::SessionKind;
@@ -86,6 +86,15 @@ pub struct Cause {
     /// The breach, if it was a trip.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trip: Option<TripCause>,
+}
+
+impl Cause {
+    /// Names it: sixteen digits that whoever re-arms says, to show that this is the cause that was looked at.
+    #[must_use]
+    pub fn id(&self) -> String {
+        let what = (self.epoch, self.at, &self.actor, &self.reason, self.mode.name());
+        blake3::hash(format!("{what:?}").as_bytes()).to_hex()[..16].to_owned()
+    }
 }
 
 /// One halt as the latch keeps it.
@@ -265,6 +274,9 @@ struct Records {
     rearms: Rearms,
     /// The slot that cannot be re-armed now.
     held: Option<usize>,
+    nonces: Nonces,
+    /// When the switch was last rehearsed with success, Unix ns.
+    last_drill: Option<u64>,
     latch: LatchStatus,
     tally: Tally,
 }
@@ -522,7 +534,25 @@ impl Switch {
         self.lock().held = slot;
     }
 
-    /// Asks to lower `scope`, whose halt has `epoch`. Where one person suffices it is lowered at once.
+    /// A nonce for a re-arm of `actor`'s, made of `random`.
+    #[must_use]
+    pub fn nonce(&self, actor: &str, random: [u8; 16], now: Now) -> String {
+        self.lock().nonces.give(&words::clean(actor), random, now)
+    }
+
+    /// The switch was rehearsed with success at `unix` (ns).
+    pub fn rehearsed(&self, unix: u64) {
+        let mut records = self.lock();
+        records.last_drill = records.last_drill.max(Some(unix));
+    }
+
+    /// When the switch was last rehearsed with success, Unix ns.
+    #[must_use]
+    pub fn last_drill(&self) -> Option<u64> {
+        self.lock().last_drill
+    }
+
+    /// Asks to lower `scope`, whose halt has `epoch`, naming no cause and with no nonce. See [`Switch::ask_rearm_with`].
     ///
     /// # Errors
     /// See [`RearmRefused`].
@@ -534,6 +564,34 @@ impl Switch {
         reason: &str,
         now: Now,
     ) -> Result<Rearm, RearmRefused> {
+        self.ask_rearm_with(RearmAsk { scope, epoch, actor, reason, acknowledge: None, nonce: None }, now)
+    }
+
+    /// Whether a re-arm of `scope` would be taken, and whether it would lower the scope at once: what has to be in force
+    /// before that is prepared only then. `agrees`: it is the second person's.
+    ///
+    /// # Errors
+    /// See [`RearmRefused`].
+    pub fn would_lower(&self, scope: Scope, epoch: u64, agrees: bool, now: Now) -> Result<bool, RearmRefused> {
+        let slot = self.universe.slot(scope).ok_or(RearmRefused::UnknownScope)?;
+        let word = self.page.get(slot);
+        if word.mode == Mode::Normal {
+            return Err(RearmRefused::NotHalted);
+        }
+        if word.epoch != epoch {
+            return Err(RearmRefused::Superseded(word));
+        }
+        let records = self.lock();
+        records.may_lower(slot, &self.policy, now)?;
+        Ok(agrees || !self.policy.two_people[scope.kind() as usize])
+    }
+
+    /// Asks to lower a scope. Where one person suffices it is lowered at once.
+    ///
+    /// # Errors
+    /// See [`RearmRefused`].
+    pub fn ask_rearm_with(&self, ask: RearmAsk<'_>, now: Now) -> Result<Rearm, RearmRefused> {
+        let RearmAsk { scope, epoch, actor, reason, acknowledge, nonce } = ask;
         let slot = self.universe.slot(scope).ok_or(RearmRefused::UnknownScope)?;
         let (actor, reason) = (words::clean(actor), words::clean(reason));
         if reason.is_empty() {
@@ -547,9 +605,14 @@ impl Switch {
             return Err(RearmRefused::Superseded(word));
         }
         let mut records = self.lock();
-        if records.held == Some(slot) {
-            return Err(RearmRefused::Held);
+        match nonce {
+            Some(nonce) => records.nonces.take(&actor, nonce, now)?,
+            None if self.policy.rules.nonce => return Err(RearmRefused::BadNonce),
+            None => {}
         }
+        records.may_lower(slot, &self.policy, now)?;
+        let causes = records.causes.get(&slot).map_or(&[][..], Vec::as_slice);
+        self.policy.rules.is_acknowledged(causes, acknowledge)?;
         records.age_rearms(&self.universe, &self.page, now);
         let waiting = records
             .rearms
@@ -600,9 +663,7 @@ impl Switch {
         }
         let (scope, epoch) = (rearm.scope, rearm.word.epoch);
         let slot = self.universe.slot(scope).ok_or(RearmRefused::UnknownScope)?;
-        if records.held == Some(slot) {
-            return Err(RearmRefused::Held);
-        }
+        records.may_lower(slot, &self.policy, now)?;
         let lowered = self.lower(&mut records, slot, epoch, actor, reason, now);
         let rearm = records.rearms.get_mut(id).ok_or(RearmRefused::UnknownRequest)?;
         rearm.state = match &lowered {
@@ -614,6 +675,25 @@ impl Switch {
         drop(records);
         self.page_changed();
         Ok(rearm)
+    }
+
+    /// Lowers what a drill has raised: only while the scope has the epoch of that very press, so that whatever was raised
+    /// since stays. It needs no second person: the scope was normal, and is as it was before.
+    ///
+    /// # Errors
+    /// [`RearmRefused::Superseded`] or [`RearmRefused::Held`]: it stays halted.
+    pub fn end_drill(&self, scope: Scope, receipt: u64, actor: &str, now: Now) -> Result<(), RearmRefused> {
+        let slot = self.universe.slot(scope).ok_or(RearmRefused::UnknownScope)?;
+        let mut records = self.lock();
+        if records.held == Some(slot) {
+            return Err(RearmRefused::Held);
+        }
+        let press = records.receipts.get_mut(receipt).filter(|r| r.scope == scope && !r.by_trip);
+        let epoch = press.ok_or(RearmRefused::UnknownRequest)?.word.epoch;
+        self.lower(&mut records, slot, epoch, words::clean(actor), "the drill is over".to_owned(), now)?;
+        drop(records);
+        self.page_changed();
+        Ok(())
     }
 
     fn lower(
@@ -898,6 +978,15 @@ impl Records {
         self.next_id
     }
 
+    /// Whether what halts `slot` is gone, and its time is over.
+    fn may_lower(&self, slot: usize, policy: &RearmPolicy, now: Now) -> Result<(), RearmRefused> {
+        if self.held == Some(slot) {
+            return Err(RearmRefused::Held);
+        }
+        let causes = self.causes.get(&slot).map_or(&[][..], Vec::as_slice);
+        policy.rules.may_lower(causes, self.last_drill, now)
+    }
+
     fn add_cause(&mut self, slot: usize, cause: Cause) {
         let explained = self.explained.entry(slot).or_default();
         *explained = (*explained).max(cause.epoch);
@@ -1139,7 +1228,7 @@ mod tests {
             clock: clock.clone(),
             wakers: vec![],
             working: Box::new(|_| None),
-            policy: RearmPolicy { two_people: [false; 6], expiry_ns: 1 },
+            policy: RearmPolicy { two_people: [false; 6], expiry_ns: 1, ..RearmPolicy::default() },
             causes: vec![],
             orphans: vec![gone.clone()],
         });

@@ -1,6 +1,8 @@
 //! The limit table: parsed, checked, immutable. What a person wrote, in the form the engine reads.
 
+pub mod compare;
 pub mod hot;
+pub mod overlay;
 mod table;
 
 pub use hot::HotProfile;

@@ -3,6 +3,7 @@
 mod alerts;
 mod c_client;
 mod c_gate;
+mod drill;
 mod gate;
 mod gate_damage;
 mod gate_faults;
@@ -11,6 +12,7 @@ mod gateways;
 mod local;
 mod oracle;
 mod oracle_test;
+mod overlay;
 mod prometheus;
 mod recovery;
 mod replay;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::alerts::{self, AlertsText};
 use super::reader::{Field, NAME_RULE, Reader, is_name};
+use super::temporary::TemporaryText;
 use super::violation::{Errors, Spot};
 use super::{
     Auth, CertificateBy, Certified, EngineOptions, Gate, Group, Http, Ingest, Journal, Local, LocalOperator, Operator,
@@ -30,8 +31,22 @@ const DEFAULT_AGE_NS: u64 = 5_000_000_000;
 pub(super) const ANY_AGE: u64 = u64::MAX;
 
 /// Sections of options: what they say counts from the start of the process on.
-pub(super) const SECTIONS: [&str; 9] =
-    ["service", "engine", "ingest", "gate", "http", "local", "auth", "journal", "alerts"];
+pub(super) const SECTIONS: [&str; 14] = [
+    "service",
+    "engine",
+    "ingest",
+    "gate",
+    "http",
+    "local",
+    "auth",
+    "journal",
+    "overrides",
+    "limits_api",
+    "rearm",
+    "drill",
+    "ramp",
+    "alerts",
+];
 
 /// A name that refers to something else in the file.
 pub(super) type Reference = (String, Spot);
@@ -103,6 +118,7 @@ pub(super) struct FileText {
     pub local_spots: LocalSpots,
     pub auth: Auth,
     pub journal: Journal,
+    pub temporary: TemporaryText,
     pub alerts: AlertsText,
     /// Where each of `auth.operators` is written.
     pub operator_spots: Vec<Spot>,
@@ -132,6 +148,7 @@ impl FileText {
         let mut operator_scopes = Vec::new();
         let (auth, operator_spots) = read_auth(root.table("auth"), &mut operator_scopes);
         let journal = read_journal(root.table("journal"));
+        let temporary = TemporaryText::read(root);
         let alerts = alerts::read(root.table("alerts"));
 
         let mut currencies = Vec::new();
@@ -186,7 +203,9 @@ impl FileText {
             let token = match table.get("token_hash") {
                 Some(f) => f.hash(),
                 None => {
-                    if !auth.tokens_at_runtime {
+                    // Nobody else connects as the session that rehearses: it gets a token at every start.
+                    let rehearses = temporary.drill.as_ref().is_some_and(|drill| drill.session == name);
+                    if !auth.tokens_at_runtime && !rehearses {
                         errors.missing(&table.spot, "token_hash", "a session needs one (see `haltline token`)");
                     }
                     None
@@ -209,6 +228,7 @@ impl FileText {
             local_spots,
             auth,
             journal,
+            temporary,
             alerts,
             operator_spots,
             operator_scopes,
@@ -281,6 +301,7 @@ impl FileText {
         }
 
         self.check_local(errors);
+        self.temporary.check(errors, self);
 
         // The same token for two would let one act as the other.
         let mut owners: HashMap<[u8; 32], &str> = HashMap::new();

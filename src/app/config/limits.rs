@@ -118,9 +118,13 @@ pub(super) struct LimitText {
 impl LimitText {
     /// Reads and merges all tables.
     pub fn read(root: &mut Reader<'_>, file: &FileText) -> LimitText {
-        let errors = root.errors;
+        let Some(section) = root.table("limits") else { return LimitText::default() };
+        LimitText::read_from(root.errors, section, file)
+    }
+
+    /// As [`LimitText::read`], from `section`, which is written in the same way.
+    pub fn read_from(errors: &Errors<'_>, mut section: Reader<'_>, file: &FileText) -> LimitText {
         let mut text = LimitText::default();
-        let Some(mut section) = root.table("limits") else { return text };
         let names = Names {
             accounts: file.accounts.iter().map(|x| &*x.name).collect(),
             strategies: file.strategies.iter().map(|x| &*x.name).collect(),

@@ -12,6 +12,7 @@ mod file;
 mod limits;
 mod print;
 mod reader;
+mod temporary;
 mod violation;
 
 #[cfg(test)]
@@ -30,6 +31,10 @@ pub use self::alerts::AlertsSection;
 use self::file::FileText;
 use self::limits::LimitText;
 use self::reader::Reader;
+pub use self::temporary::{
+    Drill, LimitsApi, OVERLAY_BYTES, OVERLAYS_MAX, Overrides, Probation, Ramp, Rearm, Timed, with_overlays,
+};
+use self::temporary::{OverlayText, bind, build_ceilings, read_ceilings, read_overlays};
 use self::violation::{Errors, Spot};
 pub use self::violation::{Violation, Violations};
 use crate::api::LOGIN_LASTS;
@@ -248,6 +253,18 @@ pub struct Auth {
     pub tokens_at_runtime: bool,
 }
 
+impl Auth {
+    /// Where re-arming, and so raising a limit, needs a second person, by [`ScopeKind`].
+    #[must_use]
+    pub fn two_people(&self) -> [bool; ScopeKind::ALL.len()] {
+        let mut two_people = [false; ScopeKind::ALL.len()];
+        for kind in &self.two_person_rearm {
+            two_people[*kind as usize] = true;
+        }
+        two_people
+    }
+}
+
 impl Default for Auth {
     fn default() -> Self {
         Auth {
@@ -329,6 +346,20 @@ pub struct Loaded {
     pub auth: Auth,
     /// What is recorded, and where.
     pub journal: Journal,
+    /// Section `[overrides]`.
+    pub overrides: Overrides,
+    /// Section `[limits_api]`.
+    pub limits_api: LimitsApi,
+    /// Section `[rearm]`.
+    pub rearm: Rearm,
+    /// Section `[drill]`; `None`: there is no session to rehearse with.
+    pub drill: Option<Drill>,
+    /// Section `[ramp]`; `None`: new builds start with all that is configured.
+    pub ramp: Option<Ramp>,
+    /// What overrides may reach at most, if `[ceilings]` says.
+    pub ceilings: Option<LimitTable>,
+    /// The overlays that `limits` has over what is configured: only of a text that a service wrote.
+    pub overlays: Vec<Timed>,
     /// Who owns alerts, what happens when nobody answers.
     pub alerts: AlertsSection,
     /// BLAKE3 of each session's token, by [`SessionId`](crate::units::SessionId). `None` only with
@@ -348,6 +379,12 @@ impl Loaded {
     pub fn control_socket(&self) -> PathBuf {
         self.local.socket_for(&self.service.state_dir)
     }
+}
+
+/// Nanoseconds of a span of time such as `"250ms"`, as the file writes them.
+#[must_use]
+pub fn parse_span(text: &str) -> Option<u64> {
+    reader::parse_duration(text)
 }
 
 /// The ways into a running service, as far as its file tells them.
@@ -449,7 +486,23 @@ pub fn read_text(path: &Path) -> Result<String, ConfigError> {
 /// # Errors
 /// Every violation.
 pub fn load(file: &str, text: &str) -> Result<Loaded, Violations> {
-    with_text(file, text, |errors, file, limits, _| finish(errors, file, limits, text))
+    with_text(file, text, false, |read| finish(&read, text))
+}
+
+/// As [`load`], of a text that a service wrote: it may have overlays, and they are in the limits.
+///
+/// # Errors
+/// Every violation.
+pub fn load_in_effect(file: &str, text: &str) -> Result<Loaded, Violations> {
+    with_text(file, text, true, |read| {
+        let mut loaded = finish(&read, text)?;
+        loaded.overlays = bind(read.errors, &loaded.universe, &read.overlays);
+        let overlays: Vec<_> = loaded.overlays.iter().map(|timed| timed.overlay).collect();
+        if !overlays.is_empty() {
+            loaded.limits = crate::limits::overlay::in_effect(&loaded.limits, &loaded.universe, &overlays);
+        }
+        Some(loaded)
+    })
 }
 
 /// Checks `text` as a successor of `old`: limits, the restricted list, permissions and ages may change,
@@ -458,9 +511,9 @@ pub fn load(file: &str, text: &str) -> Result<Loaded, Violations> {
 /// # Errors
 /// Every violation, among them every change that needs a restart.
 pub fn reload(old: &Loaded, file: &str, text: &str) -> Result<Loaded, Violations> {
-    with_text(file, text, |errors, file, limits, root| {
-        let mut new = finish(errors, file, limits, text)?;
-        unchanged(errors, old, &new, file, root);
+    with_text(file, text, false, |read| {
+        let mut new = finish(&read, text)?;
+        unchanged(read.errors, old, &new, read.file, read.root);
         new.limits.generation = old.limits.generation.wrapping_add(1);
         Some(new)
     })
@@ -472,17 +525,29 @@ pub fn reload(old: &Loaded, file: &str, text: &str) -> Result<Loaded, Violations
 /// # Errors
 /// Every violation.
 pub fn effective(file: &str, text: &str) -> Result<String, Violations> {
-    with_text(file, text, |errors, file, limits, _| {
-        finish(errors, file, limits, text)?;
-        Some(print::effective(file, limits))
+    with_text(file, text, false, |read| {
+        finish(&read, text)?;
+        Some(print::effective(read.file, read.limits, read.ceilings))
     })
 }
 
-/// Parses `text`, reads all sections, and lets `make` go on. Its result counts only without violations.
+/// A text with all its sections read.
+struct Read<'a> {
+    errors: &'a Errors<'a>,
+    file: &'a FileText,
+    limits: &'a LimitText,
+    ceilings: Option<&'a LimitText>,
+    overlays: Vec<OverlayText>,
+    root: &'a Spot,
+}
+
+/// Parses `text`, reads all sections, and lets `make` go on. Its result counts only without violations. `overlaid`: a
+/// service wrote it, and may have appended overlays.
 fn with_text<T>(
     file: &str,
     text: &str,
-    make: impl FnOnce(&Errors<'_>, &FileText, &LimitText, &Spot) -> Option<T>,
+    overlaid: bool,
+    make: impl FnOnce(Read<'_>) -> Option<T>,
 ) -> Result<T, Violations> {
     let errors = Errors::new(file, text);
     let (document, faults) = DeTable::parse_recoverable(text);
@@ -497,20 +562,25 @@ fn with_text<T>(
         let mut root = Reader::new(&errors, document.get_ref(), spot.clone());
         let file = FileText::read(&mut root);
         let limits = LimitText::read(&mut root, &file);
+        let ceilings = read_ceilings(&mut root, &file);
+        let overlays = read_overlays(&mut root, overlaid);
         root.finish();
-        made = make(&errors, &file, &limits, &spot);
+        let ceilings = ceilings.as_ref();
+        made = make(Read { errors: &errors, file: &file, limits: &limits, ceilings, overlays, root: &spot });
     }
     errors.finish()?;
     Ok(made.expect("nothing is left unmade without a violation"))
 }
 
 /// Makes everything of what was read. `None` if there is too much of something, which has been reported.
-fn finish(errors: &Errors<'_>, file: &FileText, limits: &LimitText, text: &str) -> Option<Loaded> {
+fn finish(read: &Read<'_>, text: &str) -> Option<Loaded> {
+    let Read { errors, file, limits, ceilings, .. } = read;
     if !file.fits() {
         return None;
     }
     let universe = Arc::new(make_universe(file));
     let table = limits.build(errors, file, &universe);
+    let ceilings = build_ceilings(*ceilings, errors, file, &universe);
     file.alerts.check(errors, &universe);
     let mut notes = Vec::new();
     limits.notes(file, &mut notes);
@@ -527,6 +597,13 @@ fn finish(errors: &Errors<'_>, file: &FileText, limits: &LimitText, text: &str) 
         local: file.local.clone(),
         auth: file.auth.clone(),
         journal: file.journal.clone(),
+        overrides: file.temporary.overrides,
+        limits_api: file.temporary.limits_api,
+        rearm: file.temporary.rearm,
+        drill: file.temporary.drill.clone(),
+        ramp: file.temporary.ramp.clone(),
+        ceilings,
+        overlays: Vec::new(),
         alerts: file.alerts.section.clone(),
         session_tokens: file.sessions.iter().map(|s| s.token).collect(),
         hash: *blake3::hash(text.as_bytes()).as_bytes(),
@@ -637,6 +714,11 @@ fn unchanged(errors: &Errors<'_>, old: &Loaded, new: &Loaded, file: &FileText, r
         old.local != new.local,
         old.auth != new.auth,
         old.journal != new.journal,
+        old.overrides != new.overrides,
+        old.limits_api != new.limits_api,
+        old.rearm != new.rearm,
+        old.drill != new.drill,
+        old.ramp != new.ramp,
         old.alerts != new.alerts,
     ];
     for (spot, changed) in file.section_spots.iter().zip(sections) {

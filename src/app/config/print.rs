@@ -16,10 +16,12 @@ use crate::model::{Action, Event, Rule, ScopeKind, SessionKind};
 use crate::units::format_decimal;
 
 /// See [`super::effective`]. `file` and `limits` are without violations.
-pub(super) fn effective(file: &FileText, limits: &LimitText) -> String {
+pub(super) fn effective(file: &FileText, limits: &LimitText, ceilings: Option<&LimitText>) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
-    let _ = write_sections(&mut out, file).and_then(|()| write_limits(&mut out, file, limits));
+    let _ = write_sections(&mut out, file)
+        .and_then(|()| write_limits(&mut out, file, limits, "limits"))
+        .and_then(|()| ceilings.map_or(Ok(()), |text| write_limits(&mut out, file, text, "ceilings")));
     out
 }
 
@@ -144,6 +146,7 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
     if let Some(heads) = &journal.heads {
         writeln!(out, "heads = {}", quoted(&heads.to_string_lossy()))?;
     }
+    file.temporary.write(out)?;
     file.alerts.print(out)?;
 
     for c in &file.currencies {
@@ -199,10 +202,10 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
     Ok(())
 }
 
-fn write_limits(out: &mut String, file: &FileText, limits: &LimitText) -> core::fmt::Result {
+fn write_limits(out: &mut String, file: &FileText, limits: &LimitText, section: &str) -> core::fmt::Result {
     for kind in ScopeKind::ALL {
         let tables = &limits.kinds[kind as usize];
-        let path = join("limits", kind.name());
+        let path = join(section, kind.name());
         if kind == ScopeKind::Firm {
             write_table(out, file, kind, &path, &tables.all)?;
             continue;

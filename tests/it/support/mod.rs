@@ -271,13 +271,18 @@ impl Drop for Daemon {
 
 /// See [`Daemon::ask`].
 pub fn ask(http: &str, who: &str, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+    ask_with(http, who, method, path, "", body)
+}
+
+/// As [`ask`], with more headers, each with its end of line.
+pub fn ask_with(http: &str, who: &str, method: &str, path: &str, headers: &str, body: Option<&Value>) -> (u16, Value) {
     let body = body.map(Value::to_string).unwrap_or_default();
     let mut stream = TcpStream::connect(http).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(
         stream,
         "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+             Content-Length: {}\r\n{headers}Connection: close\r\n\r\n{body}",
         http,
         token(who),
         body.len()

@@ -1,0 +1,142 @@
+//! Drills over HTTP: `POST /v1/drills`, `GET /v1/drills`, `GET /v1/drills/{id}`. A drill halts a scope and takes the halt back, so it
+//! needs the role of who re-arms.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use axum::routing::{get, post};
+use serde_json::{Value, json};
+
+use crate::api::auth::Role;
+use crate::api::problem::Problem;
+use crate::api::routes::{AnyQuery, Api, Caller, Lane, Shared, answer, not_found, parse_id, query_fields, read_fields};
+use crate::kill::drill::Report;
+use crate::kill::words::{ScopeName, rfc3339};
+use crate::model::Scope;
+
+/// What somebody wants to rehearse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrillAsk {
+    /// Which scope; `None`: the one that is made for it.
+    pub scope: Option<Scope>,
+    /// Even if the scope is trading.
+    pub forced: bool,
+    /// Who.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Why a drill was not begun. Nothing was halted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DrillRefused {
+    /// No reason was given.
+    NoReason,
+    /// No scope was named, and none is made for it.
+    NoScope,
+    /// The scope is not normal.
+    NotNormal,
+    /// The scope is trading; how that is known.
+    Trading(String),
+    /// Another drill is under way.
+    Busy,
+}
+
+/// Who rehearses.
+pub trait Drills: Send + Sync {
+    /// Rehearses the switch; takes up to some seconds.
+    ///
+    /// # Errors
+    /// See [`DrillRefused`].
+    fn run(&self, ask: &DrillAsk) -> Result<Report, DrillRefused>;
+    /// The last drills, newest first.
+    fn list(&self) -> Vec<Report>;
+}
+
+pub(super) fn routes() -> Router<Arc<Api>> {
+    Router::new().route("/v1/drills", post(begin).get(list)).route("/v1/drills/{id}", get(by_id))
+}
+
+fn drills(api: &Api) -> Result<Arc<dyn Drills>, Problem> {
+    api.parts.drills.clone().ok_or_else(|| not_found("nothing can be rehearsed here"))
+}
+
+fn refused(refused: &DrillRefused) -> Problem {
+    let conflict = |kind, title, detail: String| Problem::new(StatusCode::CONFLICT, kind, title, detail);
+    match refused {
+        DrillRefused::NoReason => Problem::field("reason", &"".into(), "a drill needs a reason"),
+        DrillRefused::NoScope => Problem::field(
+            "scope",
+            &Value::Null,
+            "must be named: the configuration has no [drill] with a scope made for it",
+        ),
+        DrillRefused::NotNormal => {
+            conflict("not-normal", "Not normal", "the scope is halted or reduce-only: that is no rehearsal".to_owned())
+        }
+        DrillRefused::Trading(how) => conflict(
+            "trading",
+            "Trading",
+            format!("the scope is trading ({how}): rehearse on another one, or force it"),
+        ),
+        DrillRefused::Busy => conflict("busy", "Busy", "another drill is under way".to_owned()),
+    }
+}
+
+fn shown(report: &Report) -> Value {
+    let mut shown = json!(report);
+    shown["id"] = report.observed.id.to_string().into();
+    shown["began_at"] = rfc3339(report.observed.id).into();
+    shown
+}
+
+async fn begin(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+    caller.may(&api, Role::Risk, "drill")?;
+    let mut fields = read_fields(&api, &headers, body).await?;
+    let scope = if fields.has("scope") { Some(fields.scope(&api)?) } else { None };
+    let forced = match fields.take("force") {
+        Value::Null | Value::Bool(false) => false,
+        Value::Bool(true) => true,
+        other => return Err(fields.wrong("force", &other, "must be true or false")),
+    };
+    let reason = fields.text("reason")?.unwrap_or_default();
+    fields.finish()?;
+    if let Some(scope) = scope {
+        caller.at(&api, "drill", scope)?;
+    }
+    let mut entry = caller.entry("drill").because(&reason);
+    if let Some(scope) = scope {
+        entry = entry.on(ScopeName::of(api.parts.switch.universe(), scope));
+    }
+    let (drills, ask) = (drills(&api)?, DrillAsk { scope, forced, actor: caller.0.name.clone(), reason });
+    let result = api.beside(Lane::Drills, move |_| drills.run(&ask)).await?;
+    api.parts.audit.record(match &result {
+        Ok(report) => {
+            let words = if report.passed { "passed" } else { "not passed" };
+            let detail = format!("drill {}: {words}; {}", report.observed.id, report.failed.join("; "));
+            entry.on(report.observed.scope.clone()).detail(detail)
+        }
+        Err(why) => entry.refused(&format!("{why:?}")),
+    });
+    let report = result.map_err(|why| refused(&why))?;
+    Ok(answer(StatusCode::OK, &shown(&report)))
+}
+
+async fn list(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
+    caller.0.needs(Role::Viewer)?;
+    query_fields(query)?.finish()?;
+    let list: Vec<Value> = drills(&api)?.list().iter().map(shown).collect();
+    let last = api.parts.switch.last_drill().map(rfc3339);
+    Ok(answer(StatusCode::OK, &json!({ "drills": list, "last_passed": last })))
+}
+
+async fn by_id(State(api): Shared, caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
+    caller.0.needs(Role::Viewer)?;
+    let id = parse_id(&id)?;
+    let list = drills(&api)?.list();
+    let found = list.iter().find(|report| report.observed.id == id);
+    Ok(answer(StatusCode::OK, &shown(found.ok_or_else(|| not_found("no drill with this id is remembered"))?)))
+}

@@ -1,0 +1,214 @@
+//! The rehearsal of the switch on the real program: what it proves, what it leaves, and that a real halt comes first.
+
+use serde_json::{Value, json};
+
+use crate::support::{Daemon, Gateway, LIMITS, ask, block_on};
+
+/// [`LIMITS`], and a session and a strategy that rehearse.
+fn with_drill(more: &str) -> String {
+    format!(
+        "[drill]\nsession = \"drill\"\nstrategy = \"drill\"\ninstrument = \"ACME\"\n[strategies.drill]\naccount = \"main\"\n\
+         [sessions.drill]\nkind = \"ask\"\nstrategies = [\"drill\"]\n{more}\n{LIMITS}"
+    )
+}
+
+fn drill(daemon: &Daemon, body: &Value) -> (u16, Value) {
+    daemon.ask("rita", "POST", "/v1/drills", Some(body))
+}
+
+fn passed(daemon: &Daemon) -> Value {
+    let (status, report) = drill(daemon, &json!({ "reason": "monthly" }));
+    assert_eq!((status, &report["passed"]), (200, &json!(true)), "{report:#}");
+    report
+}
+
+#[test]
+fn a_drill_halts_denies_and_takes_it_back_and_files_the_evidence() {
+    let daemon = Daemon::start(&with_drill(""));
+    let metrics = daemon.get("vera", "/metrics").to_string();
+    assert!(metrics.contains("haltline_drill_last_passed_timestamp_seconds 0\n"), "never rehearsed");
+    let report = passed(&daemon);
+    let observed = &report["observed"];
+    assert_eq!((&observed["before"], &observed["after"]), (&json!("admitted"), &json!("admitted")));
+    assert_eq!(observed["during"]["denied"]["rule"], "mode", "{report:#}");
+    assert_eq!(observed["during"]["denied"]["at"], json!({ "kind": "strategy", "name": "drill" }));
+    assert_eq!(observed["left"], "lowered");
+    // No gateway was there to obey, and the drill says so.
+    assert!(report["not_proved"].to_string().contains("gate obeys"), "{report:#}");
+    assert_eq!(daemon.mode("strategy", "drill"), "normal");
+    daemon.until("nothing of it is working", |d| d.get("vera", "/v1/state")["totals"]["working_orders"] == 0);
+    let dir = daemon.dir.path().join("state/drills");
+    let id = report["id"].as_str().unwrap();
+    let page = std::fs::read_to_string(dir.join(format!("{id}.md"))).unwrap();
+    assert!(page.contains("passed") && page.contains("rita") && page.contains("## Proved"), "{page}");
+    assert!(dir.join(format!("{id}.json")).exists());
+    assert_eq!(daemon.get("vera", &format!("/v1/drills/{id}")), report);
+    // And again, and after a restart, with orders whose ids are new.
+    passed(&daemon);
+    let daemon = Daemon::run(daemon.terminate().1);
+    assert_eq!(daemon.mode("strategy", "drill"), "normal");
+    let list = daemon.get("vera", "/v1/drills");
+    assert_eq!(list["drills"].as_array().unwrap().len(), 2);
+    assert!(list["last_passed"].is_string(), "{list}");
+    passed(&daemon);
+    let metrics = daemon.get("vera", "/metrics").to_string();
+    assert!(!metrics.contains("haltline_drill_last_passed_timestamp_seconds 0\n"));
+}
+
+#[test]
+fn a_gateway_that_is_connected_has_to_obey_too() {
+    let daemon = Daemon::start(&with_drill(""));
+    block_on(async {
+        let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
+        assert_eq!(gateway.buy("1", 1).await["verdict"], "admit");
+        let http = daemon.http.clone();
+        let ran = tokio::task::spawn_blocking(move || {
+            ask(&http, "rita", "POST", "/v1/drills", Some(&json!({ "reason": "with company" })))
+        });
+        // It is told of the halt, and confirms.
+        gateway.next_of("mode").await;
+        let mut ran = std::pin::pin!(ran);
+        let (_, report) = loop {
+            tokio::select! {
+                ran = &mut ran => break ran.unwrap(),
+                _ = gateway.next() => {}
+            }
+        };
+        assert_eq!(report["passed"], true, "{report:#}");
+        assert_eq!(report["observed"]["sessions"], json!([1, 1]));
+        // Its own strategy traded on.
+        assert_eq!(gateway.buy("2", 1).await["verdict"], "admit");
+    });
+}
+
+#[test]
+fn what_is_no_rehearsal_is_refused_before_anything_is_halted() {
+    let daemon = Daemon::start(&with_drill(""));
+    let refused = |body: Value, status: u16, kind: &str| {
+        let (got, problem) = drill(&daemon, &body);
+        assert_eq!((got, &problem["type"]), (status, &json!(format!("urn:haltline:problem:{kind}"))), "{problem}");
+    };
+    assert_eq!(daemon.ask("olaf", "POST", "/v1/drills", Some(&json!({ "reason": "r" }))).0, 403);
+    refused(json!({ "reason": " " }), 422, "invalid-field");
+    block_on(async {
+        let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
+        assert_eq!(gateway.buy("1", 1).await["verdict"], "admit");
+    });
+    let alpha = json!({ "kind": "strategy", "name": "alpha" });
+    daemon.until("its order is seen", |d| {
+        drill(d, &json!({ "reason": "r", "scope": alpha })).1["type"] == "urn:haltline:problem:trading"
+    });
+    assert_eq!(daemon.mode("strategy", "alpha"), "normal");
+    daemon.kill("strategy", "drill", "in earnest");
+    refused(json!({ "reason": "r" }), 409, "not-normal");
+    assert_eq!(daemon.mode("strategy", "drill"), "halted");
+}
+
+#[test]
+fn a_scope_that_the_session_does_not_reach_is_halted_and_not_called_proved() {
+    let daemon = Daemon::start(&with_drill(""));
+    let beta = json!({ "kind": "strategy", "name": "beta" });
+    let (status, report) = drill(&daemon, &json!({ "reason": "r", "scope": beta }));
+    assert_eq!((status, &report["passed"]), (200, &json!(false)), "{report:#}");
+    assert_eq!(report["failed"], json!([]), "nothing failed, and nothing was shown: {report:#}");
+    assert_eq!(daemon.mode("strategy", "beta"), "normal");
+    assert_eq!(daemon.get("vera", "/v1/drills")["last_passed"], Value::Null);
+}
+
+#[test]
+fn a_real_kill_during_a_drill_wins_and_stays() {
+    let daemon = Daemon::start(&with_drill(""));
+    for _ in 0..5 {
+        let http = daemon.http.clone();
+        let ran =
+            std::thread::spawn(move || ask(&http, "rita", "POST", "/v1/drills", Some(&json!({ "reason": "a race" }))));
+        // As soon as it is halted, or a little later: the kill has to win at any moment.
+        while !ran.is_finished() && daemon.mode("strategy", "drill") == "normal" {}
+        let receipt = daemon.kill("strategy", "drill", "in earnest");
+        let (status, report) = ran.join().unwrap();
+        assert_eq!(status, 200, "{report}");
+        assert_eq!(daemon.mode("strategy", "drill"), "halted", "{report:#}");
+        let ask = json!({
+            "scope": { "kind": "strategy", "name": "drill" }, "epoch": receipt["epoch"], "reason": "over", "wait_ms": 5000,
+        });
+        let (status, done) = daemon.ask("rita", "POST", "/v1/rearm", Some(&ask));
+        assert_eq!(status, 200, "{done}");
+    }
+}
+
+#[test]
+fn a_rearm_may_ask_for_a_drill_a_cause_a_nonce_and_time() {
+    let rules = "[rearm]\nacknowledge = true\nnonce = true\ndrill_within = \"1h\"\ncool_off = \"2s\"\n";
+    let daemon = Daemon::start(&with_drill(rules));
+    let receipt = daemon.kill("strategy", "alpha", "it is wrong");
+    let cause = || {
+        let state = daemon.get("vera", "/v1/state");
+        state["halts"][0]["causes"][0]["id"].clone()
+    };
+    let mut body = json!({
+        "scope": { "kind": "strategy", "name": "alpha" }, "epoch": receipt["epoch"], "reason": "it is right",
+    });
+    let kind = |body: &Value| daemon.ask("rita", "POST", "/v1/rearm", Some(body)).1["type"].clone();
+    let problem = |kind: &str| json!(format!("urn:haltline:problem:{kind}"));
+    let nonce = || daemon.get("rita", "/v1/rearm/nonce")["nonce"].clone();
+    assert_eq!(kind(&body), problem("bad-nonce"));
+    body["nonce"] = nonce();
+    assert_eq!(kind(&body), problem("cool-off"), "just now");
+    assert_eq!(kind(&body), problem("bad-nonce"), "it was good once");
+    daemon.until("it has cooled off", |_| {
+        let mut again = body.clone();
+        again["nonce"] = nonce();
+        kind(&again) == problem("drill-needed")
+    });
+    passed(&daemon);
+    body["nonce"] = nonce();
+    assert_eq!(kind(&body), problem("invalid-field"), "the cause was not named");
+    body["acknowledge"] = json!("0123456789abcdef");
+    body["nonce"] = nonce();
+    assert_eq!(kind(&body), problem("invalid-field"), "another cause");
+    body["acknowledge"] = cause();
+    body["nonce"] = json!("00000000000000000000000000000000");
+    assert_eq!(kind(&body), problem("bad-nonce"));
+    assert_eq!(daemon.mode("strategy", "alpha"), "halted");
+    body["nonce"] = nonce();
+    body["wait_ms"] = json!(5_000);
+    let (status, done) = daemon.ask("rita", "POST", "/v1/rearm", Some(&body));
+    assert_eq!(status, 200, "{done}");
+    assert_eq!(daemon.mode("strategy", "alpha"), "normal");
+}
+
+#[test]
+fn after_a_rearm_the_scope_has_a_fraction_until_it_was_clean_or_somebody_promotes_it() {
+    let daemon = Daemon::start(&with_drill("[rearm]\nprobation = { fraction = \"25%\", for = \"2s\" }\n"));
+    let rearm = |receipt: &Value| {
+        let body = json!({
+            "scope": receipt["scope"], "epoch": receipt["epoch"], "reason": "it is right", "wait_ms": 5_000,
+        });
+        let (status, done) = daemon.ask("rita", "POST", "/v1/rearm", Some(&body));
+        assert_eq!(status, 200, "{done}");
+    };
+    let on_probation = || daemon.get("vera", "/v1/probation")["probation"].as_array().unwrap().len();
+    rearm(&daemon.kill("strategy", "alpha", "stop"));
+    let list = daemon.get("vera", "/v1/probation");
+    assert_eq!(list["probation"][0]["fraction_percent"], 25.0, "{list}");
+    block_on(async {
+        let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
+        let verdict = gateway.buy("1", 251).await;
+        assert_eq!((&verdict["rule"], &verdict["limit"]), (&json!("order_qty"), &json!("250")));
+        assert_eq!(gateway.buy("2", 250).await["verdict"], "admit");
+    });
+    daemon.until("it was clean for long enough", |_| on_probation() == 0);
+    rearm(&daemon.kill("strategy", "alpha", "stop again"));
+    assert_eq!(on_probation(), 1);
+    let path = "/v1/probation/strategy/alpha/promote";
+    assert_eq!(daemon.ask("olaf", "POST", path, Some(&json!({ "reason": "fine" }))).0, 403);
+    assert_eq!(daemon.ask("rita", "POST", path, Some(&json!({ "reason": "fine" }))).0, 200);
+    assert_eq!(on_probation(), 0);
+    daemon.until("the engine has all of it", |d| {
+        d.get("vera", "/v1/state")["limits_generation"] == d.get("vera", "/v1/limits?kind=firm")["generation"]
+    });
+    block_on(async {
+        let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
+        assert_eq!(gateway.buy("3", 1_000).await["verdict"], "admit");
+    });
+}
