@@ -295,7 +295,8 @@ impl FileText {
 
         let takes_certificates = self.http.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         if !self.auth.certificates.is_empty() && !takes_certificates {
-            let spot = Spot { span: self.section_spots[7].span.clone(), path: "auth".to_owned() };
+            let auth = SECTIONS.iter().position(|section| *section == "auth").unwrap_or(0);
+            let spot = Spot { span: self.section_spots[auth].span.clone(), path: "auth".to_owned() };
             let rule = "are never asked for: http.tls.client_ca has to say whose certificates are taken";
             errors.missing(&spot, "certificates", rule);
         }
