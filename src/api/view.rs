@@ -314,7 +314,7 @@ pub(super) fn limits(parts: &ApiParts, table: &LimitTable, query: &LimitsQuery) 
     })
 }
 
-fn usage_value(parts: &ApiParts, scope: Scope, usage: Usage, same_generation: bool) -> Value {
+pub(super) fn usage_value(parts: &ApiParts, scope: Scope, usage: Usage, same_generation: bool) -> Value {
     let universe = parts.switch.universe();
     let rule = usage.rule;
     // Rates are matched by position, which only means something under the same limits.

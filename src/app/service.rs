@@ -27,6 +27,7 @@ use crate::alert::keeper::{self, KeeperParts};
 use crate::alert::report::AlertSource;
 use crate::alert::store;
 use crate::api::auth::{hash_token, new_token};
+use crate::api::tls::Tls;
 use crate::api::{self, ApiOptions, ApiParts, Authenticator, Principal};
 use crate::app::config::{self, Loaded};
 use crate::app::desk::{self, Desk, DeskParts};
@@ -44,6 +45,7 @@ use crate::engine::published::Published;
 use crate::ingest::gates::{self, GateOptions, GateParts};
 use crate::ingest::tokens::SessionTokens;
 use crate::ingest::ws::{self, IngestOptions, IngestParts, IngestStats, IngestWake};
+use crate::journal::audit::newest;
 use crate::journal::control::{ControlParts, run_control};
 use crate::journal::incident::{IncidentParts, run_incidents};
 use crate::journal::latch::{LatchStore, run_latch};
@@ -97,6 +99,7 @@ pub struct Running {
     pub clock: Arc<dyn Clock>,
     audit: Arc<Audit>,
     desk: Arc<Desk>,
+    tls: Option<Arc<Tls>>,
     threads: Threads,
 }
 
@@ -167,15 +170,21 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
     let running = start(loaded, StartOptions { path: Some(path.to_owned()), ..StartOptions::default() })?;
     abort_on_panic(&running);
     tracing::info!(event = "started", ws = %running.ws_addr, http = %running.http_addr, socket = %running.socket.display(), "serving");
-    let serving = format!("serving: events at ws://{}, people at http://{}", running.ws_addr, running.http_addr);
+    let scheme = if running.tls.is_some() { "https" } else { "http" };
+    let serving = format!("serving: events at ws://{}, people at {scheme}://{}", running.ws_addr, running.http_addr);
     eprintln!("{serving}");
     let notifier = Notifier::start(manager, running.published.clone(), serving)?;
     // Beside the thread that hears signals: a file that cannot be read must not keep a kill waiting.
     let (ask_reload, reloads) = crossbeam_channel::bounded::<()>(1);
     let (reloader, audit, tell) = (running.desk.clone(), running.audit.clone(), notifier.teller());
+    let tls = running.tls.clone();
     spawn("reload", move || {
         while reloads.recv().is_ok() {
             tell(Told::Reloading);
+            // Apart from the limits: a fault in one is no reason to go on with the other's old state.
+            if let Some(tls) = &tls {
+                reload_certificates(tls, &audit);
+            }
             let entry = Entry::new("signal", "limits").because("SIGHUP");
             audit.record(match reloader.reload("signal", "SIGHUP") {
                 Ok(generation) => entry.detail(format!("generation {generation}")),
@@ -221,6 +230,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     // 1. What can fail for a reason outside: addresses, state directory.
     let ws = listen(loaded.ingest.listen, options.any_port).context("the event listener")?;
     let http = listen(loaded.http.listen, options.any_port).context("the HTTP listener")?;
+    let tls = loaded.http.tls.clone().map(Tls::load).transpose().context("TLS at the HTTP listener")?.map(Arc::new);
     let (ws_addr, http_addr) = (ws.local_addr()?, http.local_addr()?);
     if let Some(path) = &loaded.local.kill_file {
         killfile::check(path).with_context(|| format!("the kill file {}", path.display()))?;
@@ -369,9 +379,11 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     principals.extend(loaded.auth.operators.iter().map(|operator| Principal {
         name: operator.name.clone(),
         role: operator.role,
+        scopes: operator.scopes.clone(),
         token_hash: operator.hash,
     }));
-    let auth = Arc::new(Authenticator::new(principals));
+    let auth = Authenticator::new(principals).with_certificates(loaded.auth.certificates.clone());
+    let auth = Arc::new(auth.with_logins_for(loaded.auth.login_lifetime));
     let local_users = socket::users(&loaded.local.operators);
 
     let desk = Arc::new(Desk::new(DeskParts {
@@ -411,6 +423,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             Some(desk.clone() as _),
             Some(drills.clone() as _),
             Some(Arc::new(AlertSource { alerts: alerts.clone(), clock: clock.clone() })),
+            tls.clone().map(|tls| tls as _),
         ]
         .into_iter()
         .flatten()
@@ -496,11 +509,13 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             published: published.clone(),
             limits: limits.clone(),
             auth,
+            tls: tls.clone(),
             local: local_users,
             clock: clock.clone(),
             alerts,
             audit: audit.clone(),
             journal: durability.clone(),
+            files: files(durability.is_some(), &loaded.service.state_dir),
             render_metrics: Box::new(move || metrics.render()),
             reload: Box::new(move |actor, reason| reload.reload(actor, reason)),
             desk: Some(desk.clone()),
@@ -613,7 +628,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let found = prepared.unknown.as_deref().unwrap_or("positions are exact");
     let detail = format!("version {}, configuration {hash}, {found}", env!("CARGO_PKG_VERSION"));
     audit.record(Entry::new("haltline", "start").detail(detail));
-    Ok(Running { ws_addr, http_addr, socket, universe, limits, published, switch, clock, audit, desk, threads })
+    Ok(Running { ws_addr, http_addr, socket, universe, limits, published, switch, clock, audit, desk, tls, threads })
 }
 
 impl Running {
@@ -809,6 +824,40 @@ fn abort_on_panic(running: &Running) {
         }
         std::process::abort();
     }));
+}
+
+fn reload_certificates(tls: &Tls, audit: &Audit) {
+    let entry = Entry::new("signal", "certificates").because("SIGHUP");
+    audit.record(match tls.reload() {
+        Ok(()) => {
+            tracing::info!(event = "reload", "the certificates of the HTTP listener were read again");
+            entry
+        }
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            tracing::error!(event = "reload", "the old certificates stay in force: {error:#}");
+            entry.refused(&format!("{error:#}"))
+        }
+    });
+}
+
+/// How long a question about the audit may read on: what it has not found by then it says where to go on from.
+const AUDIT_READ: Duration = Duration::from_secs(2);
+
+/// What the API shows of the journal's directory.
+fn files(journal: bool, state_dir: &Path) -> api::Files {
+    if !journal {
+        return api::Files::default();
+    }
+    let dir = state_dir.join("journal");
+    let audit = move |query: &api::AuditQuery| {
+        let until = Instant::now() + AUDIT_READ;
+        let newest = newest(&dir, query.count, query.before, until, |entry| query.passes(entry));
+        let newest = newest.map_err(|error| error.to_string())?;
+        let entries = newest.found.into_iter().map(|found| (found.group, found.entry)).collect();
+        Ok(api::AuditPage { entries, next: newest.next, note: newest.note })
+    };
+    api::Files { incidents: Some(state_dir.join("incidents")), audit: Some(Box::new(audit)) }
 }
 
 fn rearm_policy(loaded: &Loaded) -> RearmPolicy {
