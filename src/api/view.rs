@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::api::ApiParts;
+use crate::api::desk;
 use crate::engine::durability::JournalState;
 use crate::kill::rearm::{Rearm, RearmState};
 use crate::kill::receipt::Receipt;
@@ -228,6 +229,8 @@ pub(super) fn state(parts: &ApiParts) -> Value {
         },
         "journal": parts.journal.as_ref().map_or(json!({ "state": "off" }), |journal| journal_value(&journal.state())),
         "limits_generation": published.limits_generation.get(),
+        "overrides": desk::active(parts),
+        "probation": desk::on_probation(parts),
         "alerts": alerts,
     })
 }
