@@ -38,6 +38,8 @@
 //! | `haltline-limits` | `app::desk`: ends overrides, moves probation, hands the limits in effect to the engine | the disk; the engine for a second |
 //! | `haltline-control` | [`journal::control`]: records, logs, raises alerts | the log's queue never; the disk once, for the first event |
 //! | `haltline-alerts` | [`alert::keeper`]: escalates alerts, halts what nobody answers for, writes down what is open | the disk |
+//! | `haltline-tell-…` | [`alert::delivery`]: alerts to an Alertmanager or a webhook, one thread each | its receiver, within a time-out |
+//! | `haltline-guard` | [`guard::watch`]: kinds of text, rates among peers; halts an instance that is far | the disk, once a minute |
 //! | `haltline-notify` | tells the service manager ([`app`]): ready, reloading, stopping, and that the engine turns | nothing; the next look |
 //! | main | signals (SIGUSR1 kills), reload, the orderly end ([`app::service`]) | the others, at the end |
 //!
@@ -120,6 +122,9 @@
 //! | A service whose engine stands still is not called alive | `app::notify`: `the_watchdog_is_fed_by_rounds_of_the_engine_and_by_nothing_else`; `sre`: `a_service_manager_hears_ready_watchdog_reload_and_the_end_and_nothing_of_a_stopped_process` |
 //! | A critical alert stays until a person answers, over restarts | `kill::alerts`: `a_critical_that_nobody_answers_is_never_resolved_by_silence_or_by_its_cause_going_away`; `alerts`: `a_trip_is_an_alert_that_survives_a_crash_until_a_person_answers` |
 //! | A storm of alerts is a handful and a count, nothing is dropped silently | `kill::alerts`: `a_storm_is_a_handful_and_one_summary_that_counts_all_of_it` |
+//! | A receiver that is away, fails or stalls misses nothing and holds up nobody | `alertmanager`: `a_signed_webhook_misses_nothing_while_it_fails_stalls_and_over_a_restart` |
+//! | A kind of text that was never seen is one alert with a count | `guard::watch`: `the_97_mails_of_the_morning_are_one_critical_alert_that_escalates_before_the_open` |
+//! | The instance that runs away is halted, healthy ones never are | `guard::peers`: `the_eighth_of_eight_is_warned_about_and_halted_within_seconds_and_no_other`, `eight_healthy_ones_with_waves_of_their_own_are_never_far_in_six_hours` |
 //! | An alert names what exists, and is tested | `sre`: `rules_and_dashboard_name_only_what_the_daemon_shows`, `every_alert_has_an_owner_a_summary_a_section_of_the_runbook_and_both_tests` |
 //! | No event is lost or repeated over reconnects | `ingest::tests`: `random_cuts_lose_and_repeat_nothing` |
 //! | Children stay within their parent | `scenarios::conserve`: `what_children_fill_and_what_they_still_may_is_the_parents`, `child_after_its_parent_is_done_halts_its_instance` |

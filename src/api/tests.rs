@@ -179,6 +179,7 @@ impl World {
             local: LocalUsers::default(),
             clock: clock.clone(),
             alerts: alerts.clone(),
+            watch: None,
             audit: Arc::new(crate::kill::audit::Audit::new(None, clock.clone())),
             journal: None,
             files: setup.files,

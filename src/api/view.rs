@@ -206,7 +206,7 @@ pub(super) fn state(parts: &ApiParts) -> Value {
     let warnings = by_name(&mut Rule::ALL.iter().zip(&published.warnings).map(|(r, c)| (r.name(), c.get())));
     let anomalies = by_name(&mut AnomalyKind::ALL.iter().zip(&published.anomalies).map(|(k, c)| (k.name(), c.get())));
     let latch = switch.latch();
-    let alerts: Vec<Value> = parts.alerts.newest(50).iter().map(super::alerts::view).collect();
+    let alerts: Vec<Value> = parts.alerts.newest(50).iter().map(crate::kill::alerts::Alert::to_json).collect();
     let health = engine_health(parts);
     json!({
         "at": rfc3339(parts.clock.now().unix.0),

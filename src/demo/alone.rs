@@ -361,6 +361,7 @@ const SIZING: Sizing = Sizing {
     // Every execution of a whole morning: four million bad ones and less than one million others.
     execs: 5_000_000,
     pairs: 1 << 20,
+    parents: 1 << 12,
     recent_orders: 1 << 18,
 };
 

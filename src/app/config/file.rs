@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use super::alerts::{self, AlertsText};
+use super::guard;
 use super::reader::{Field, NAME_RULE, Reader, is_name};
 use super::temporary::TemporaryText;
 use super::violation::{Errors, Spot};
@@ -16,9 +17,10 @@ use super::{
 use crate::api::Caller;
 use crate::duty::Idle;
 use crate::engine::core::Sizing;
+use crate::guard::watch::WatchOptions;
 use crate::ingest::gates::GateOptions;
-use crate::limits::ParentRule;
 use crate::kill::words::ScopeName;
+use crate::limits::ParentRule;
 use crate::model::{Event, ScopeKind, SessionKind, Universe};
 use crate::units::{Conversion, DecimalError, Px, Qty};
 
@@ -32,7 +34,7 @@ const DEFAULT_AGE_NS: u64 = 5_000_000_000;
 pub(super) const ANY_AGE: u64 = u64::MAX;
 
 /// Sections of options: what they say counts from the start of the process on.
-pub(super) const SECTIONS: [&str; 14] = [
+pub(super) const SECTIONS: [&str; 15] = [
     "service",
     "engine",
     "ingest",
@@ -47,6 +49,7 @@ pub(super) const SECTIONS: [&str; 14] = [
     "drill",
     "ramp",
     "alerts",
+    "guard",
 ];
 
 /// A name that refers to something else in the file.
@@ -124,6 +127,7 @@ pub(super) struct FileText {
     pub journal: Journal,
     pub temporary: TemporaryText,
     pub alerts: AlertsText,
+    pub watch: WatchOptions,
     /// Where each of `auth.operators` is written.
     pub operator_spots: Vec<Spot>,
     /// Scopes that they are limited to.
@@ -154,6 +158,11 @@ impl FileText {
         let journal = read_journal(root.table("journal"));
         let temporary = TemporaryText::read(root);
         let alerts = alerts::read(root.table("alerts"));
+        let mut watch = WatchOptions::default();
+        if let Some(mut table) = root.table("guard") {
+            watch = guard::read(&mut table);
+            table.finish();
+        }
 
         let mut currencies = Vec::new();
         each_named(root, "currencies", |name, field, mut table| {
@@ -236,6 +245,7 @@ impl FileText {
             journal,
             temporary,
             alerts,
+            watch,
             operator_spots,
             operator_scopes,
             base_currency,

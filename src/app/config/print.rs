@@ -4,6 +4,7 @@
 use core::fmt::Write as _;
 
 use super::file::{ANY_AGE, FileText};
+use super::guard;
 use super::limits::{Bound, LimitText, Table, action_word};
 use super::reader::format_duration;
 use super::violation::join;
@@ -151,6 +152,7 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
     }
     file.temporary.write(out)?;
     file.alerts.print(out)?;
+    guard::print(&file.watch, out)?;
 
     for c in &file.currencies {
         writeln!(out, "\n[{}]", join("currencies", &c.name))?;
