@@ -82,6 +82,11 @@ pub(super) async fn acknowledge(
     let mut fields = read_fields(&api, &headers, body).await?;
     let reason = fields.text("reason")?.unwrap_or_default();
     fields.finish()?;
+    // An answer may be what a re-arm of the scope waits for.
+    let about = api.parts.alerts.get(number).and_then(|alert| alert.scope);
+    if let Some(scope) = about.and_then(|scope| scope.find(api.parts.switch.universe())) {
+        caller.at(&api, "ack", scope)?;
+    }
     let taken = api.parts.alerts.acknowledge(number, caller.name(), &reason, api.parts.clock.now().unix.0);
     let mut entry = caller.entry("ack").because(&reason).detail(format!("alert {number}"));
     if let Some(alert) = api.parts.alerts.get(number) {

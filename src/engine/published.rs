@@ -171,6 +171,10 @@ pub struct Published {
     pub remembered_execs: Counter,
     /// Pairs in use.
     pub pairs: Counter,
+    /// Parents known, with those that are over and remembered.
+    pub parents: Counter,
+    /// Parents that take children.
+    pub parents_open: Counter,
     /// Pairs that wait for their revaluation after a mark or a rate moved.
     pub revaluations_pending: Counter,
     /// Events waiting in front of the engine when it last looked.
@@ -209,6 +213,8 @@ impl Published {
             remembered_orders: Counter::default(),
             remembered_execs: Counter::default(),
             pairs: Counter::default(),
+            parents: Counter::default(),
+            parents_open: Counter::default(),
             revaluations_pending: Counter::default(),
             queue_depth: Counter::default(),
             input_lag_ns: Counter::default(),

@@ -64,7 +64,7 @@ impl Watch {
         let (mut groups, mut watched, mut instances) = (Vec::new(), Vec::new(), Vec::new());
         for (at, spec) in universe.sessions.iter().enumerate() {
             match spec.kind {
-                SessionKind::Reference => continue,
+                SessionKind::Reference | SessionKind::Orders => continue,
                 SessionKind::Ask | SessionKind::Observe => {}
             }
             let mut strategies = spec.strategies.clone();

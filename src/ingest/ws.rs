@@ -46,7 +46,7 @@ use crate::duty::Clock;
 use crate::engine::agent::{EdgePort, Inbound, Wake};
 use crate::engine::record::{Name, NameOf};
 use crate::guard::signatures::Text;
-use crate::ingest::intern::{NOBODY, Names};
+use crate::ingest::intern::{NOBODY, Names, parent_number};
 use crate::kill::board::SessionBoard;
 use crate::kill::page::{HaltPage, ModeWord};
 use crate::model::effect::Denial;
@@ -1118,8 +1118,13 @@ fn intern(
         }
     };
     let find = |names: &Names, text: &str| names.find(text).unwrap_or(NOBODY);
+    if kind.is_parent() {
+        event.id = draft.id.as_deref().map_or(event.id, |text| OrdId(parent_number(text)));
+        return Ok(());
+    }
     if let Some(text) = draft.ref_id.as_deref() {
         event.ref_id = match kind {
+            EventKind::New => parent_number(text),
             EventKind::Fill | EventKind::Bust | EventKind::Correct if fresh => {
                 // Without room it gets a number of its own: a fill is booked, if need be twice, never dropped.
                 let before = s.execs.len();
