@@ -314,6 +314,7 @@ async fn ask(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body)
     let reason = fields.text("reason")?.unwrap_or_default();
     let etag = fields.text("etag")?.or_else(|| if_match(&headers));
     fields.finish()?;
+    caller.at(&api, "override", place.scope)?;
     let actor = caller.0.name.clone();
     let ask = Ask { place, value, for_ns: seconds * 1_000_000_000, actor, reason: reason.clone() };
     let entry = caller.entry("override").on(ScopeName::of(api.parts.switch.universe(), place.scope)).because(&reason);
@@ -357,6 +358,10 @@ async fn decide(
     let mut fields = read_fields(api, &headers, body).await?;
     let reason = fields.text("reason")?.unwrap_or_default();
     fields.finish()?;
+    let about = desk(api)?.overrides().iter().find(|o| o.id == id).map(|o| o.scope.clone());
+    if let Some(scope) = about.and_then(|scope| scope.find(api.parts.switch.universe())) {
+        caller.at(api, action, scope)?;
+    }
     let entry = caller.entry(action).because(&reason);
     let actor = caller.0.name.clone();
     let result = api.at_the_desk(move |desk| call(desk, id, &actor, &reason)).await;
@@ -467,6 +472,7 @@ async fn replace(State(api): Shared, caller: Caller, headers: HeaderMap, body: B
     if reason.trim().is_empty() {
         return Err(fields.wrong("reason", &reason.into(), "a change of limits needs a reason"));
     }
+    caller.at(&api, "limits", Scope::Firm)?;
     let entry = caller.entry("limits").because(&reason);
     let (actor, etag) = (caller.0.name.clone(), if_match(&headers));
     let result = api.at_the_desk(move |desk| desk.replace(&text, &actor, &reason, etag.as_deref())).await;
@@ -547,6 +553,7 @@ async fn promote_scope(
     let mut fields = read_fields(api, headers, body).await?;
     let reason = fields.text("reason")?.unwrap_or_default();
     fields.finish()?;
+    caller.at(api, "promote", scope)?;
     let name = ScopeName::of(api.parts.switch.universe(), scope);
     let entry = caller.entry("promote").on(name.clone()).because(&reason);
     let actor = caller.0.name.clone();
