@@ -66,7 +66,13 @@ export class Freshness {
       return { word: "disconnected", ageMs, text: "Disconnected", for: age, why: this.why };
     }
     if (ageMs === null || ageMs > STALE_MS) {
-      return { word: "stale", ageMs, text: "Stale", for: age, why: "Nothing has come from haltline." };
+      return {
+        word: "stale",
+        ageMs,
+        text: "Stale",
+        for: age,
+        why: "What is shown is old. A kill can be pressed all the same.",
+      };
     }
     if (this.lag > LATE_MS) {
       const late = (this.lag / 1_000).toFixed(1);

@@ -23,8 +23,7 @@ const NARROW = matchMedia("(max-width: 720px)");
 /** What a scope's state is called, and as what it is shown. @param {ScopeState} known @param {boolean} vouched */
 export function stateOf(known, vouched) {
   const own = known.row.mode;
-  if (own !== "normal")
-    return { severity: known.severity, text: vouched ? modeText(own) : `${modeText(own)}, last known` };
+  if (own !== "normal") return { severity: known.severity, text: vouched ? modeText(own) : `was ${modeText(own)}` };
   const above = known.row.in_force;
   if (above !== "normal") return { severity: above, text: `${modeText(above)} above` };
   if (!vouched) return { severity: "unknown", text: "unknown" };
