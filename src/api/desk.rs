@@ -26,6 +26,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use serde_json::{Value, json};
 
+use crate::api::ApiParts;
 use crate::api::auth::Role;
 use crate::api::problem::Problem;
 use crate::api::routes::{
@@ -500,6 +501,20 @@ fn probation(one: &Probation, now: Now) -> Value {
         "clean_orders": volume,
         "clean_orders_needed": one.steps.clean_volume,
     })
+}
+
+/// The overrides in force, for `GET /v1/state`.
+pub(super) fn active(parts: &ApiParts) -> Vec<Value> {
+    let Some(desk) = &parts.desk else { return Vec::new() };
+    let (universe, now) = (parts.switch.universe(), parts.clock.now());
+    desk.overrides().iter().filter(|o| o.is_active()).map(|o| shown(universe, o, now)).collect()
+}
+
+/// Who is on probation, for `GET /v1/state`.
+pub(super) fn on_probation(parts: &ApiParts) -> Vec<Value> {
+    let Some(desk) = &parts.desk else { return Vec::new() };
+    let now = parts.clock.now();
+    desk.probations().iter().map(|p| probation(p, now)).collect()
 }
 
 async fn probations(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {

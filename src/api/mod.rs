@@ -25,6 +25,7 @@
 //! | `POST /v1/drills`, `GET /v1/drills`, `GET /v1/drills/{id}` | risk, viewer | `{scope?, force?, reason}` → what the rehearsal showed, see [`drills`] |
 //! | `GET /v1/alerts?state=&open=&severity=&owner=&kind=&name=&scope_kind=&scope_name=&before=&count=` | viewer | alerts, newest first; `next` is the `before` of the next page |
 //! | `GET /v1/alerts/{id}` | viewer | one of them |
+//! | `GET /v1/signatures?count=`, `GET /v1/peers` | viewer | what the guard has learned of texts and of rates |
 //! | `POST /v1/alerts/{id}/ack` | operator | `{reason}` → the alert, which the caller looks at from now on |
 //! | `GET /livez`, `GET /readyz?verbose` | – | |
 //! | `GET /`, `GET /console/…` | – | the console: a page, no data |
@@ -38,6 +39,7 @@ pub mod auth;
 mod console;
 pub mod desk;
 pub mod drills;
+mod guard;
 mod login;
 pub mod problem;
 mod reads;
@@ -69,6 +71,7 @@ pub use server::{run, run_local};
 use crate::duty::Clock;
 use crate::engine::durability::Durability;
 use crate::engine::published::Published;
+use crate::guard::watch::Watch;
 use crate::kill::alerts::Alerts;
 use crate::kill::audit::Audit;
 use crate::kill::switch::Switch;
@@ -141,6 +144,8 @@ pub struct ApiParts {
     pub clock: Arc<dyn Clock>,
     /// The last alerts.
     pub alerts: Arc<Alerts>,
+    /// What looks at texts and rates; `None`: nobody does.
+    pub watch: Option<Arc<Watch>>,
     /// Where control records go.
     pub audit: Arc<Audit>,
     /// How the journal is doing; `None`: there is none.

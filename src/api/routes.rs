@@ -21,6 +21,7 @@ use crate::api::ApiParts;
 use crate::api::alerts;
 use crate::api::auth::{self, Role, same_origin};
 use crate::api::console;
+use crate::api::guard;
 use crate::api::problem::Problem;
 use crate::api::server::Line;
 use crate::api::stream::{self, Hub};
@@ -131,6 +132,8 @@ pub(super) fn router(parts: Arc<ApiParts>, stop: watch::Receiver<bool>) -> Route
         .route("/v1/me", get(login::me))
         .route("/v1/limits", get(limits))
         .route("/v1/limits/reload", post(reload))
+        .route("/v1/signatures", get(guard::signatures))
+        .route("/v1/peers", get(guard::peers))
         .route("/v1/alerts", get(alerts::list))
         .route("/v1/alerts/{id}", get(alerts::one))
         .route("/v1/alerts/{id}/ack", post(alerts::acknowledge))

@@ -117,7 +117,14 @@ impl World {
             }));
         }
         if setup.engine {
-            let sizing = Sizing { working_orders: 16, remembered_orders: 16, execs: 16, pairs: 16, recent_orders: 16 };
+            let sizing = Sizing {
+                working_orders: 16,
+                remembered_orders: 16,
+                execs: 16,
+                pairs: 16,
+                recent_orders: 16,
+                parents: 16,
+            };
             let (_commands, commands) = crossbeam_channel::bounded(1);
             let (notices, _notices) = crossbeam_channel::bounded(1);
             let agent = EngineAgent::new(AgentParts {
@@ -172,6 +179,7 @@ impl World {
             local: LocalUsers::default(),
             clock: clock.clone(),
             alerts: alerts.clone(),
+            watch: None,
             audit: Arc::new(crate::kill::audit::Audit::new(None, clock.clone())),
             journal: None,
             files: setup.files,

@@ -29,10 +29,12 @@ use crate::alert::store;
 use crate::api::auth::{hash_token, new_token};
 use crate::api::tls::Tls;
 use crate::api::{self, ApiOptions, ApiParts, Authenticator, Principal};
+use crate::app::alerting::{self, Alerting};
 use crate::app::config::{self, Loaded};
 use crate::app::desk::{self, Desk, DeskParts};
 use crate::app::desk_opening::Opening;
 use crate::app::drill::{DrillRoom, Rehearser};
+use crate::app::guard::{self, GuardParts, GuardSource};
 use crate::app::journal;
 use crate::app::killfile::{self, KillFile};
 use crate::app::logs;
@@ -42,6 +44,7 @@ use crate::app::socket::{self, SocketFile};
 use crate::duty::{Clock, SystemClock};
 use crate::engine::agent::{AgentParts, EngineAgent, Wake, port};
 use crate::engine::published::Published;
+use crate::guard::watch::Watch;
 use crate::ingest::gates::{self, GateOptions, GateParts};
 use crate::ingest::tokens::SessionTokens;
 use crate::ingest::ws::{self, IngestOptions, IngestParts, IngestStats, IngestWake};
@@ -128,8 +131,9 @@ struct Threads {
     journal: Option<journal::Running>,
     stop_incidents: Arc<AtomicBool>,
     incidents: Option<JoinHandle<()>>,
-    stop_keeper: Arc<AtomicBool>,
-    keeper: JoinHandle<()>,
+    alerting: Alerting,
+    stop_guard: Arc<AtomicBool>,
+    guard: JoinHandle<()>,
 }
 
 /// Events that may wait in front of the engine. At a million events a second that is 16 ms.
@@ -235,6 +239,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     if let Some(path) = &loaded.local.kill_file {
         killfile::check(path).with_context(|| format!("the kill file {}", path.display()))?;
     }
+    let outlets = alerting::outlets(&loaded.alerts.delivery, &clock)?;
     LatchStore::check(&loaded.service.state_dir)?;
     let socket = loaded.control_socket();
     let (local, socket_file) = SocketFile::listen(&socket, loaded.local.group.as_ref())
@@ -284,8 +289,8 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let (recorder, begin, writer, durability, audit_to) = match prepared.parts {
         Some(parts) => {
             let (durability, audit) = (parts.durability.clone(), parts.audit.clone());
-            let (recorder, begin, ring, writer) = parts.split();
-            (Some(recorder), Some(begin), Some((ring, writer)), Some(durability), Some(audit))
+            let (recorder, begin, threads) = parts.split();
+            (Some(recorder), Some(begin), Some(threads), Some(durability), Some(audit))
         }
         None => (None, None, None, None, None),
     };
@@ -299,6 +304,10 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let alerts = Arc::new(Alerts::new(loaded.alerts.policy.clone()));
     let alerts_file = store::path(&loaded.service.state_dir);
     keeper::restore(&alerts, &alerts_file, clock.now().unix.0);
+    let watch = Arc::new(Watch::new(loaded.watch.clone(), &universe));
+    let guard_file = store::guard_path(&loaded.service.state_dir);
+    guard::restore(&watch, &alerts, &guard_file, clock.now().unix.0);
+    let (texts, take_texts) = crossbeam_channel::bounded(guard::TEXTS);
     let gates = Arc::new(Gates::default());
     // Before anybody can press: who was attached to the run before may send as soon as the lease is renewed.
     let former = match &gate_door {
@@ -419,9 +428,15 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             Some(auth.clone() as Arc<dyn Source>),
             Some(stats.clone()),
             durability.clone().map(|d| d as _),
+            writer.as_ref().map(|threads| threads.compaction.clone() as _),
             Some(desk.clone() as _),
             Some(drills.clone() as _),
-            Some(Arc::new(AlertSource { alerts: alerts.clone(), clock: clock.clone() })),
+            Some(Arc::new(AlertSource {
+                alerts: alerts.clone(),
+                clock: clock.clone(),
+                receivers: outlets.iter().map(|outlet| outlet.status.clone()).collect(),
+            })),
+            Some(Arc::new(GuardSource(watch.clone()))),
             tls.clone().map(|tls| tls as _),
         ]
         .into_iter()
@@ -439,11 +454,12 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         let (switch, clock, stop) = (switch.clone(), clock.clone(), stop_latch.clone());
         spawn("latch", move || run_latch(store, &switch, &latch_jobs, &clock, &stop))?
     };
-    let journal = writer.map(|(ring, parts)| journal::spawn(ring, parts)).transpose()?;
+    let replay = writer.as_ref().map(|threads| threads.replay());
+    let journal = writer.map(|threads| journal::spawn(threads, &audit)).transpose()?;
     let stop_incidents = flag();
-    let (report, incidents) = match &durability {
+    let (report, incidents) = match durability.as_ref().zip(replay) {
         None => (None, None),
-        Some(durability) => {
+        Some((durability, replay)) => {
             let (report, take) = crossbeam_channel::bounded(INCIDENTS);
             let state = &loaded.service.state_dir;
             let parts = IncidentParts {
@@ -453,22 +469,31 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
                 published: published.clone(),
                 durability: durability.clone(),
                 config: blake3::Hash::from_bytes(loaded.hash).to_hex().to_string(),
+                replay,
             };
             let stop = stop_incidents.clone();
             (Some(report), Some(spawn("incidents", move || run_incidents(&parts, &take, &stop))?))
         }
     };
-    let stop_keeper = flag();
-    let keeper = {
-        let (wake, woken) = keeper::bell();
-        alerts.on_change(Box::new(move || {
-            // Full: it is about to look anyway.
-            let _ = wake.try_send(());
-        }));
+    let alerting = {
         let (alerts, switch, audit) = (alerts.clone(), switch.clone(), audit.clone());
         let parts = KeeperParts { alerts, switch, audit, clock: clock.clone(), path: alerts_file };
-        let stop = stop_keeper.clone();
-        spawn("alerts", move || keeper::run(&parts, &woken, &stop))?
+        alerting::start(parts, outlets)?
+    };
+    let stop_guard = flag();
+    let guard = {
+        let parts = GuardParts {
+            watch: watch.clone(),
+            texts: take_texts,
+            published: published.clone(),
+            alerts: alerts.clone(),
+            switch: switch.clone(),
+            audit: audit.clone(),
+            clock: clock.clone(),
+            path: guard_file,
+        };
+        let stop = stop_guard.clone();
+        spawn("guard", move || guard::run(&parts, &stop))?
     };
     let control = {
         let (switch, alerts, published, stop) =
@@ -510,6 +535,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             local: local_users,
             clock: clock.clone(),
             alerts,
+            watch: Some(watch),
             audit: audit.clone(),
             journal: durability.clone(),
             files: files(durability.is_some(), &loaded.service.state_dir),
@@ -577,6 +603,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             port: edge,
             clock: clock.clone(),
             auth: tokens,
+            texts,
             listener: ws,
             options: IngestOptions {
                 connections_max: loaded.ingest.max_connections,
@@ -618,8 +645,9 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         journal,
         stop_incidents,
         incidents,
-        stop_keeper,
-        keeper,
+        alerting,
+        stop_guard,
+        guard,
     };
     let hash = blake3::Hash::from_bytes(loaded.hash).to_hex();
     let found = prepared.unknown.as_deref().unwrap_or("positions are exact");
@@ -676,18 +704,23 @@ impl Running {
         if let Some(killfile) = t.killfile {
             killfile.join().map_err(|_| joined("killfile"))?;
         }
+        t.stop_guard.store(true, Ordering::Release);
+        t.guard.join().map_err(|_| joined("guard"))?;
         // After everybody who raises alerts, before the latch: it may halt.
-        t.stop_keeper.store(true, Ordering::Release);
-        t.keeper.join().map_err(|_| joined("alerts"))?;
+        t.alerting.stop().map_err(|name| joined(&name))?;
         t.stop_latch.store(true, Ordering::Release);
         let store = t.latch.join().map_err(|_| joined("latch"))?;
         t.stop_incidents.store(true, Ordering::Release);
         if let Some(incidents) = t.incidents {
             incidents.join().map_err(|_| joined("incidents"))?;
         }
+        let mut journal = t.journal;
+        if let Some(journal) = &mut journal {
+            journal.end_compactor()?;
+        }
         // The last record, when everybody who might make one has ended.
         self.audit.record(Entry::new("haltline", "stop"));
-        if let Some(journal) = t.journal {
+        if let Some(journal) = journal {
             journal.end()?;
         }
         noted.context("could not write down that events were taken")?;

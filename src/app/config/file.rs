@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use super::alerts::{self, AlertsText};
+use super::guard;
 use super::reader::{Field, NAME_RULE, Reader, is_name};
 use super::temporary::TemporaryText;
 use super::violation::{Errors, Spot};
@@ -16,8 +17,10 @@ use super::{
 use crate::api::Caller;
 use crate::duty::Idle;
 use crate::engine::core::Sizing;
+use crate::guard::watch::WatchOptions;
 use crate::ingest::gates::GateOptions;
 use crate::kill::words::ScopeName;
+use crate::limits::ParentRule;
 use crate::model::{Event, ScopeKind, SessionKind, Universe};
 use crate::units::{Conversion, DecimalError, Px, Qty};
 
@@ -31,7 +34,7 @@ const DEFAULT_AGE_NS: u64 = 5_000_000_000;
 pub(super) const ANY_AGE: u64 = u64::MAX;
 
 /// Sections of options: what they say counts from the start of the process on.
-pub(super) const SECTIONS: [&str; 14] = [
+pub(super) const SECTIONS: [&str; 15] = [
     "service",
     "engine",
     "ingest",
@@ -46,6 +49,7 @@ pub(super) const SECTIONS: [&str; 14] = [
     "drill",
     "ramp",
     "alerts",
+    "guard",
 ];
 
 /// A name that refers to something else in the file.
@@ -61,6 +65,7 @@ pub(super) struct CurrencyText {
 pub(super) struct AccountText {
     pub name: String,
     pub spot: Spot,
+    pub suspense: bool,
 }
 
 pub(super) struct StrategyText {
@@ -69,6 +74,8 @@ pub(super) struct StrategyText {
     pub account: Option<Reference>,
     /// `None`: all.
     pub instruments: Option<Vec<Reference>>,
+    /// `None`: not written, see [`FileText::parents_of`].
+    pub parents: Option<(ParentRule, Spot)>,
 }
 
 #[derive(Clone)]
@@ -120,6 +127,7 @@ pub(super) struct FileText {
     pub journal: Journal,
     pub temporary: TemporaryText,
     pub alerts: AlertsText,
+    pub watch: WatchOptions,
     /// Where each of `auth.operators` is written.
     pub operator_spots: Vec<Spot>,
     /// Scopes that they are limited to.
@@ -150,6 +158,11 @@ impl FileText {
         let journal = read_journal(root.table("journal"));
         let temporary = TemporaryText::read(root);
         let alerts = alerts::read(root.table("alerts"));
+        let mut watch = WatchOptions::default();
+        if let Some(mut table) = root.table("guard") {
+            watch = guard::read(&mut table);
+            table.finish();
+        }
 
         let mut currencies = Vec::new();
         each_named(root, "currencies", |name, field, mut table| {
@@ -170,8 +183,9 @@ impl FileText {
         });
 
         let mut accounts = Vec::new();
-        each_named(root, "accounts", |name, field, table| {
-            accounts.push(AccountText { name, spot: field.spot.clone() });
+        each_named(root, "accounts", |name, field, mut table| {
+            let suspense = table.get("suspense").and_then(|f| f.boolean()).unwrap_or(false);
+            accounts.push(AccountText { name, spot: field.spot.clone(), suspense });
             table.finish();
         });
 
@@ -180,7 +194,9 @@ impl FileText {
             let account = table.need("account", "a strategy trades for one account");
             let account = account.and_then(|f| reference(&f));
             let instruments = table.get("instruments").and_then(|f| references(&f));
-            strategies.push(StrategyText { name, spot: field.spot.clone(), account, instruments });
+            let rules = ParentRule::ALL.map(|rule| (rule.name(), rule));
+            let parents = table.get("parents").and_then(|f| Some((f.word(&rules)?, f.spot)));
+            strategies.push(StrategyText { name, spot: field.spot.clone(), account, instruments, parents });
             table.finish();
         });
 
@@ -188,9 +204,8 @@ impl FileText {
 
         let mut sessions = Vec::new();
         each_named(root, "sessions", |name, field, mut table| {
-            let kinds =
-                [("ask", SessionKind::Ask), ("observe", SessionKind::Observe), ("reference", SessionKind::Reference)];
-            let kind = table.need("kind", "ask, observe or reference").and_then(|f| f.word(&kinds));
+            let kinds = SessionKind::ALL.map(|kind| (kind.name(), kind));
+            let kind = table.need("kind", "ask, observe, reference or orders").and_then(|f| f.word(&kinds));
             let mut listed = Vec::new();
             if let Some(f) = table.get("strategies") {
                 listed = references(&f).unwrap_or_default();
@@ -230,6 +245,7 @@ impl FileText {
             journal,
             temporary,
             alerts,
+            watch,
             operator_spots,
             operator_scopes,
             base_currency,
@@ -276,6 +292,17 @@ impl FileText {
                 if !strategies.contains(&**name) {
                     errors.at(spot, format!("no such strategy; [strategies.{name}] would declare it"));
                 }
+            }
+        }
+
+        for strategy in &self.strategies {
+            if let Some((rule, spot)) = &strategy.parents
+                && *rule != ParentRule::Ignored
+                && !self.has_orders_for(&strategy.name)
+            {
+                let rule = "no session of kind \"orders\" may send its parents, so every order that is held to one would be \
+                            denied";
+                errors.at(spot, rule);
             }
         }
 
@@ -338,6 +365,20 @@ impl FileText {
                 format!("{pairs} combinations of strategy and instrument: at most {max}"),
             );
         }
+    }
+
+    /// Whether a session may send parents of `strategy`.
+    fn has_orders_for(&self, strategy: &str) -> bool {
+        self.sessions
+            .iter()
+            .filter(|s| s.kind == SessionKind::Orders)
+            .any(|s| s.strategies.is_empty() || s.strategies.iter().any(|(name, _)| name == strategy))
+    }
+
+    /// Whether orders of `strategy` are held against parents: if nothing is written, all are where parents are sent at all.
+    pub fn parents_of(&self, strategy: &StrategyText) -> ParentRule {
+        let unwritten = || if self.has_orders_for(&strategy.name) { ParentRule::Required } else { ParentRule::Ignored };
+        strategy.parents.as_ref().map_or_else(unwritten, |(rule, _)| *rule)
     }
 
     /// The paths of `[local]`, where they depend on the state directory.
@@ -434,6 +475,7 @@ fn read_engine(table: Option<Reader<'_>>) -> EngineOptions {
         execs: size("execs", default.execs),
         pairs: size("pairs", default.pairs),
         recent_orders: size("recent_orders", default.recent_orders),
+        parents: size("parents", default.parents),
     };
     let (spin, nap) = match Idle::default() {
         Idle::Nap { spin, nap } => (spin, nap),
@@ -578,6 +620,13 @@ fn read_journal(table: Option<Reader<'_>>) -> Journal {
     }
     if let Some(cells) = table.get("ring_cells").and_then(|f| f.integer(4_096, 1 << 28)) {
         journal.ring_cells = cells as u64;
+    }
+    if let Some(segments) = table.get("snapshot_segments").and_then(|f| f.integer(0, 1 << 20)) {
+        journal.snapshot_segments = (segments > 0).then_some(segments as u64);
+    }
+    let most = 36_500 * 86_400_000_000_000;
+    if let Some(keep) = table.get("keep").and_then(|f| f.duration_or_unlimited(1_000_000, most)) {
+        journal.keep = keep.map(Duration::from_nanos);
     }
     let mut path = |key| {
         let field = table.get(key)?;

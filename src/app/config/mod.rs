@@ -9,6 +9,7 @@
 
 mod alerts;
 mod file;
+mod guard;
 mod limits;
 mod print;
 mod reader;
@@ -42,6 +43,7 @@ pub use crate::api::tls::TlsFiles;
 pub use crate::api::{CertificateBy, Certified, Role, Scopes};
 use crate::duty::Idle;
 use crate::engine::core::Sizing;
+use crate::guard::watch::WatchOptions;
 use crate::ingest::gates::GateOptions;
 use crate::limits::LimitTable;
 use crate::model::universe::{AccountSpec, CurrencySpec, StrategySpec};
@@ -297,6 +299,10 @@ pub struct Journal {
     pub ring_dir: PathBuf,
     /// A second place for the journal's heads: a file that a line is appended to at every checkpoint.
     pub heads: Option<PathBuf>,
+    /// A snapshot is made after so many segments; `None`: none is made.
+    pub snapshot_segments: Option<u64>,
+    /// How long segments that snapshots stand for are kept; `None`: for ever.
+    pub keep: Option<Duration>,
 }
 
 impl Default for Journal {
@@ -310,6 +316,8 @@ impl Default for Journal {
             ring_cells: 1 << 20,
             ring_dir: PathBuf::from("/dev/shm"),
             heads: None,
+            snapshot_segments: Some(4),
+            keep: None,
         }
     }
 }
@@ -362,6 +370,8 @@ pub struct Loaded {
     pub overlays: Vec<Timed>,
     /// Who owns alerts, what happens when nobody answers.
     pub alerts: AlertsSection,
+    /// Sections `[guard.signatures]` and `[guard.peers]`.
+    pub watch: WatchOptions,
     /// BLAKE3 of each session's token, by [`SessionId`](crate::units::SessionId). `None` only with
     /// [`Auth::tokens_at_runtime`]: such a session cannot connect until it is given one.
     pub session_tokens: Vec<Option<[u8; 32]>>,
@@ -605,6 +615,7 @@ fn finish(read: &Read<'_>, text: &str) -> Option<Loaded> {
         ceilings,
         overlays: Vec::new(),
         alerts: file.alerts.section.clone(),
+        watch: file.watch.clone(),
         session_tokens: file.sessions.iter().map(|s| s.token).collect(),
         hash: *blake3::hash(text.as_bytes()).as_bytes(),
         text: text.into(),
@@ -720,6 +731,7 @@ fn unchanged(errors: &Errors<'_>, old: &Loaded, new: &Loaded, file: &FileText, r
         old.drill != new.drill,
         old.ramp != new.ramp,
         old.alerts != new.alerts,
+        old.watch != new.watch,
     ];
     for (spot, changed) in file.section_spots.iter().zip(sections) {
         if changed {

@@ -4,6 +4,7 @@
 use core::fmt::Write as _;
 
 use super::file::{ANY_AGE, FileText};
+use super::guard;
 use super::limits::{Bound, LimitText, Table, action_word};
 use super::reader::format_duration;
 use super::violation::join;
@@ -11,8 +12,8 @@ use super::{CertificateBy, Group, Scopes};
 use crate::duty::Idle;
 use crate::ingest::gates::GateOptions;
 use crate::limits::{RateKind, RateLimit, ScopeLimits, SideRule, WarnLevels};
-use crate::model::rule::{Unit, applies};
-use crate::model::{Action, Event, Rule, ScopeKind, SessionKind};
+use crate::model::rule::{Unit, applies, default_action};
+use crate::model::{Event, Rule, ScopeKind};
 use crate::units::format_decimal;
 
 /// See [`super::effective`]. `file` and `limits` are without violations.
@@ -60,6 +61,7 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
     }
     writeln!(out, "working_orders = {}\nremembered_orders = {}", sizing.working_orders, sizing.remembered_orders)?;
     writeln!(out, "execs = {}\npairs = {}\nrecent_orders = {}", sizing.execs, sizing.pairs, sizing.recent_orders)?;
+    writeln!(out, "parents = {}", sizing.parents)?;
 
     let remote = |listen: core::net::SocketAddr| !listen.ip().is_loopback();
     writeln!(out, "\n[ingest]\nlisten = \"{}\"", file.ingest.listen)?;
@@ -143,11 +145,14 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
     writeln!(out, "grace = \"{}\"\nsegment_bytes = {}", span(journal.grace), journal.segment_bytes)?;
     writeln!(out, "ring_cells = {}", journal.ring_cells)?;
     writeln!(out, "ring_dir = {}", quoted(&journal.ring_dir.to_string_lossy()))?;
+    writeln!(out, "snapshot_segments = {}", journal.snapshot_segments.unwrap_or(0))?;
+    writeln!(out, "keep = \"{}\"", journal.keep.map_or_else(|| "unlimited".to_owned(), span))?;
     if let Some(heads) = &journal.heads {
         writeln!(out, "heads = {}", quoted(&heads.to_string_lossy()))?;
     }
     file.temporary.write(out)?;
     file.alerts.print(out)?;
+    guard::print(&file.watch, out)?;
 
     for c in &file.currencies {
         writeln!(out, "\n[{}]", join("currencies", &c.name))?;
@@ -157,13 +162,14 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
         writeln!(out, "max_age = \"{}\"", age(c.max_age_ns))?;
     }
     for a in &file.accounts {
-        writeln!(out, "\n[{}]", join("accounts", &a.name))?;
+        writeln!(out, "\n[{}]\nsuspense = {}", join("accounts", &a.name), a.suspense)?;
     }
     for s in &file.strategies {
         writeln!(out, "\n[{}]", join("strategies", &s.name))?;
         if let Some((account, _)) = &s.account {
             writeln!(out, "account = {}", quoted(account))?;
         }
+        writeln!(out, "parents = \"{}\"", file.parents_of(s).name())?;
         if let Some(instruments) = &s.instruments {
             writeln!(out, "instruments = {}", list(instruments.iter().map(|(name, _)| &**name)))?;
         }
@@ -186,11 +192,7 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
         writeln!(out, "reference_max_age = \"{}\"\nrestricted = {}", age(i.reference_max_age_ns), i.restricted)?;
     }
     for s in &file.sessions {
-        let kind = match s.kind {
-            SessionKind::Ask => "ask",
-            SessionKind::Observe => "observe",
-            SessionKind::Reference => "reference",
-        };
+        let kind = s.kind.name();
         writeln!(out, "\n[{}]\nkind = \"{kind}\"", join("sessions", &s.name))?;
         if !s.strategies.is_empty() {
             writeln!(out, "strategies = {}", list(s.strategies.iter().map(|(name, _)| &**name)))?;
@@ -236,7 +238,7 @@ fn write_table(out: &mut String, file: &FileText, kind: ScopeKind, path: &str, t
     }
     for (&rule, stated) in &table.rules {
         debug_assert!(applies(rule, kind));
-        let action = action_word(stated.action.unwrap_or(Action::Deny));
+        let action = action_word(stated.action.unwrap_or(default_action(rule)));
         let warn = format!("warn = {}", warn_list(stated.warn.unwrap_or(ScopeLimits::DEFAULT_WARN)));
         let name = rule.name();
         match &stated.bound {
@@ -246,6 +248,10 @@ fn write_table(out: &mut String, file: &FileText, kind: ScopeKind, path: &str, t
                 let window = format_duration(d.window_ns);
                 let count = d.count;
                 writeln!(out, "{name} = {{ count = {count}, window = \"{window}\", action = \"{action}\", {warn} }}")?;
+            }
+            Some(Bound::FanOut(fan)) => {
+                let (count, per) = (fan.count, format_duration(fan.window_ns));
+                writeln!(out, "{name} = {{ count = {count}, per = \"{per}\", action = \"{action}\", {warn} }}")?;
             }
             Some(Bound::Rates(rates)) => {
                 writeln!(out, "{name} = [")?;
