@@ -24,7 +24,7 @@ use crate::kill::switch::{Stop, Switch};
 use crate::kill::words::{self, ScopeName};
 use crate::limits::Gauge;
 use crate::metrics::{Sample, SampleKind, Source};
-use crate::model::{Event, EventKind, Mode, OrdType, Scope, Side, Universe};
+use crate::model::{Claim, Event, EventKind, Mode, OrdType, Scope, Side, Universe};
 use crate::units::{InstrumentId, OrdId, Px, Qty, SessionId, StrategyId, UnixNanos};
 use crate::wire::Protocol;
 
@@ -335,6 +335,7 @@ impl Line {
             token: who.token.clone(),
             protocol: Protocol::Bin,
             universe: universe.clone(),
+            claim: Claim::default(),
         };
         let connecting = tokio::time::timeout(PATIENCE, client::connect(&endpoint, &Memory::new(16))).await;
         let connected = connecting.map_err(|_| "the session that rehearses could not connect in time".to_owned())?;

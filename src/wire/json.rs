@@ -22,7 +22,7 @@
 //! | `fx` | currency rate | |
 //! | `heartbeat` | | |
 //!
-//! `account` left out is the strategy's. Without a sequence: `hello {out, run}` (both optional: the last
+//! `account` left out is the strategy's. Without a sequence: `hello {out, run, …}` (see [`hello`]; both optional: the last
 //! answer seen and of which run), first on every connection, and `mode_ack {page}`. With the present run a client
 //! says that it acted on no answer after `out`: only then is an order that a halt withholds no longer counted.
 //!
@@ -54,6 +54,7 @@ use crate::units::{
     AccountId, DecimalError, InstrumentId, OrdId, Px, Qty, SessionId, StrategyId, UnixNanos, format_decimal,
     parse_decimal,
 };
+use crate::wire::hello::{self, Hello};
 use crate::wire::{Draft, Fault, Problem, WireId};
 
 /// A message from a client.
@@ -68,15 +69,6 @@ pub enum Client<'a> {
     },
     /// A sequenced event.
     Event(Draft<'a>),
-}
-
-/// What a client remembers of an earlier connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hello {
-    /// The last answer that it saw; 0: none.
-    pub out: u64,
-    /// The run of the server that numbered it; 0: not said.
-    pub run: u64,
 }
 
 const FIELDS: [&str; 20] = [
@@ -118,8 +110,7 @@ const PX: usize = 13;
 const PARENT: usize = 14;
 const CURRENCY: usize = 15;
 const RATE: usize = 16;
-const OUT: usize = 17;
-const RUN: usize = 18;
+// `out` and `run` are of a `hello`: see `hello::decode`.
 const PAGE: usize = 19;
 
 /// Bit set of fields.
@@ -438,9 +429,10 @@ pub fn decode<'a>(text: &'a str, universe: &Universe, session: SessionId) -> Res
     let kind = match &raw.tokens[TYPE] {
         Some(Token::Text(name)) => match &**name {
             "hello" => {
-                raw.check_fields(set(&[TYPE]), set(&[OUT, RUN]));
-                let hello = Hello { out: raw.whole(OUT, 0), run: raw.whole(RUN, 0) };
-                return if raw.problem.is_some() { fail(raw, None) } else { Ok(Client::Hello(hello)) };
+                return match hello::decode(text) {
+                    Ok(hello) => Ok(Client::Hello(hello)),
+                    Err(problem) => Err(Box::new(Fault { draft: None, problem })),
+                };
             }
             "mode_ack" => {
                 raw.check_fields(set(&[TYPE, PAGE]), 0);
@@ -822,12 +814,6 @@ impl Server {
     }
 }
 
-/// The text of a `hello`.
-#[must_use]
-pub fn encode_hello(hello: Hello) -> String {
-    format!("{{\"type\":\"hello\",\"out\":{},\"run\":{}}}", hello.out, hello.run)
-}
-
 /// The text of a `mode_ack`.
 #[must_use]
 pub fn encode_mode_ack(page: u64) -> String {
@@ -1066,8 +1052,8 @@ pub(crate) mod tests {
         }
         assert!(Server::decode(r#"{"type":"applied","seq":1,"x":2}"#).is_err());
         let ours = SessionId(0);
-        let hello = Hello { out: 3, run: 4 };
-        assert_eq!(decode(&encode_hello(hello), &universe, ours), Ok(Client::Hello(hello)));
+        let hello = Hello { out: 3, run: 4, ..Hello::default() };
+        assert_eq!(decode(&hello::encode(&hello), &universe, ours), Ok(Client::Hello(hello)));
         assert_eq!(decode(&encode_mode_ack(9), &universe, ours), Ok(Client::ModeAck { page: 9 }));
     }
 }
