@@ -353,7 +353,7 @@ impl Book {
     /// the next one: nobody could be told in between.
     pub fn restore(&mut self, saved: Saved, now_unix: u64) {
         let away = now_unix.saturating_sub(saved.at);
-        let limit = self.policy.escalate_after.map_or(u64::MAX, |after| nanos(after));
+        let limit = self.policy.escalate_after.map_or(u64::MAX, nanos);
         self.next_number = saved.next_number.max(1);
         self.next_seq = saved.next_seq.max(1);
         self.told = saved.told;
