@@ -1,5 +1,14 @@
 //! The guard: what looks at a deployment and at the shape of a flow rather than at one order. No I/O: what it finds it
 //! returns, and the layers above act on it.
 
+pub mod attest;
+pub mod door;
+pub mod manifest;
+pub mod manifest_text;
+pub mod memory;
 pub mod overrides;
+pub mod preflight;
 pub mod ramp;
+
+#[cfg(test)]
+mod attest_tests;
