@@ -33,6 +33,7 @@
 //! | `haltline-gates` | [`ingest::gates`]: hands out the shared memory, sees gateways' processes end | its sockets; the engine for half a second |
 //! | `haltline-journal` | [`journal::writer`]: makes what the engine recorded durable | the disk; the engine for nothing of it |
 //! | `haltline-incidents` | [`journal::incident`]: a report per trip and kill | the disk; the journal for half a second |
+//! | `haltline-attest` | [`app::attest`]: looks at what instances run before they are let in, halts those that something stands against | files in `/proc` and the executables; the disk |
 //! | `haltline-latch` | [`journal::latch`]: makes the page's state durable | the disk |
 //! | `haltline-control` | [`journal::control`]: records, logs, raises alerts | the log's queue never; the disk once, for the first event |
 //! | `haltline-alerts` | [`alert::keeper`]: escalates alerts, halts what nobody answers for, writes down what is open | the disk |
@@ -69,7 +70,7 @@
 //! wire risk kill   bytes ↔ model, pure | HOT: orders, positions, rates, losses | page, switch, receipts, re-arm
 //! gate             what a gateway links: attach, check, ask, report; built without `service`
 //! engine           HOT: core judges and books, record writes inputs down, agent loops; published: what others may read
-//! guard            deployments, text signatures, peers: logic without I/O
+//! guard            deployments (attest, manifest, preflight), text signatures, peers: logic without I/O
 //! metrics          what Prometheus sees
 //! journal ingest api alert   latch, journal, recovery, replay, audit | WebSocket, gates' attachment | HTTP | delivery
 //! app              configuration, threads, signals: everything wired in one place
@@ -107,6 +108,11 @@
 //! | Fills are never dropped | `scenarios`: `late_fill_after_halt_is_booked`, `unknown_fill_counts`, `duplicate_fill_is_booked_once` |
 //! | Armed without input denies; unset is zero | `scenarios`: `stale_reference_denies_and_a_fresh_one_readmits`, `unset_is_zero` |
 //! | Arithmetic is exact or denies | `scenarios`: `overflow_is_a_denial`; `units`: `conversion_rounds_against_the_trader` |
+//! | What is not in the signed manifest sends nothing, whatever it calls itself | `attest`: `an_executable_that_is_not_in_the_manifest_sends_nothing_whatever_it_says`; `app::measure` |
+//! | One of many that differs is named, and the others go on | `attest`: `a_server_that_missed_the_deployment_is_named_and_the_others_go_on`; `guard::attest_tests`: `the_minority_is_who_does_not_run_what_most_run` |
+//! | A flag with two live meanings stops both | `attest`: `one_flag_with_two_live_meanings_stops_both` |
+//! | A change during an incident waits for a person, over restarts too | `attest`: `a_change_during_an_incident_waits_also_over_a_restart_of_haltline` |
+//! | No manifest comes in unsigned or comes back | `attest`: `a_manifest_that_is_not_signed_or_goes_back_changes_nothing`; `guard::manifest`: `every_byte_counts_for_the_signature` |
 //! | A service whose engine stands still is not called alive | `app::notify`: `the_watchdog_is_fed_by_rounds_of_the_engine_and_by_nothing_else`; `sre`: `a_service_manager_hears_ready_watchdog_reload_and_the_end_and_nothing_of_a_stopped_process` |
 //! | A critical alert stays until a person answers, over restarts | `kill::alerts`: `a_critical_that_nobody_answers_is_never_resolved_by_silence_or_by_its_cause_going_away`; `alerts`: `a_trip_is_an_alert_that_survives_a_crash_until_a_person_answers` |
 //! | A storm of alerts is a handful and a count, nothing is dropped silently | `kill::alerts`: `a_storm_is_a_handful_and_one_summary_that_counts_all_of_it` |

@@ -21,6 +21,7 @@ use crate::api::ApiParts;
 use crate::api::alerts;
 use crate::api::auth::{self, Role, same_origin};
 use crate::api::console;
+use crate::api::fleet;
 use crate::api::problem::Problem;
 use crate::api::stream::{self, Hub};
 use crate::api::view;
@@ -121,6 +122,7 @@ pub(super) fn router(parts: Arc<ApiParts>, stop: watch::Receiver<bool>) -> Route
         .route("/v1/stream", get(stream::stream))
         .route("/v1/limits", get(limits))
         .route("/v1/limits/reload", post(reload))
+        .merge(fleet::routes())
         .route("/v1/alerts", get(alerts::list))
         .route("/v1/alerts/{id}", get(alerts::one))
         .route("/v1/alerts/{id}/ack", post(alerts::acknowledge))
@@ -529,6 +531,9 @@ fn refused(refused: RearmRefused) -> Problem {
             "Held",
             "the kill file is there, or cannot be looked at: as long as that is so the scope stays halted",
         ),
+        RearmRefused::HeldBecause(why) => {
+            conflict("held", "Held", &format!("what halted the scope is still there: {why}")).with("why", why)
+        }
         RearmRefused::CoolOff(left_ns) => {
             let seconds = left_ns.div_ceil(1_000_000_000);
             conflict(

@@ -234,6 +234,7 @@ pub(super) fn state(parts: &ApiParts) -> Value {
         "journal": parts.journal.as_ref().map_or(json!({ "state": "off" }), |journal| journal_value(&journal.state())),
         "limits_generation": published.limits_generation.get(),
         "alerts": alerts,
+        "attestation": parts.fleet.attestation(),
     })
 }
 

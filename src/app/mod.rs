@@ -1,5 +1,6 @@
 //! Everything put together: configuration, clocks, threads, the async runtimes.
 
+pub mod attest;
 pub mod config;
 mod desk;
 mod desk_file;
@@ -8,7 +9,9 @@ mod drill;
 mod journal;
 mod killfile;
 mod logs;
+pub mod measure;
 mod notify;
+mod preflight;
 pub mod replay;
 pub mod service;
 mod signals;

@@ -28,6 +28,7 @@ use crate::alert::report::AlertSource;
 use crate::alert::store;
 use crate::api::auth::{hash_token, new_token};
 use crate::api::{self, ApiOptions, ApiParts, Authenticator, Principal};
+use crate::app::attest::{AttestParts, Attestor};
 use crate::app::config::{self, Loaded};
 use crate::app::desk::{self, Desk, DeskParts};
 use crate::app::desk_opening::Opening;
@@ -36,11 +37,13 @@ use crate::app::journal;
 use crate::app::killfile::{self, KillFile};
 use crate::app::logs;
 use crate::app::notify::{Manager, Notifier, Told};
+use crate::app::preflight::PreflightParts;
 use crate::app::signals::{Asked, Signals};
 use crate::app::socket::{self, SocketFile};
 use crate::duty::{Clock, SystemClock};
 use crate::engine::agent::{AgentParts, EngineAgent, Wake, port};
 use crate::engine::published::Published;
+use crate::guard::door::{NewBuild, NewBuilds};
 use crate::ingest::gates::{self, GateOptions, GateParts};
 use crate::ingest::tokens::SessionTokens;
 use crate::ingest::ws::{self, IngestOptions, IngestParts, IngestStats, IngestWake};
@@ -97,6 +100,7 @@ pub struct Running {
     pub clock: Arc<dyn Clock>,
     audit: Arc<Audit>,
     desk: Arc<Desk>,
+    attestor: Arc<Attestor>,
     threads: Threads,
 }
 
@@ -121,6 +125,9 @@ struct Threads {
     local: JoinHandle<()>,
     socket_file: SocketFile,
     killfile: Option<JoinHandle<()>>,
+    /// Dropped, it ends the look at instances.
+    stop_attest: crossbeam_channel::Sender<()>,
+    attest: JoinHandle<()>,
     latch: JoinHandle<LatchStore>,
     journal: Option<journal::Running>,
     stop_incidents: Arc<AtomicBool>,
@@ -173,6 +180,7 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
     // Beside the thread that hears signals: a file that cannot be read must not keep a kill waiting.
     let (ask_reload, reloads) = crossbeam_channel::bounded::<()>(1);
     let (reloader, audit, tell) = (running.desk.clone(), running.audit.clone(), notifier.teller());
+    let attestor = running.attestor.clone();
     spawn("reload", move || {
         while reloads.recv().is_ok() {
             tell(Told::Reloading);
@@ -181,6 +189,7 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
                 Ok(generation) => entry.detail(format!("generation {generation}")),
                 Err(violations) => entry.refused("the new limits are invalid").detail(violations.join("; ")),
             });
+            attestor.reload_by_signal();
             tell(Told::Reloaded);
         }
     })?;
@@ -396,6 +405,31 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         alerts.clone(),
         &loaded.service.state_dir,
     ));
+    let preflight = PreflightParts {
+        switch: switch.clone(),
+        published: published.clone(),
+        alerts: alerts.clone(),
+        durability: durability.clone(),
+        clock: clock.clone(),
+        desk: desk.clone(),
+        state_dir: loaded.service.state_dir.clone(),
+        segment_bytes: loaded.journal.segment_bytes,
+    };
+    let (attestor, attest_jobs) = Attestor::new(
+        AttestParts {
+            switch: switch.clone(),
+            clock: clock.clone(),
+            audit: audit.clone(),
+            alerts: alerts.clone(),
+            published: published.clone(),
+            config: loaded.guard.attestation.clone(),
+            state_dir: loaded.service.state_dir.clone(),
+            own: loaded.drill.as_ref().and_then(|drill| universe.session(&drill.session)),
+            preflight: Box::new(move || preflight.checks()),
+        },
+        &universe,
+    );
+    attestor.on_new_build(Arc::new(Ramp { desk: desk.clone() }));
     let stats = Arc::new(IngestStats::default());
     let metrics = Metrics::new(MetricsParts {
         published: published.clone(),
@@ -406,7 +440,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         sources: [
             Some(auth.clone() as Arc<dyn Source>),
             Some(stats.clone()),
-            durability.clone().map(|d| d as _),
+            Some(attestor.clone()),
             Some(desk.clone() as _),
             Some(drills.clone() as _),
             Some(Arc::new(AlertSource { alerts: alerts.clone(), clock: clock.clone() })),
@@ -487,6 +521,11 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             Some(spawn("killfile", move || file.run(&hear_killfile_stop))?)
         }
     };
+    let (stop_attest, hear_attest_stop) = crossbeam_channel::bounded::<()>(0);
+    let attest = {
+        let attestor = attestor.clone();
+        spawn("attest", move || attestor.run(&attest_jobs, &hear_attest_stop))?
+    };
     let (api, local) = {
         let reload = desk.clone();
         let parts = Arc::new(ApiParts {
@@ -501,6 +540,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             journal: durability.clone(),
             render_metrics: Box::new(move || metrics.render()),
             reload: Box::new(move |actor, reason| reload.reload(actor, reason)),
+            fleet: attestor.clone(),
             desk: Some(desk.clone()),
             drills: Some(drills),
             options: ApiOptions {
@@ -540,6 +580,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
                 bell_fd,
                 universe: universe.clone(),
                 auth: tokens.clone(),
+                door: attestor.clone(),
                 board: board.clone(),
                 gates,
                 lane_changes,
@@ -563,6 +604,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             port: edge,
             clock: clock.clone(),
             auth: tokens,
+            door: attestor.clone(),
             listener: ws,
             options: IngestOptions {
                 connections_max: loaded.ingest.max_connections,
@@ -600,6 +642,8 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         local,
         socket_file,
         killfile,
+        stop_attest,
+        attest,
         latch,
         journal,
         stop_incidents,
@@ -611,7 +655,20 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let found = prepared.unknown.as_deref().unwrap_or("positions are exact");
     let detail = format!("version {}, configuration {hash}, {found}", env!("CARGO_PKG_VERSION"));
     audit.record(Entry::new("haltline", "start").detail(detail));
-    Ok(Running { ws_addr, http_addr, socket, universe, limits, published, switch, clock, audit, desk, threads })
+    Ok(Running {
+        ws_addr,
+        http_addr,
+        socket,
+        universe,
+        limits,
+        published,
+        switch,
+        clock,
+        audit,
+        desk,
+        attestor,
+        threads,
+    })
 }
 
 impl Running {
@@ -662,6 +719,8 @@ impl Running {
         if let Some(killfile) = t.killfile {
             killfile.join().map_err(|_| joined("killfile"))?;
         }
+        drop(t.stop_attest);
+        t.attest.join().map_err(|_| joined("attest"))?;
         // After everybody who raises alerts, before the latch: it may halt.
         t.stop_keeper.store(true, Ordering::Release);
         t.keeper.join().map_err(|_| joined("alerts"))?;
@@ -756,6 +815,17 @@ fn settle_page(
         }
     }
     Ok((settled.page, Some(settled.read_only)))
+}
+
+/// Puts new builds on probation, if a ramp is configured.
+struct Ramp {
+    desk: Arc<Desk>,
+}
+
+impl NewBuilds for Ramp {
+    fn new_build(&self, new: &NewBuild) -> Result<(), String> {
+        self.desk.new_build(new.session, &new.build)
+    }
 }
 
 /// Told by the engine that a trip raised the page.

@@ -7,13 +7,16 @@ mod client;
 mod drill;
 mod html;
 mod kill;
+mod manifest;
 mod overrides;
 mod page;
+mod preflight;
 mod rearm;
 mod replay;
 mod state;
 mod suggest;
 mod token;
+mod wake;
 
 use std::fmt;
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
@@ -40,10 +43,12 @@ const EXIT_CONFIG: u8 = 78;
 
 /// What the exit codes mean, for `--help`.
 const EXIT_CODES: &str = "Exit codes:
-   0  done; kill: confirmed; state: everything is normal
-   1  failed; kill: raised, but not confirmed; rearm: not done yet; drill: not passed; state: the engine makes no progress
+   0  done; kill: confirmed; state: everything is normal; preflight: the fleet may open
+   1  failed; kill: raised, but not confirmed; rearm: not done yet; drill: not passed; state: the engine makes no progress;
+      manifest verify: it is not valid; manifest diff: they differ
    2  called wrongly
-   3  state: something is halted or reduce-only; alerts: a critical one is not acknowledged
+   3  state: something is halted or reduce-only; alerts: a critical one is not acknowledged;
+      preflight: the fleet may not open
    4  refused by the service
    5  no service was reached, or it did not answer
   78  the configuration is invalid";
@@ -97,6 +102,20 @@ enum Command {
     /// With --token-file over HTTP as its owner, else over the local socket as the user who runs this.
     #[command(after_help = EXIT_CODES)]
     Alerts(alerts::AlertsArgs),
+    /// Say on one page whether this fleet may open: builds, flags, limits, halts, clocks, disk, alerts
+    ///
+    /// With --token-file over HTTP as its owner, else over the local socket as the user who runs this.
+    #[command(after_help = EXIT_CODES)]
+    Preflight(preflight::PreflightArgs),
+    /// Make, sign, verify and compare manifests of approved builds, and make the keys for it
+    #[command(after_help = EXIT_CODES)]
+    Manifest(manifest::ManifestArgs),
+    /// Wake a strategy, order path or flag that was not used for too long
+    #[command(after_help = EXIT_CODES)]
+    Wake(wake::WakeArgs),
+    /// Approve what an instance runs now although it changed during an incident
+    #[command(after_help = EXIT_CODES)]
+    Approve(wake::ApproveArgs),
     /// List who did what, from the journal; `audit verify` checks the journal itself
     Audit(audit::AuditArgs),
     /// Change limits for a while, ask what a change would do, or propose limits from observed flow
@@ -211,6 +230,10 @@ fn run(cli: Cli) -> ExitCode {
         Command::Drill(args) => drill::drill(&args),
         Command::State(args) => state::state(&args),
         Command::Alerts(args) => alerts::alerts(&args),
+        Command::Preflight(args) => preflight::preflight(&args),
+        Command::Manifest(args) => manifest::run(&args),
+        Command::Wake(args) => wake::wake(&args),
+        Command::Approve(args) => wake::approve(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Limits(args) => suggest::run(&args),
         Command::Replay(args) => replay::run(&args),

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use super::alerts::{self, AlertsText};
+use super::guard::{Guard, read_guard};
 use super::reader::{Field, NAME_RULE, Reader, is_name};
 use super::temporary::TemporaryText;
 use super::violation::{Errors, Spot};
@@ -26,7 +27,7 @@ const DEFAULT_AGE_NS: u64 = 5_000_000_000;
 pub(super) const ANY_AGE: u64 = u64::MAX;
 
 /// Sections of options: what they say counts from the start of the process on.
-pub(super) const SECTIONS: [&str; 14] = [
+pub(super) const SECTIONS: [&str; 15] = [
     "service",
     "engine",
     "ingest",
@@ -35,6 +36,7 @@ pub(super) const SECTIONS: [&str; 14] = [
     "local",
     "auth",
     "journal",
+    "guard",
     "overrides",
     "limits_api",
     "rearm",
@@ -111,6 +113,7 @@ pub(super) struct FileText {
     pub local_spots: LocalSpots,
     pub auth: Auth,
     pub journal: Journal,
+    pub guard: Guard,
     pub temporary: TemporaryText,
     pub alerts: AlertsText,
     /// Where each of `auth.operators` is written.
@@ -138,6 +141,7 @@ impl FileText {
         let (local, local_spots) = read_local(root.table("local"));
         let (auth, operator_spots) = read_auth(root.table("auth"));
         let journal = read_journal(root.table("journal"));
+        let guard = read_guard(root.table("guard"));
         let temporary = TemporaryText::read(root);
         let alerts = alerts::read(root.table("alerts"));
 
@@ -218,6 +222,7 @@ impl FileText {
             local_spots,
             auth,
             journal,
+            guard,
             temporary,
             alerts,
             operator_spots,

@@ -9,6 +9,7 @@
 
 mod alerts;
 mod file;
+mod guard;
 mod limits;
 mod print;
 mod reader;
@@ -29,6 +30,7 @@ use toml::de::DeTable;
 
 pub use self::alerts::AlertsSection;
 use self::file::FileText;
+pub use self::guard::{Attestation, Guard, SignedFile};
 use self::limits::LimitText;
 use self::reader::Reader;
 pub use self::temporary::{
@@ -331,6 +333,8 @@ pub struct Loaded {
     pub auth: Auth,
     /// What is recorded, and where.
     pub journal: Journal,
+    /// What looks at deployments.
+    pub guard: Guard,
     /// Section `[overrides]`.
     pub overrides: Overrides,
     /// Section `[limits_api]`.
@@ -579,6 +583,7 @@ fn finish(read: &Read<'_>, text: &str) -> Option<Loaded> {
         local: file.local.clone(),
         auth: file.auth.clone(),
         journal: file.journal.clone(),
+        guard: file.guard.clone(),
         overrides: file.temporary.overrides,
         limits_api: file.temporary.limits_api,
         rearm: file.temporary.rearm,
@@ -693,6 +698,7 @@ fn unchanged(errors: &Errors<'_>, old: &Loaded, new: &Loaded, file: &FileText, r
         old.local != new.local,
         old.auth != new.auth,
         old.journal != new.journal,
+        old.guard != new.guard,
         old.overrides != new.overrides,
         old.limits_api != new.limits_api,
         old.rearm != new.rearm,

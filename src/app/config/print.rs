@@ -5,6 +5,7 @@ use core::fmt::Write as _;
 
 use super::Group;
 use super::file::{ANY_AGE, FileText};
+use super::guard::write_guard;
 use super::limits::{Bound, LimitText, Table, action_word};
 use super::reader::format_duration;
 use super::violation::join;
@@ -113,6 +114,7 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
     if let Some(heads) = &journal.heads {
         writeln!(out, "heads = {}", quoted(&heads.to_string_lossy()))?;
     }
+    write_guard(out, &file.guard)?;
     file.temporary.write(out)?;
     file.alerts.print(out)?;
 
