@@ -1,6 +1,7 @@
 //! All integration tests, in one binary.
 
 mod alerts;
+mod attest;
 mod c_client;
 mod c_gate;
 mod drill;
