@@ -7,6 +7,7 @@ mod client;
 mod drill;
 mod html;
 mod kill;
+mod lint;
 mod manifest;
 mod overrides;
 mod page;
@@ -15,6 +16,7 @@ mod rearm;
 mod replay;
 mod state;
 mod suggest;
+mod tls;
 mod token;
 mod wake;
 
@@ -44,8 +46,8 @@ const EXIT_CONFIG: u8 = 78;
 /// What the exit codes mean, for `--help`.
 const EXIT_CODES: &str = "Exit codes:
    0  done; kill: confirmed; state: everything is normal; preflight: the fleet may open
-   1  failed; kill: raised, but not confirmed; rearm: not done yet; drill: not passed; state: the engine makes no progress;
-      manifest verify: it is not valid; manifest diff: they differ
+   1  failed; kill: raised, but not confirmed; rearm: not done yet; drill: not passed; limits lint: something is wrong;
+      manifest verify: it is not valid; manifest diff: they differ; state: the engine makes no progress
    2  called wrongly
    3  state: something is halted or reduce-only; alerts: a critical one is not acknowledged;
       preflight: the fleet may not open
@@ -118,7 +120,7 @@ enum Command {
     Approve(wake::ApproveArgs),
     /// List who did what, from the journal; `audit verify` checks the journal itself
     Audit(audit::AuditArgs),
-    /// Change limits for a while, ask what a change would do, or propose limits from observed flow
+    /// Change limits for a while, ask what a change would do, propose limits from observed flow, or lint those there are
     Limits(suggest::LimitsArgs),
     /// Run a journal again: checks that it comes to the same, shows what limits did and how close they came
     Replay(replay::ReplayArgs),

@@ -135,7 +135,7 @@ pub struct Fleet {
 fn trades(universe: &Universe, session: SessionId) -> Vec<StrategyId> {
     let Some(spec) = universe.sessions.get(usize::from(session.0)) else { return Vec::new() };
     match spec.kind {
-        SessionKind::Reference => Vec::new(),
+        SessionKind::Reference | SessionKind::Orders => Vec::new(),
         SessionKind::Ask | SessionKind::Observe if spec.strategies.is_empty() => {
             (0..universe.strategies.len()).map(|at| StrategyId(at as u16)).collect()
         }
@@ -146,7 +146,7 @@ fn trades(universe: &Universe, session: SessionId) -> Vec<StrategyId> {
 fn sends_orders(kind: SessionKind) -> bool {
     match kind {
         SessionKind::Ask | SessionKind::Observe => true,
-        SessionKind::Reference => false,
+        SessionKind::Reference | SessionKind::Orders => false,
     }
 }
 
@@ -717,6 +717,7 @@ impl Fleet {
                     SessionKind::Ask => "ask",
                     SessionKind::Observe => "observe",
                     SessionKind::Reference => "reference",
+                    SessionKind::Orders => "orders",
                 },
                 transport: here.map(|here| here.way.name()),
                 connected: instance.is_present(),

@@ -7,8 +7,12 @@ pub mod manifest;
 pub mod manifest_text;
 pub mod memory;
 pub mod overrides;
+pub mod peers;
 pub mod preflight;
 pub mod ramp;
+pub mod signatures;
+pub mod template;
+pub mod watch;
 
 #[cfg(test)]
 mod attest_tests;

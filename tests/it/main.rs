@@ -1,9 +1,11 @@
 //! All integration tests, in one binary.
 
+mod alertmanager;
 mod alerts;
 mod attest;
 mod c_client;
 mod c_gate;
+mod crash;
 mod drill;
 mod gate;
 mod gate_damage;
@@ -14,6 +16,7 @@ mod local;
 mod oracle;
 mod oracle_test;
 mod overlay;
+mod power;
 mod prometheus;
 mod recovery;
 mod replay;

@@ -318,3 +318,30 @@ fn a_file_over_the_interface_needs_leave_a_tag_and_nothing_looser() {
     assert_eq!(put(&daemon, &seen, &text).0, 412, "somebody else was faster");
     assert_eq!(buy(&daemon, "1", 8)["limit"], "7");
 }
+
+#[test]
+fn the_command_line_asks_lists_and_takes_back() {
+    let daemon = Daemon::start(LIMITS);
+    let token = daemon.dir.path().join("token");
+    std::fs::write(&token, crate::support::token("rita")).unwrap();
+    let url = format!("http://{}", daemon.http);
+    let run = |args: &[&str]| {
+        let mut command = crate::support::haltline(args);
+        let out = command.args(["--text", "--url", &url, "--token-file"]).arg(&token).output().unwrap();
+        (out.status.code(), String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr))
+    };
+    let place = ["--scope", "strategy:alpha", "--rule", "order_qty", "--limit", "2000"];
+    let (code, said) = run(&[&["limits", "what-if"], &place[..]].concat());
+    assert_eq!((code, said.as_str()), (Some(0), "strategy alpha order_qty: 1000 → 2000 qty_units\n"));
+    let (code, said) = run(&[&["limits", "override"], &place[..], &["--for", "30m", "--reason", "a block"]].concat());
+    assert!(code == Some(0) && said.contains("in force for 1800 s more"), "{said}");
+    let id = said.split(' ').next().unwrap().to_owned();
+    let (code, said) = run(&["limits", "overrides"]);
+    assert!(code == Some(0) && said.contains("2000 instead of 1000 qty_units (by rita: a block)"), "{said}");
+    let (code, said) = run(&["limits", "overrides", "--end", &id, "--reason", "it is done"]);
+    assert!(code == Some(0) && said.contains("over: removed"), "{said}");
+    assert_eq!(run(&["limits", "probation"]), (Some(0), "nobody is on probation\n".to_owned()));
+    let (code, said) = run(&["drill", "--reason", "r"]);
+    assert!(code == Some(4) && said.contains("[drill]"), "none is configured: {said}");
+    assert_eq!(active(&daemon), 0);
+}
