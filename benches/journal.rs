@@ -219,8 +219,14 @@ impl World {
 /// What an engine of nothing but working orders costs to restore: its bytes are hashed, as a start does, and loaded.
 fn snapshot(report: &mut Report, universe: &Arc<Universe>, limits: &Arc<LimitTable>, working: usize) {
     let pairs = (STRATEGIES * INSTRUMENTS) as usize;
-    let sizing =
-        Sizing { working_orders: working, remembered_orders: 1 << 10, execs: 1 << 10, pairs, recent_orders: 1 << 10 };
+    let sizing = Sizing {
+        working_orders: working,
+        remembered_orders: 1 << 10,
+        execs: 1 << 10,
+        pairs,
+        recent_orders: 1 << 10,
+        ..Sizing::default()
+    };
     let now = SystemClock::new().now();
     let mut engine = Engine::new(universe.clone(), limits.clone(), sizing, now);
     let (mut random, mut effects) = (Random(9), Effects::new());

@@ -270,8 +270,9 @@ impl Desk {
             true => Ok(()),
             false => desk_file::write(&self.file, &saved),
         };
-        inner.durable = written.is_ok();
-        if let Err(error) = written {
+        let was = std::mem::replace(&mut inner.durable, written.is_ok());
+        // It is tried again all the time: the first failure is told, the metric shows the rest.
+        if let (true, Err(error)) = (was, written) {
             tracing::error!(event = "overlays", %error, "cannot write {}", self.file.display());
         }
         inner.durable

@@ -345,3 +345,38 @@ fn the_command_line_asks_lists_and_takes_back() {
     assert!(code == Some(4) && said.contains("[drill]"), "none is configured: {said}");
     assert_eq!(active(&daemon), 0);
 }
+
+#[test]
+fn a_new_build_has_a_fraction_until_it_is_promoted_also_over_a_restart() {
+    use haltline::app::{self, StartOptions, config};
+    use haltline::model::Scope;
+
+    let dir = tempfile::tempdir().unwrap();
+    let ramp = "[ramp]\nsteps = [\"10%\", \"50%\"]\nclean_for = \"1h\"\n";
+    let text = crate::support::config(&dir.path().join("state"), &(ramp.to_owned() + LIMITS));
+    let start = || {
+        let loaded = config::load("test", &text).unwrap();
+        app::start(loaded, StartOptions { any_port: true, ..StartOptions::default() }).unwrap()
+    };
+    let qty = |running: &app::Running| {
+        let session = Scope::Session(running.universe.session("gw-1").unwrap());
+        let limits = running.limits.read().unwrap();
+        limits.scope(&running.universe, session).unwrap().order_qty
+    };
+    app::init_state_dir(&dir.path().join("state")).unwrap();
+    let running = start();
+    assert!(running.new_build("no session", "b2").is_err());
+    running.new_build("gw-1", "b2").unwrap();
+    // Of the session nothing is limited: it has a tenth of what the strategies have.
+    assert_eq!(qty(&running), 100);
+    running.stop().unwrap();
+    let running = start();
+    assert_eq!(qty(&running), 100);
+    let http = running.http_addr.to_string();
+    let (status, list) = ask(&http, "vera", "GET", "/v1/probation", None);
+    assert_eq!((status, &list["probation"][0]["after"]), (200, &json!("the new build b2")), "{list}");
+    let path = "/v1/probation/session/gw-1/promote";
+    assert_eq!(ask(&http, "rita", "POST", path, Some(&json!({ "reason": "watched it" }))).0, 200);
+    assert!(qty(&running) > 1_000);
+    running.stop().unwrap();
+}

@@ -89,6 +89,7 @@ pub(super) struct TemporaryText {
     pub overrides: Overrides,
     pub limits_api: LimitsApi,
     pub rearm: Rearm,
+    drill_within_spot: Option<Spot>,
     pub drill: Option<Drill>,
     drill_spots: [Spot; 3],
     pub ramp: Option<Ramp>,
@@ -109,7 +110,7 @@ impl TemporaryText {
             table.finish();
         }
         if let Some(table) = root.table("rearm") {
-            text.rearm = read_rearm(table);
+            text.rearm = read_rearm(table, &mut text.drill_within_spot);
         }
         if let Some(mut table) = root.table("drill") {
             let mut spots: [Spot; 3] = Default::default();
@@ -140,7 +141,12 @@ impl TemporaryText {
 
     /// What only shows when all sections are read.
     pub fn check(&self, errors: &Errors<'_>, file: &FileText) {
-        let Some(drill) = &self.drill else { return };
+        let Some(drill) = &self.drill else {
+            if let Some(spot) = &self.drill_within_spot {
+                errors.at(spot, "needs [drill]: without a session to rehearse with nothing could ever be re-armed");
+            }
+            return;
+        };
         let [session_spot, strategy_spot, instrument_spot] = &self.drill_spots;
         match file.sessions.iter().find(|s| s.name == drill.session) {
             None => errors.at(session_spot, format!("no such session; [sessions.{}] would declare it", drill.session)),
@@ -203,14 +209,17 @@ fn read_fraction(field: &Field<'_>) -> Option<u16> {
     Some(bps as u16)
 }
 
-fn read_rearm(mut table: Reader<'_>) -> Rearm {
+fn read_rearm(mut table: Reader<'_>, drill_within_spot: &mut Option<Spot>) -> Rearm {
     let mut rearm = Rearm::default();
     rearm.acknowledge = table.get("acknowledge").and_then(|f| f.boolean()).unwrap_or(rearm.acknowledge);
     rearm.nonce = table.get("nonce").and_then(|f| f.boolean()).unwrap_or(rearm.nonce);
     if let Some(ns) = table.get("cool_off").and_then(|f| f.duration(0, 24 * HOUR_NS)) {
         rearm.cool_off = Duration::from_nanos(ns);
     }
-    let within = table.get("drill_within").and_then(|f| f.duration(60 * SECOND_NS, 52 * WEEK_NS));
+    let within = table.get("drill_within").and_then(|f| {
+        *drill_within_spot = Some(f.spot.clone());
+        f.duration(60 * SECOND_NS, 52 * WEEK_NS)
+    });
     rearm.drill_within = within.map(Duration::from_nanos);
     rearm.probation = table.get("probation").and_then(|f| {
         let mut inner = f.table()?;
@@ -467,6 +476,7 @@ gross_exposure = 2_000
             ("strategy = \"drill\"", "strategy = \"alpha\"", "drill.strategy"),
             ("instrument = \"SHARE\"", "instrument = \"none\"", "drill.instrument"),
             ("gross_exposure = 2_000", "gross = 2_000", "ceilings.firm.gross"),
+            ("[drill]\nsession = \"drill\"\nstrategy = \"drill\"\ninstrument = \"SHARE\"", "", "rearm.drill_within"),
         ] {
             let text = format!("{BASE}{SECTIONS}").replace(from, to);
             let found = load("c", &text).expect_err(to);
