@@ -170,6 +170,7 @@ impl World {
             writer = Some(std::thread::spawn(move || Writer::new(parts).run(&stop)));
         }
         let mut agent = EngineAgent::new(AgentParts {
+            queries: crossbeam_channel::never(),
             engine: self.engine(now),
             universe: self.universe.clone(),
             page: Arc::new(HaltPage::new(self.universe.scope_count(), 1)),

@@ -287,6 +287,13 @@ impl OrderTable {
         (order.session, order.id)
     }
 
+    /// How many slots were ever used: each is below it.
+    #[inline]
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.slab.len() as u32
+    }
+
     /// How many orders and pending replacements are live.
     #[must_use]
     pub fn live(&self) -> usize {
