@@ -335,6 +335,7 @@ impl Line {
             token: who.token.clone(),
             protocol: Protocol::Bin,
             universe: universe.clone(),
+            mass_cancel: false,
         };
         let connecting = tokio::time::timeout(PATIENCE, client::connect(&endpoint, &Memory::new(16))).await;
         let connected = connecting.map_err(|_| "the session that rehearses could not connect in time".to_owned())?;
@@ -389,6 +390,8 @@ impl Line {
                     });
                 }
                 Reply::Modes { scopes, .. } => self.told |= !scopes.is_empty(),
+                // What is admitted is reported as rejected at once: there is nothing to cancel.
+                Reply::Cancel { .. } | Reply::MassCancel { .. } | Reply::Disconnect { .. } => {}
                 Reply::Verdict(_) | Reply::Applied(_) | Reply::Error { .. } => {}
             }
         }

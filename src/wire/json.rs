@@ -22,8 +22,8 @@
 //! | `fx` | currency rate | |
 //! | `heartbeat` | | |
 //!
-//! `account` left out is the strategy's. Without a sequence: `hello {out, run}` (both optional: the last
-//! answer seen and of which run), first on every connection, and `mode_ack {page}`. With the present run a client
+//! `account` left out is the strategy's. Without a sequence: `hello {out, run, mass_cancel}` (all optional: the last
+//! answer seen and of which run; 1 if the client takes `mass_cancel`), first on every connection, and `mode_ack {page}`. With the present run a client
 //! says that it acted on no answer after `out`: only then is an order that a halt withholds no longer counted.
 //!
 //! # From the server
@@ -37,6 +37,11 @@
 //! - `resend {from}`: please send again from `from` on.
 //! - `mode {page, scopes}`: modes of scopes, to be confirmed by `mode_ack {page}`. Modes are state: a new
 //!   connection gets all that are not normal, so they need no number.
+//! - `cancel {id, scope, attempt}` (and `session`, if the order is another session's): haltline wants this order canceled, because
+//!   `scope` is halted. The client sends a `cancel` for it, and in time what the venue says; no answer, and it is told again. The
+//!   request does not count towards rates. What was told for a halt that is over by now need not be done.
+//! - `mass_cancel {scope}`: the same for every order of the scope, told once to a client that takes it.
+//! - `disconnect_request {scope}`: cancels stay unanswered. Cut the connection to the venue, so that it cancels what is left.
 //! - `error {seq, field, value, rule}`: something could not be read. A request is denied besides (`malformed`);
 //!   anything else has not been taken, and its `seq` is expected again.
 //! - `names {…}`: only in `haltline.v1.bin`, the tables behind its indices.
@@ -77,9 +82,11 @@ pub struct Hello {
     pub out: u64,
     /// The run of the server that numbered it; 0: not said.
     pub run: u64,
+    /// Whether it can cancel every order of a scope when it is told once.
+    pub mass_cancel: bool,
 }
 
-const FIELDS: [&str; 20] = [
+const FIELDS: [&str; 21] = [
     "type",
     "seq",
     "sent_at",
@@ -100,6 +107,7 @@ const FIELDS: [&str; 20] = [
     "out",
     "run",
     "page",
+    "mass_cancel",
 ];
 const TYPE: usize = 0;
 const SEQ: usize = 1;
@@ -121,6 +129,7 @@ const RATE: usize = 16;
 const OUT: usize = 17;
 const RUN: usize = 18;
 const PAGE: usize = 19;
+const MASS_CANCEL: usize = 20;
 
 /// Bit set of fields.
 const fn set(fields: &[usize]) -> u32 {
@@ -438,8 +447,12 @@ pub fn decode<'a>(text: &'a str, universe: &Universe, session: SessionId) -> Res
     let kind = match &raw.tokens[TYPE] {
         Some(Token::Text(name)) => match &**name {
             "hello" => {
-                raw.check_fields(set(&[TYPE]), set(&[OUT, RUN]));
-                let hello = Hello { out: raw.whole(OUT, 0), run: raw.whole(RUN, 0) };
+                raw.check_fields(set(&[TYPE]), set(&[OUT, RUN, MASS_CANCEL]));
+                let mass_cancel = raw.whole(MASS_CANCEL, 0);
+                if mass_cancel > 1 {
+                    raw.note_at(MASS_CANCEL, "must be 0 or 1");
+                }
+                let hello = Hello { out: raw.whole(OUT, 0), run: raw.whole(RUN, 0), mass_cancel: mass_cancel == 1 };
                 return if raw.problem.is_some() { fail(raw, None) } else { Ok(Client::Hello(hello)) };
             }
             "mode_ack" => {
@@ -747,6 +760,28 @@ pub enum Server {
         /// The scopes.
         scopes: Vec<ScopeMode>,
     },
+    /// Wanted: a cancel of this order, because a scope of it is halted.
+    Cancel {
+        /// The order's id as the client wrote it.
+        id: String,
+        /// The session that the order is of, if it is not this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session: Option<String>,
+        /// The halted scope.
+        scope: ScopeName,
+        /// Which attempt this is, from 1.
+        attempt: u8,
+    },
+    /// Wanted: a cancel of every order of this session in a scope that is halted.
+    MassCancel {
+        /// The halted scope.
+        scope: ScopeName,
+    },
+    /// Wanted: that the venue cancels what is left, because the connection to it is cut.
+    DisconnectRequest {
+        /// The halted scope.
+        scope: ScopeName,
+    },
     /// A message could not be read.
     Error {
         /// Its sequence, if that could be read.
@@ -825,7 +860,8 @@ impl Server {
 /// The text of a `hello`.
 #[must_use]
 pub fn encode_hello(hello: Hello) -> String {
-    format!("{{\"type\":\"hello\",\"out\":{},\"run\":{}}}", hello.out, hello.run)
+    let mass_cancel = if hello.mass_cancel { ",\"mass_cancel\":1" } else { "" };
+    format!("{{\"type\":\"hello\",\"out\":{},\"run\":{}{mass_cancel}}}", hello.out, hello.run)
 }
 
 /// The text of a `mode_ack`.
@@ -1060,13 +1096,21 @@ pub(crate) mod tests {
             Server::Applied { seq: 5 },
             Server::Resend { from: 1 },
             Server::Mode { page: 3, scopes: vec![] },
+            Server::Cancel {
+                id: "A-1".to_owned(),
+                session: None,
+                scope: ScopeName::of(Scope::Firm, &universe),
+                attempt: 2,
+            },
+            Server::MassCancel { scope: ScopeName::of(Scope::Session(SessionId(0)), &universe) },
+            Server::DisconnectRequest { scope: ScopeName::of(Scope::Firm, &universe) },
             Server::Error { seq: None, field: "px".to_owned(), value: "\"".to_owned(), rule: "r".to_owned() },
         ] {
             assert_eq!(Server::decode(&message.encode()), Ok(message));
         }
         assert!(Server::decode(r#"{"type":"applied","seq":1,"x":2}"#).is_err());
         let ours = SessionId(0);
-        let hello = Hello { out: 3, run: 4 };
+        let hello = Hello { out: 3, run: 4, mass_cancel: true };
         assert_eq!(decode(&encode_hello(hello), &universe, ours), Ok(Client::Hello(hello)));
         assert_eq!(decode(&encode_mode_ack(9), &universe, ours), Ok(Client::ModeAck { page: 9 }));
     }
