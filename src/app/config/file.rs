@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use super::alerts::{self, AlertsText};
+use super::cancel;
 use super::reader::{Field, NAME_RULE, Reader, is_name};
 use super::temporary::TemporaryText;
 use super::violation::{Errors, Spot};
@@ -13,6 +14,7 @@ use super::{Auth, EngineOptions, Gate, Group, Http, Ingest, Journal, Local, Loca
 use crate::duty::Idle;
 use crate::engine::core::Sizing;
 use crate::ingest::gates::GateOptions;
+use crate::limits::CancelPolicy;
 use crate::model::{Event, ScopeKind, SessionKind, Universe};
 use crate::units::{Conversion, DecimalError, Px, Qty};
 
@@ -88,6 +90,7 @@ pub(super) struct SessionText {
     /// Empty: all.
     pub strategies: Vec<Reference>,
     pub token: Option<[u8; 32]>,
+    pub cancel: cancel::SessionCancelText,
 }
 
 /// Where keys of `[local]` are written, as far as they are.
@@ -111,6 +114,8 @@ pub(super) struct FileText {
     pub local_spots: LocalSpots,
     pub auth: Auth,
     pub journal: Journal,
+    /// Without what sessions say.
+    pub cancel: CancelPolicy,
     pub temporary: TemporaryText,
     pub alerts: AlertsText,
     /// Where each of `auth.operators` is written.
@@ -138,6 +143,7 @@ impl FileText {
         let (local, local_spots) = read_local(root.table("local"));
         let (auth, operator_spots) = read_auth(root.table("auth"));
         let journal = read_journal(root.table("journal"));
+        let cancel = cancel::read(root.table("cancel"));
         let temporary = TemporaryText::read(root);
         let alerts = alerts::read(root.table("alerts"));
 
@@ -190,6 +196,7 @@ impl FileText {
                     f.refuse("lists no strategy: leave it out to allow all, or leave out the session");
                 }
             }
+            let cancel = cancel::read_session(&mut table, kind);
             let token = match table.get("token_hash") {
                 Some(f) => f.hash(),
                 None => {
@@ -203,7 +210,7 @@ impl FileText {
             };
             // A kind that was refused stops the start; here it only has to be something.
             let kind = kind.unwrap_or(SessionKind::Reference);
-            sessions.push(SessionText { name, spot: field.spot.clone(), kind, strategies: listed, token });
+            sessions.push(SessionText { name, spot: field.spot.clone(), kind, strategies: listed, token, cancel });
             table.finish();
         });
 
@@ -218,6 +225,7 @@ impl FileText {
             local_spots,
             auth,
             journal,
+            cancel,
             temporary,
             alerts,
             operator_spots,
@@ -268,6 +276,7 @@ impl FileText {
             }
         }
 
+        cancel::check(&self.sessions, errors);
         self.check_local(errors);
         self.temporary.check(errors, self);
 
@@ -648,7 +657,7 @@ fn each_named<'a>(root: &mut Reader<'a>, section: &'static str, mut each: impl F
     }
 }
 
-fn reference(field: &Field<'_>) -> Option<Reference> {
+pub(super) fn reference(field: &Field<'_>) -> Option<Reference> {
     let name = field.string()?;
     if !is_name(name) {
         field.refuse(NAME_RULE);

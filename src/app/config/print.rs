@@ -4,6 +4,7 @@
 use core::fmt::Write as _;
 
 use super::Group;
+use super::cancel;
 use super::file::{ANY_AGE, FileText};
 use super::limits::{Bound, LimitText, Table, action_word};
 use super::reader::format_duration;
@@ -116,6 +117,8 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
     file.temporary.write(out)?;
     file.alerts.print(out)?;
 
+    cancel::print(out, &file.cancel)?;
+
     for c in &file.currencies {
         writeln!(out, "\n[{}]", join("currencies", &c.name))?;
         if let Some(rate) = c.rate {
@@ -165,6 +168,7 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
         if let Some(hash) = s.token {
             writeln!(out, "token_hash = \"{}\"", blake3::Hash::from_bytes(hash).to_hex())?;
         }
+        cancel::print_session(out, s)?;
     }
     Ok(())
 }
