@@ -8,6 +8,7 @@
 //! | Endpoint | Role | |
 //! |---|---|---|
 //! | `POST /v1/kill` | operator | `{scope:{kind,name}, mode?, reason?, wait_ms?}` → a receipt; `mode` is `halted` or `reduce_only` |
+//! | `GET /v1/kill/preview?kind=&name=` | viewer | what a kill of the scope would cancel: orders, sessions, exposure |
 //! | `GET /v1/kills?count=`, `GET /v1/kills/{id}` | viewer | receipts as they are now, newest first |
 //! | `POST /v1/rearm` | risk | `{scope, epoch, reason, wait_ms?}` → 200 done, 202 pending or lowered but not on disk |
 //! | `POST /v1/rearm/{id}/approve` | risk, another person | `{reason, wait_ms?}` |
@@ -34,6 +35,7 @@ pub mod auth;
 mod console;
 pub mod desk;
 pub mod drills;
+pub mod flat;
 pub mod problem;
 mod routes;
 mod server;
@@ -51,6 +53,7 @@ pub use auth::{Authenticator, Caller, LocalUsers, Principal, Role};
 pub use routes::BODY_MAX;
 pub use server::{run, run_local};
 
+use crate::api::flat::ResidualAsker;
 use crate::duty::Clock;
 use crate::engine::durability::Durability;
 use crate::engine::published::Published;
@@ -125,6 +128,8 @@ pub struct ApiParts {
     pub audit: Arc<Audit>,
     /// How the journal is doing; `None`: there is none.
     pub journal: Option<Arc<Durability>>,
+    /// Asks the engine which orders are left of a halted scope.
+    pub residual: ResidualAsker,
     /// Renders `/metrics`. May take long.
     pub render_metrics: Box<dyn Fn() -> String + Send + Sync>,
     /// `POST /v1/limits/reload`.

@@ -104,6 +104,8 @@ impl World {
             orphans: restored.orphans,
         });
         let switch = Arc::new(switch);
+        let (ask_engine, queries) = crossbeam_channel::bounded(1);
+        let residual = ResidualAsker::new(ask_engine, bell.clone(), Arc::default());
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         if setup.latch {
@@ -123,6 +125,7 @@ impl World {
                 published: published.clone(),
                 ports: vec![],
                 lane_changes: crossbeam_channel::never(),
+                queries,
                 lease_lag_ns: 0,
                 commands,
                 recorder: None,
@@ -157,6 +160,7 @@ impl World {
             alerts: alerts.clone(),
             audit: Arc::new(crate::kill::audit::Audit::new(None, clock.clone())),
             journal: None,
+            residual,
             render_metrics: setup.render,
             reload: Box::new(|_, reason| match reason {
                 "good" => Ok(7),
