@@ -3,7 +3,9 @@
 mod alerts;
 mod c_client;
 mod c_gate;
+mod cancels;
 mod drill;
+mod flat;
 mod gate;
 mod gate_damage;
 mod gate_faults;

@@ -328,13 +328,18 @@ pub struct Gateway {
 impl Gateway {
     /// Connects and says hello. Returns the welcome too.
     pub async fn connect(daemon: &Daemon, session: &str) -> (Gateway, Value) {
-        let mut request = format!("ws://{}/", daemon.ws).into_client_request().unwrap();
+        Gateway::connect_to(&daemon.ws, session, json!({ "type": "hello" })).await
+    }
+
+    /// As [`Gateway::connect`], to the service whose events are taken at `ws`, with this `hello`.
+    pub async fn connect_to(ws: &str, session: &str, hello: Value) -> (Gateway, Value) {
+        let mut request = format!("ws://{ws}/").into_client_request().unwrap();
         let headers = request.headers_mut();
         headers.insert("authorization", format!("Bearer {}", token(session)).parse().unwrap());
         headers.insert("sec-websocket-protocol", "haltline.v1.json".parse().unwrap());
         let (socket, _) = connect_async(request).await.unwrap();
         let mut gateway = Gateway { socket, seq: 0, modes: Vec::new() };
-        gateway.send(json!({ "type": "hello" })).await;
+        gateway.send(hello).await;
         let welcome = gateway.next().await;
         assert_eq!(welcome["type"], "welcome", "{welcome}");
         gateway.seq = welcome["next_seq"].as_u64().unwrap() - 1;
