@@ -10,16 +10,19 @@
 //! with any one of them armed. So the controls run together until one fires, that one is taken out, and
 //! so on until the rest see the morning end ([`Trial::run_all`]).
 
+#[cfg(test)]
+mod journalled;
+
 use std::sync::Arc;
 
 use super::gateway::{Gateway, MarketData, Route};
 use super::knight::{HEALTHY, MORNING_NS};
 use crate::engine::command::Command;
 use crate::engine::core::{Engine, Sizing};
-use crate::limits::{Gauge, LimitTable, ScopeLimits, SideRule, UNLIMITED};
+use crate::limits::{Gauge, LimitTable, ParentRule, ScopeLimits, SideRule, UNLIMITED};
 use crate::model::effect::Denial;
 use crate::model::{Action, Effects, Event, EventKind, Mode, Rule, Scope, ScopeKind, Universe};
-use crate::units::{CurrencyId, InstrumentId, MonoNanos, Now, StrategyId, UnixNanos};
+use crate::units::{AccountId, CurrencyId, InstrumentId, MonoNanos, Now, StrategyId, UnixNanos};
 
 /// One rule at one kind of scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +156,10 @@ fn is_armed(limits: &ScopeLimits, rule: Rule) -> bool {
         Rule::OrderParticipation => limits.order_participation < UNLIMITED,
         Rule::Collar => limits.collar < UNLIMITED,
         Rule::DuplicateOrder => limits.duplicate.is_some(),
-        Rule::OrderRate | Rule::MessageRate | Rule::CancelRate | Rule::Denials => {
+        Rule::Children => limits.children < UNLIMITED,
+        Rule::FanOut => limits.fan_out.is_some(),
+        Rule::Suspense => limits.suspense < UNLIMITED,
+        Rule::OrderRate | Rule::MessageRate | Rule::CancelRate | Rule::Denials | Rule::OrphanFills => {
             limits.rates.iter().any(|r| r.of.rule() == rule)
         }
         Rule::HeartbeatLoss => limits.heartbeat_ns < UNLIMITED,
@@ -172,6 +178,8 @@ fn is_armed(limits: &ScopeLimits, rule: Rule) -> bool {
         | Rule::DailyLoss
         | Rule::Drawdown
         | Rule::LossVelocity => Gauge::of(rule).is_some_and(|gauge| limits.of(gauge) < UNLIMITED),
+        // Whether a strategy is held to parents is no limit of its scope: see `armed`.
+        Rule::ParentQty | Rule::ParentState | Rule::ParentPx => false,
         // These have no number that a scope could be given.
         Rule::Malformed
         | Rule::Capacity
@@ -181,6 +189,7 @@ fn is_armed(limits: &ScopeLimits, rule: Rule) -> bool {
         | Rule::UnknownOrder
         | Rule::Permission
         | Rule::Restricted
+        | Rule::Coverage
         | Rule::Journal => false,
     }
 }
@@ -205,6 +214,9 @@ fn only(full: &ScopeLimits, rules: &[Rule]) -> ScopeLimits {
             Rule::HeartbeatLoss => limits.heartbeat_ns = full.heartbeat_ns,
             Rule::ClockSkew => limits.clock_skew_ns = full.clock_skew_ns,
             Rule::SidePermission => limits.sides = full.sides,
+            Rule::Children => limits.children = full.children,
+            Rule::FanOut => limits.fan_out = full.fan_out,
+            Rule::Suspense => limits.suspense = full.suspense,
             // A gauge, a rate or an action, and so done above; or nothing that a scope could be given.
             _ => {}
         }
@@ -216,10 +228,14 @@ fn only(full: &ScopeLimits, rules: &[Rule]) -> ScopeLimits {
 #[must_use]
 pub fn armed(universe: &Universe, limits: &LimitTable) -> Vec<Control> {
     let by_kind = ScopeKind::ALL.map(|kind| (kind, scopes(universe, kind)));
+    let held = |scope: &Scope| matches!(scope, Scope::Strategy(s) if limits.parents(*s) != ParentRule::Ignored);
     let mut controls = Vec::new();
     for rule in Rule::ALL {
         for (kind, scopes) in &by_kind {
-            let is_armed = |s: &Scope| limits.scope(universe, *s).is_some_and(|l| is_armed(l, rule));
+            let is_armed = |s: &Scope| match rule {
+                Rule::ParentQty | Rule::ParentState | Rule::ParentPx => held(s),
+                _ => limits.scope(universe, *s).is_some_and(|l| is_armed(l, rule)),
+            };
             if scopes.iter().any(is_armed) {
                 controls.push(Control { rule, scope: *kind });
             }
@@ -241,6 +257,19 @@ pub fn isolated(universe: &Universe, full: &LimitTable, controls: &[Control]) ->
             if let Some(limits) = full.scope(universe, scope) {
                 *table.edit(universe, scope) = only(limits, &rules);
             }
+        }
+    }
+    // Whoever looks at parents looks at all of them: these stand and fall together.
+    let of_parents =
+        |c: &Control| matches!(c.rule, Rule::ParentQty | Rule::ParentState | Rule::ParentPx | Rule::Children);
+    if controls.iter().any(of_parents) {
+        for s in (0..universe.strategies.len() as u16).map(StrategyId) {
+            table.hold_to_parents(s, full.parents(s));
+        }
+    }
+    if controls.iter().any(|c| c.rule == Rule::Suspense) {
+        for a in (0..universe.accounts.len() as u16).map(AccountId) {
+            table.suspend(a, full.is_suspense(a));
         }
     }
     for i in 0..universe.instruments.len() as u32 {
@@ -322,7 +351,19 @@ struct Morning {
     healthy_denied: bool,
     #[cfg(test)]
     anomalies: Vec<crate::model::Anomaly>,
+    #[cfg(test)]
+    tape: Option<journalled::Tape>,
 }
+
+const SIZING: Sizing = Sizing {
+    working_orders: 1 << 16,
+    remembered_orders: 1 << 16,
+    // Every execution of a whole morning: four million bad ones and less than one million others.
+    execs: 5_000_000,
+    pairs: 1 << 20,
+    parents: 1 << 12,
+    recent_orders: 1 << 18,
+};
 
 /// What is due next.
 enum Due {
@@ -343,16 +384,9 @@ impl Morning {
         cast: &Cast,
         seed: u64,
     ) -> anyhow::Result<Morning> {
-        let sizing = Sizing {
-            working_orders: 1 << 16,
-            remembered_orders: 1 << 16,
-            // Every execution of a whole morning: four million bad ones and less than one million others.
-            execs: 5_000_000,
-            ..Sizing::default()
-        };
         let gateways = cast.gateways(universe, seed)?;
         Ok(Morning {
-            engine: Engine::new(universe.clone(), table, sizing, OPEN),
+            engine: Engine::new(universe.clone(), table, SIZING, OPEN),
             effects: Effects::new(),
             seqs: vec![0; gateways.len() + 1],
             gateways,
@@ -364,6 +398,8 @@ impl Morning {
             healthy_denied: false,
             #[cfg(test)]
             anomalies: Vec::new(),
+            #[cfg(test)]
+            tape: None,
         })
     }
 
@@ -389,6 +425,8 @@ impl Morning {
             Due::Tick => {
                 self.next_tick += TICK_NS;
                 self.effects.clear();
+                #[cfg(test)]
+                self.tape.iter_mut().for_each(|tape| tape.tick(clock(at)));
                 self.engine.tick(clock(at), &mut self.effects);
                 self.look(at);
             }
@@ -452,6 +490,8 @@ impl Morning {
         event.seq = self.seqs[source];
         event.sent_at = clock(at).unix;
         self.effects.clear();
+        #[cfg(test)]
+        self.tape.iter_mut().for_each(|tape| tape.event(clock(at), &event));
         self.engine.step(clock(at), &event, &mut self.effects);
         if source < self.gateways.len()
             && let Some(verdict) = self.effects.verdict()
@@ -465,6 +505,8 @@ impl Morning {
 
     /// Looks for the control among the effects of a step.
     fn look(&mut self, at: u64) {
+        #[cfg(test)]
+        self.tape.iter_mut().for_each(|tape| tape.done(clock(at), &self.effects, &self.engine));
         let denied = self.effects.verdict().filter(|v| v.kind != EventKind::Cancel).and_then(|v| v.denial);
         let tripped = self.effects.trips().next().copied();
         #[cfg(test)]
@@ -527,8 +569,9 @@ mod tests {
         let closed = armed(&universe, &LimitTable::closed(&universe));
         for rule in Rule::ALL {
             for scope in ScopeKind::ALL {
-                // A gap has an action but no number: closing leaves it as it is.
-                let expected = crate::model::rule::applies(rule, scope) && rule != Rule::StreamGap;
+                // What has an action and no number is left as it is by closing, and so are accounts that are none of suspense.
+                let closes = !crate::model::rule::is_numberless(rule) && rule != Rule::Suspense;
+                let expected = crate::model::rule::applies(rule, scope) && closes;
                 assert_eq!(closed.contains(&Control { rule, scope }), expected, "{rule:?} at {scope:?}");
             }
         }
@@ -595,7 +638,7 @@ mod tests {
     }
 
     /// What the demo runs with.
-    fn demo() -> Trial {
+    pub(super) fn demo() -> Trial {
         let loaded = crate::app::config::load("demo.toml", include_str!("../../config/demo.toml"));
         let loaded = loaded.unwrap_or_else(|violations| panic!("{violations}"));
         Trial { universe: loaded.universe, limits: Arc::new(loaded.limits), cast: Cast::default(), seed: 70_694 }

@@ -377,7 +377,10 @@ impl Engine {
             | EventKind::Mark
             | EventKind::Fx
             | EventKind::Heartbeat
-            | EventKind::Withdrawn => 2,
+            | EventKind::Withdrawn
+            | EventKind::ParentNew
+            | EventKind::ParentReplace
+            | EventKind::ParentDone => 2,
         };
         let now = self.latest_mono();
         for place in self.places_of(self.orders.get(slot)) {

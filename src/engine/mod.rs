@@ -5,6 +5,7 @@ mod book;
 pub mod cancel_board;
 pub mod cancels;
 pub mod command;
+mod conserve;
 pub mod core;
 pub mod durability;
 mod judge;

@@ -9,6 +9,6 @@ mod table;
 pub use cancel::{CancelPolicy, SessionCancel};
 pub use hot::HotProfile;
 pub use table::{
-    DuplicateLimit, Gauge, LimitTable, MAX_RATES, RateKind, RateLimit, RateOf, ScopeLimits, SideRule, UNLIMITED,
-    WarnLevels,
+    DuplicateLimit, FanOutLimit, Gauge, LimitTable, MAX_RATES, ParentRule, RateKind, RateLimit, RateOf, ScopeLimits,
+    SideRule, UNLIMITED, WarnLevels,
 };

@@ -21,7 +21,8 @@ use haltline::units::{
 use proptest::prelude::*;
 
 const SECOND: u64 = 1_000_000_000;
-const SIZING: Sizing = Sizing { working_orders: 4_096, remembered_orders: 64, execs: 256, pairs: 8, recent_orders: 16 };
+const SIZING: Sizing =
+    Sizing { working_orders: 4_096, remembered_orders: 64, execs: 256, pairs: 8, parents: 8, recent_orders: 16 };
 
 /// The session that does not ask.
 const OBSERVES: u16 = 2;

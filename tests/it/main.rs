@@ -1,9 +1,11 @@
 //! All integration tests, in one binary.
 
+mod alertmanager;
 mod alerts;
 mod c_client;
 mod c_gate;
 mod cancels;
+mod crash;
 mod drill;
 mod flat;
 mod gate;
@@ -15,6 +17,7 @@ mod local;
 mod oracle;
 mod oracle_test;
 mod overlay;
+mod power;
 mod prometheus;
 mod recovery;
 mod replay;

@@ -47,8 +47,10 @@ pub(super) fn read_session(table: &mut Reader<'_>, kind: Option<SessionKind>) ->
             field.refuse("means something only with cancel_on_disconnect = true");
         }
     }
-    if let (Some(field), Some(SessionKind::Reference)) = (&on, kind) {
-        field.refuse("a reference session has no orders");
+    if let (Some(field), Some(kind)) = (&on, kind)
+        && !kind.trades()
+    {
+        field.refuse("only a session of kind ask or observe has orders at a venue");
     }
     let grace_ns = grace.and_then(|f| f.duration(SHORTEST_NS, WEEK_NS)).unwrap_or(GRACE_NS);
     SessionCancelText { grace_ns: wanted.then_some(grace_ns), via: via.and_then(|f| reference(&f)) }
@@ -63,7 +65,7 @@ pub(super) fn check(sessions: &[SessionText], errors: &Errors<'_>) {
             Some(other) if other.name == session.name => {
                 errors.at(spot, "must be another session: this one is gone when it matters");
             }
-            Some(other) if other.kind == SessionKind::Reference => {
+            Some(other) if !other.kind.trades() => {
                 errors.at(spot, "must be a session that sends orders");
             }
             Some(_) => {}
