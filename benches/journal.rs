@@ -171,6 +171,7 @@ impl World {
             writer = Some(std::thread::spawn(move || Writer::new(parts).run(&stop)));
         }
         let mut agent = EngineAgent::new(AgentParts {
+            queries: crossbeam_channel::never(),
             engine: self.engine(now),
             universe: self.universe.clone(),
             page: Arc::new(HaltPage::new(self.universe.scope_count(), 1)),
@@ -225,7 +226,7 @@ fn snapshot(report: &mut Report, universe: &Arc<Universe>, limits: &Arc<LimitTab
         execs: 1 << 10,
         pairs,
         recent_orders: 1 << 10,
-        ..Sizing::default()
+        parents: 16,
     };
     let now = SystemClock::new().now();
     let mut engine = Engine::new(universe.clone(), limits.clone(), sizing, now);

@@ -59,8 +59,12 @@
 //! 6. Sessions confirm with `mode_ack`. The [receipt](kill::receipt) says `confirmed` when every gate and every session that was connected
 //!    has, and the latch is durable; until then it says what is missing. It waits for nobody longer than asked.
 //!
-//! A re-arm ([`kill::rearm`]) names the epoch it was decided on; a raise in between wins. Orders working at a venue are counted
-//! in the receipt, and not canceled.
+//! A re-arm ([`kill::rearm`]) names the epoch it was decided on; a raise in between wins.
+//!
+//! From halted to flat ([`engine::cancels`]): once the engine has taken the halt it goes round its table of orders, some slots a
+//! round, and has each that works in the scope canceled by its session: an instruction ([`model::cancel`]) through the port or the
+//! lane, which looks at the page once more. What comes of it are ordinary events. What is not answered is told again, then the session
+//! is asked to disconnect; the [receipt](kill::receipt) tells what is left. Nothing closes a position.
 //!
 //! # Layers
 //!
@@ -111,6 +115,9 @@
 //! | A disk that fails loses nothing and denies new flow | `journal::tests`: `a_disk_that_fails_at_random_loses_and_repeats_nothing`; `recovery`: `a_full_disk_denies_new_flow_after_the_grace_takes_a_kill_and_goes_on_when_there_is_room` |
 //! | `confirmed` means latch and every connected session | `kill::switch`: `receipt_is_confirmed_only_with_latch_and_every_connected_session` |
 //! | Cancels pass in every mode; reduce-only goes by quantity | `scenarios`: `cancel_passes_in_every_mode`, `reduce_only_denies_order_that_crosses_zero` |
+//! | A halt has exactly the working orders of its scope canceled, each attempt once | `cancels`: `only_working_orders_of_halted_scopes_are_told_and_each_attempt_once`; `flat`: `a_kill_with_a_thousand_orders_in_three_sessions_ends_flat` |
+//! | Nothing is canceled for a halt that is over | `cancels`: `a_rearm_ends_the_cancels_of_its_scope_and_a_kill_begins_them_anew`; `flat`: `nothing_is_told_for_a_halt_that_the_gateway_knows_to_be_over` |
+//! | What is not known to be canceled is not called flat | `flat`: `what_the_venue_refuses_is_the_named_remainder`, `orders_of_a_session_that_dies_are_unknown_until_it_is_back` |
 //! | Orders are counted, with all leaves, before their verdict | `scenarios`: `working_orders_count_towards_exposure`, `pending_replace_counts_the_worse` |
 //! | Fills are never dropped | `scenarios`: `late_fill_after_halt_is_booked`, `unknown_fill_counts`, `duplicate_fill_is_booked_once` |
 //! | Armed without input denies; unset is zero | `scenarios`: `stale_reference_denies_and_a_fresh_one_readmits`, `unset_is_zero` |
@@ -136,8 +143,8 @@
 //! | Children stay within their parent | `scenarios::conserve`: `what_children_fill_and_what_they_still_may_is_the_parents`, `child_after_its_parent_is_done_halts_its_instance` |
 //! | Engine and contract agree | `oracle_test`: `engine_and_oracle_agree_on_random_streams`, against an oracle that shares no code |
 //!
-//! What does not hold yet: over WebSocket `mode_ack` is the gateway's word, only a gate proves; working orders are not
-//! canceled after a halt.
+//! What does not hold yet: over WebSocket `mode_ack` is the gateway's word, only a gate proves; a cancel after a halt is what the
+//! gateway says of it, and nothing asks the venue.
 
 pub mod units;
 

@@ -8,6 +8,7 @@
 //! | Endpoint | Role | |
 //! |---|---|---|
 //! | `POST /v1/kill` | operator | `{scope:{kind,name}, mode?, reason?, wait_ms?}` → a receipt; `mode` is `halted` or `reduce_only` |
+//! | `GET /v1/kill/preview?kind=&name=` | viewer | what a kill of the scope would cancel: orders, sessions, exposure |
 //! | `GET /v1/kills?count=`, `GET /v1/kills/{id}` | viewer | receipts as they are now, newest first |
 //! | `POST /v1/rearm` | risk | `{scope, epoch, reason, wait_ms?}` → 200 done, 202 pending or lowered but not on disk |
 //! | `POST /v1/rearm/{id}/approve` | risk, another person | `{reason, wait_ms?}` |
@@ -45,6 +46,7 @@ pub mod auth;
 mod console;
 pub mod desk;
 pub mod drills;
+pub mod flat;
 mod fleet;
 mod guard;
 mod login;
@@ -75,6 +77,7 @@ pub use reads::{AuditPage, AuditQuery, Files};
 pub use routes::BODY_MAX;
 pub use server::{run, run_local};
 
+use crate::api::flat::ResidualAsker;
 use crate::duty::Clock;
 use crate::engine::durability::Durability;
 use crate::engine::published::Published;
@@ -158,6 +161,8 @@ pub struct ApiParts {
     pub audit: Arc<Audit>,
     /// How the journal is doing; `None`: there is none.
     pub journal: Option<Arc<Durability>>,
+    /// Asks the engine which orders are left of a halted scope.
+    pub residual: ResidualAsker,
     /// What happened, as far as it is kept.
     pub files: Files,
     /// Renders `/metrics`. May take long.

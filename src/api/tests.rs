@@ -145,6 +145,8 @@ impl World {
             orphans: restored.orphans,
         });
         let switch = Arc::new(switch);
+        let (ask_engine, queries) = crossbeam_channel::bounded(1);
+        let residual = ResidualAsker::new(ask_engine, bell.clone(), Arc::default());
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         if setup.latch {
@@ -171,6 +173,7 @@ impl World {
                 published: published.clone(),
                 ports: vec![],
                 lane_changes: crossbeam_channel::never(),
+                queries,
                 lease_lag_ns: 0,
                 commands,
                 recorder: None,
@@ -220,6 +223,7 @@ impl World {
             watch: None,
             audit: Arc::new(crate::kill::audit::Audit::new(None, clock.clone())),
             journal: None,
+            residual,
             files: setup.files,
             render_metrics: setup.render,
             reload: Box::new(|_, reason| match reason {

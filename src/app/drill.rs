@@ -337,6 +337,7 @@ impl Line {
             protocol: Protocol::Bin,
             universe: universe.clone(),
             claim: Claim::default(),
+            mass_cancel: false,
         };
         let connecting = tokio::time::timeout(PATIENCE, client::connect(&endpoint, &Memory::new(16))).await;
         let connected = connecting.map_err(|_| "the session that rehearses could not connect in time".to_owned())?;
@@ -391,6 +392,8 @@ impl Line {
                     });
                 }
                 Reply::Modes { scopes, .. } => self.told |= !scopes.is_empty(),
+                // What is admitted is reported as rejected at once: there is nothing to cancel.
+                Reply::Cancel { .. } | Reply::MassCancel { .. } | Reply::Disconnect { .. } => {}
                 Reply::Verdict(_) | Reply::Applied(_) | Reply::Error { .. } => {}
             }
         }

@@ -27,6 +27,7 @@ use crate::alert::keeper::{self, KeeperParts};
 use crate::alert::report::AlertSource;
 use crate::alert::store;
 use crate::api::auth::{hash_token, new_token};
+use crate::api::flat::ResidualAsker;
 use crate::api::tls::Tls;
 use crate::api::{self, ApiOptions, ApiParts, Authenticator, Principal};
 use crate::app::alerting::{self, Alerting};
@@ -59,6 +60,7 @@ use crate::kill::alerts::Alerts;
 use crate::kill::audit::{Audit, Entry};
 use crate::kill::board::SessionBoard;
 use crate::kill::gates::Gates;
+use crate::kill::names::OrderNames;
 use crate::kill::page::HaltPage;
 use crate::kill::page_file::Shape;
 use crate::kill::rearm::{RearmPolicy, RearmRules};
@@ -147,6 +149,9 @@ struct Threads {
 const EVENT_RING: usize = 16_384;
 /// Trips, warnings and anomalies that may wait for the control thread.
 const NOTICES: usize = 65_536;
+
+/// Questions that may wait for the engine.
+const QUERIES: usize = 8;
 
 /// Open files besides connections, with room to spare: listeners, the latch, runtimes, the log.
 const OTHER_FILES: u64 = 64;
@@ -352,6 +357,12 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         orphans: restored.orphans,
     });
     let switch = Arc::new(switch);
+    {
+        let published = published.clone();
+        switch.watch_cancels(Box::new(move |slot| published.cancels.view(slot)));
+    }
+    let named = Arc::new(OrderNames::default());
+    let (queries, take_queries) = crossbeam_channel::bounded(QUERIES);
 
     // 4. The engine and its port.
     let (edge, engine_port) = port(EVENT_RING, bell.clone(), Box::new(ingest_wake.clone()));
@@ -365,6 +376,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         lane_changes: take_lane_changes,
         lease_lag_ns: loaded.gate.as_ref().map_or(0, |gate| gate.lag.as_nanos() as u64),
         commands: take_commands,
+        queries: take_queries,
         recorder,
         durable_before_verdict: loaded.journal.durable_before_verdict,
         grace_ns,
@@ -578,6 +590,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             watch: Some(watch),
             audit: audit.clone(),
             journal: durability.clone(),
+            residual: ResidualAsker::new(queries, bell.clone(), named.clone()),
             files: files(durability.is_some(), &loaded.service.state_dir),
             render_metrics: Box::new(move || metrics.render()),
             reload: Box::new(move |actor, reason| reload.reload(actor, reason)),
@@ -639,6 +652,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     };
     let ingest = {
         let parts = IngestParts {
+            named,
             universe: universe.clone(),
             page,
             board,

@@ -5,6 +5,7 @@ mod audit;
 mod check;
 mod client;
 mod drill;
+mod follow;
 mod html;
 mod kill;
 mod lint;
@@ -46,8 +47,9 @@ const EXIT_CONFIG: u8 = 78;
 /// What the exit codes mean, for `--help`.
 const EXIT_CODES: &str = "Exit codes:
    0  done; kill: confirmed; state: everything is normal; preflight: the fleet may open
-   1  failed; kill: raised, but not confirmed; rearm: not done yet; drill: not passed; limits lint: something is wrong;
-      manifest verify: it is not valid; manifest diff: they differ; state: the engine makes no progress
+   1  failed; kill: raised, but not confirmed, or not flat where that was waited for; rearm: not done yet;
+      drill: not passed; limits lint: something is wrong; manifest verify: it is not valid; manifest diff: they differ;
+      state: the engine makes no progress
    2  called wrongly
    3  state: something is halted or reduce-only; alerts: a critical one is not acknowledged;
       preflight: the fleet may not open

@@ -74,6 +74,7 @@ pub async fn connect(service: &ServiceHandle, session: &str) -> anyhow::Result<W
         protocol: Protocol::Json,
         universe: service.universe.clone(),
         claim: Claim::default(),
+        mass_cancel: false,
     };
     let memory = client::Memory::new(UNACKNOWLEDGED_MAX);
     let (sender, receiver, _) = client::connect(&endpoint, &memory).await?;
@@ -124,6 +125,9 @@ impl Link for WsLink {
                         self.heard.push_back(Heard::Mode { scope, mode });
                     }
                 }
+                Reply::Cancel { id, .. } => return Ok(Heard::Cancel { id }),
+                // One by one it is, and a simulated venue always answers.
+                Reply::MassCancel { .. } | Reply::Disconnect { .. } => {}
                 Reply::Error { seq, what } => bail!("the service could not read event {seq:?}: {what}"),
             }
         }

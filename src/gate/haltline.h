@@ -123,6 +123,11 @@
 #define HL_I_SLOT_STATE 0
 #define HL_I_SLOT_OWNER 1
 
+/* The low byte of an instruction's first word; verdicts have a kind of event there. */
+#define HL_I_IS_INSTRUCTION(word) ((uint8_t)(word) >= HL_DO_CANCEL && (uint8_t)(word) <= HL_DO_DISCONNECT)
+/* The id of a heartbeat by which a gateway says that it takes HL_DO_MASS_CANCEL. */
+#define HL_I_TAKES_MASS_CANCEL UINT64_C(2)
+
 /* In a verdict's checks: rule 17, which is looked at for every order that does not reduce, and for no other. */
 #define HL_I_RISK_CHECK (UINT64_C(1) << 17)
 
@@ -179,6 +184,10 @@ enum { HL_BUY = 1, HL_SELL = 2 };
 enum { HL_LIMIT = 1, HL_MARKET = 2, HL_STOP = 3, HL_STOP_LIMIT = 4 };
 enum { HL_FIRM = 0, HL_ACCOUNT = 1, HL_STRATEGY = 2, HL_PAIR = 3, HL_INSTRUMENT = 4, HL_SESSION = 5 };
 enum { HL_NORMAL = 0, HL_REDUCE_ONLY = 1, HL_HALTED = 2 };
+
+/* What an instruction asks for: to cancel one order, or every order of the scope; to cut the connection to the venue, so that it
+ * cancels what is left, because cancels are not answered. */
+enum { HL_DO_CANCEL = 32, HL_DO_MASS_CANCEL = 33, HL_DO_DISCONNECT = 34 };
 /* What a session may do: hl_gate.kind. */
 enum { HL_KIND_ASK = 1, HL_KIND_OBSERVE = 2 };
 /* How the gate's half of the barrier is made: hl_gate.fencing. */
@@ -231,7 +240,7 @@ typedef enum hl_reason {
     HL_NO_REQUEST,   /* not HL_NEW or HL_REPLACE: nothing to ask for */
     HL_BAD_EVENT,    /* a field of the event is out of range: what, found. It was not taken */
     HL_HELD,         /* a pass is held already by this end: hl_exit it first */
-    HL_NOTHING       /* only hl_poll: no verdict has come */
+    HL_NOTHING       /* only hl_poll and hl_next_instruction: none has come */
 } hl_reason;
 
 /* More about a reason. Only the fields that the reason names mean something; the others are 0. */
@@ -279,6 +288,16 @@ typedef struct hl_answered {
     uint16_t strategy;
     uint32_t instrument;
 } hl_answered;
+
+/* What haltline wants done about orders that work under a halt: hl_next_instruction. */
+typedef struct hl_instruction {
+    uint8_t kind;         /* HL_DO_CANCEL, HL_DO_MASS_CANCEL or HL_DO_DISCONNECT */
+    uint8_t attempt;      /* of HL_DO_CANCEL: from 1 */
+    uint8_t scope_kind;   /* the halted scope: HL_FIRM ... HL_SESSION */
+    uint16_t session;     /* of HL_DO_CANCEL: the session that the order is of, nearly always this one */
+    uint32_t scope_index; /* id of the account, strategy, instrument or session */
+    uint64_t id;          /* of HL_DO_CANCEL: the order's */
+} hl_instruction;
 
 /* ------------------------------------------------------------------------------------------------------------------ */
 /* Objects. Their fields are to be read where a comment says so, and never to be written. */
@@ -373,6 +392,8 @@ typedef struct hl_asker {
     hl_waiting *waiting;
     uint64_t *answered; /* the last position whose verdict was read */
     uint64_t base;
+    hl_instruction *instructions; /* a ring, as many as the verdict lane has places */
+    uint32_t instructions_first, instructions_len;
 } hl_asker;
 
 /* ------------------------------------------------------------------------------------------------------------------ */
@@ -1630,7 +1651,7 @@ HL_I_HOT hl_event hl_event_of(uint8_t kind) {
 
 /*
  * Makes `asker` the one end of the session that asks and reports; it includes a checker. Allocates some bytes for each place of
- * the event lane. Requests that a process before left unanswered are withdrawn when their verdicts come.
+ * the lanes. Requests that a process before left unanswered are withdrawn when their verdicts come.
  * HL_E_BUSY: there is one already; HL_E_SLOTS; HL_E_DAMAGED: detach and attach anew; HL_E_MEMORY. Any thread; the asker is for
  * one thread at a time, and is given back by hl_asker_drop.
  */
@@ -1646,14 +1667,17 @@ HL_I_FN hl_status hl_asker_init(hl_gate *gate, hl_asker *asker, hl_error *error)
                            (unsigned long long)denied.found);
     if (status == HL_DONE) {
         asker->waiting = (hl_waiting *)calloc(gate->events, sizeof *asker->waiting);
-        if (asker->waiting == NULL)
+        asker->instructions = (hl_instruction *)calloc(gate->verdicts, sizeof *asker->instructions);
+        if (asker->waiting == NULL || asker->instructions == NULL)
             status = hl_i_fail(error, HL_E_MEMORY, 0, "no memory for %u requests", (unsigned)gate->events);
     }
     if (status == HL_DONE)
         status = hl_checker_init(gate, &asker->checker, error);
     if (status != HL_DONE) {
         free(asker->waiting);
+        free(asker->instructions);
         asker->waiting = NULL;
+        asker->instructions = NULL;
         hl_i_unlock(&gate->asker);
         return status;
     }
@@ -1671,7 +1695,9 @@ HL_I_FN void hl_asker_drop(hl_asker *asker) {
         return;
     hl_gate *const gate = asker->checker.gate;
     free(asker->waiting);
+    free(asker->instructions);
     asker->waiting = NULL;
+    asker->instructions = NULL;
     hl_checker_drop(&asker->checker);
     hl_i_unlock(&gate->asker);
 }
@@ -1758,6 +1784,26 @@ HL_I_FN hl_reason hl_submit(hl_asker *asker, const hl_event *order, uint64_t *po
     return HL_OK;
 }
 
+/* Keeps the instruction of `record` for hl_next_instruction. HL_OK or HL_BAD_VERDICT. */
+HL_I_FN hl_reason hl_i_keep_instruction(hl_asker *asker, const uint64_t record[HL_I_RECORD_WORDS], hl_denied *denied) {
+    const uint8_t scope = (uint8_t)(record[0] >> 48);
+    if (scope > HL_SESSION || scope == HL_PAIR)
+        return hl_i_bad_verdict(denied, "scope", scope);
+    const uint32_t places = asker->checker.gate->verdicts;
+    /* One that finds no room is given again, like one that is not answered. */
+    if (asker->instructions_len == places)
+        return HL_OK;
+    hl_instruction *const kept = &asker->instructions[(asker->instructions_first + asker->instructions_len) % places];
+    asker->instructions_len++;
+    kept->kind = (uint8_t)record[0];
+    kept->attempt = (uint8_t)(record[0] >> 8);
+    kept->scope_kind = scope;
+    kept->scope_index = (uint32_t)(record[1] >> 32);
+    kept->id = record[4];
+    kept->session = (uint16_t)record[5];
+    return HL_OK;
+}
+
 /*
  * Takes the next verdict. HL_OK: `answered` has it, in the order of the requests; HL_NOTHING: none has come. HL_DAMAGED,
  * HL_BAD_VERDICT: nothing more can be asked here, detach and attach anew; HL_FULL: haltline could not be told that an order which had
@@ -1768,10 +1814,15 @@ HL_I_FN hl_reason hl_poll(hl_asker *asker, hl_answered *answered, hl_denied *den
     for (;;) {
         uint64_t record[HL_I_RECORD_WORDS];
         hl_reason reason = hl_i_reader_pop(&asker->verdicts, record, denied);
-        if (reason == HL_OK)
+        const bool instruction = reason == HL_OK && HL_I_IS_INSTRUCTION(record[0]);
+        if (instruction)
+            reason = hl_i_keep_instruction(asker, record, denied);
+        else if (reason == HL_OK)
             reason = hl_i_verdict_of(record, answered, denied);
         if (reason != HL_OK)
             return reason;
+        if (instruction)
+            continue;
         const uint64_t position = answered->seq - asker->base;
         /* haltline died between answering and counting, and has answered again: the order may have been sent. */
         if (position <= hl_i_relaxed(asker->answered))
@@ -1793,6 +1844,46 @@ HL_I_FN hl_reason hl_poll(hl_asker *asker, hl_answered *answered, hl_denied *den
                 return reason;
         }
     }
+}
+
+/*
+ * The next thing that haltline wants done about orders that work under a halt. HL_OK: `instruction` has it; HL_NOTHING: there is
+ * none now; HL_DAMAGED, HL_BAD_VERDICT: nothing more can be asked here, detach and attach anew. Look now and then, also when nothing
+ * is asked.
+ *
+ * Of HL_DO_CANCEL, hl_report an HL_CANCEL for the order when it goes out, and what the venue says in time: an order of which
+ * nothing is heard is told again. What was told for a scope that has been re-armed since is not given out.
+ * Never waits. The asker's thread; no lock, no allocation, no system call.
+ */
+HL_I_FN hl_reason hl_next_instruction(hl_asker *asker, hl_instruction *instruction, hl_denied *denied) {
+    for (;;) {
+        const hl_reader *const reader = &asker->verdicts;
+        const uint64_t *const words = hl_i_place(reader->places, reader->mask, reader->next);
+        /* SYNC lane stamp: pairs with the store in `Writer::push`. */
+        if (hl_i_acquire(&words[HL_I_STAMP]) != reader->next || !HL_I_IS_INSTRUCTION(hl_i_relaxed(&words[0])))
+            break;
+        uint64_t record[HL_I_RECORD_WORDS];
+        hl_reason reason = hl_i_reader_pop(&asker->verdicts, record, denied);
+        if (reason == HL_OK)
+            reason = hl_i_keep_instruction(asker, record, denied);
+        if (reason != HL_OK)
+            return reason;
+    }
+    while (asker->instructions_len > 0) {
+        *instruction = asker->instructions[asker->instructions_first];
+        asker->instructions_first = (asker->instructions_first + 1) % asker->checker.gate->verdicts;
+        asker->instructions_len--;
+        if (hl_i_page_word(&asker->checker.page, instruction->scope_kind, instruction->scope_index).mode != HL_NORMAL)
+            return HL_OK;
+    }
+    return HL_NOTHING;
+}
+
+/* Tells haltline that this gateway can do HL_DO_MASS_CANCEL, for as long as it is attached. As hl_report. */
+HL_I_FN hl_reason hl_accept_mass_cancel(hl_asker *asker, hl_denied *denied) {
+    hl_event event = hl_event_of(HL_HEARTBEAT);
+    event.id = HL_I_TAKES_MASS_CANCEL;
+    return hl_report(asker, &event, NULL, denied);
 }
 
 /*
@@ -1984,6 +2075,15 @@ class Asker {
     }
     /* hl_poll: HL_OK, and `answered` is written; HL_NOTHING; or what is wrong. */
     hl_reason poll(hl_answered &answered) noexcept { return hl_poll(&own_->asker, &answered, &own_->denied); }
+    /* hl_next_instruction: nothing if there is none; after damage denied() says so, and poll says it again. */
+    std::optional<hl_instruction> instruction() noexcept {
+        hl_instruction told{};
+        if (hl_next_instruction(&own_->asker, &told, &own_->denied) != HL_OK)
+            return std::nullopt;
+        return told;
+    }
+    /* hl_accept_mass_cancel. */
+    hl_reason accept_mass_cancel() noexcept { return hl_accept_mass_cancel(&own_->asker, &own_->denied); }
     /* hl_pass. */
     Pass pass(const hl_answered &answered) noexcept {
         return pass_if(hl_pass(&own_->asker, &answered, &own_->denied));

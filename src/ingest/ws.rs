@@ -44,17 +44,20 @@ use tokio_tungstenite::tungstenite::{Bytes, Message, Utf8Bytes};
 
 use crate::duty::Clock;
 use crate::engine::agent::{EdgePort, Inbound, Wake};
+use crate::engine::cancels::link;
 use crate::engine::record::{Name, NameOf};
 use crate::guard::door::{Arrival, ArrivalId, Door, Peer, Way};
 use crate::guard::signatures::Text;
 use crate::ingest::intern::{NOBODY, Names, parent_number};
 use crate::kill::board::SessionBoard;
+use crate::kill::names::OrderNames;
 use crate::kill::page::{HaltPage, ModeWord};
+use crate::model::cancel::{Instruct, Instruction};
 use crate::model::effect::Denial;
 use crate::model::{Claim, Effect, Event, EventKind, Mode, Rule, Scope, SessionKind, Universe, Verdict, Why};
 use crate::units::{ExecId, InstrumentId, OrdId, SessionId, StrategyId};
 use crate::wire::hello::Hello;
-use crate::wire::json::{Client, ScopeMode, Server, VerdictMessage, WireLimits};
+use crate::wire::json::{Client, ScopeMode, ScopeName, Server, VerdictMessage, WireLimits};
 use crate::wire::text::{self, TextMessage};
 use crate::wire::{Draft, Fault, MESSAGE_BYTES_MAX, Problem, Protocol, bin, json};
 
@@ -165,6 +168,8 @@ stats! {
     mode_pushes,
     /// Admissions withheld because of a halt.
     withdrawn,
+    /// Instructions to cancel, one by one and in mass, and to disconnect, that were queued.
+    instructions,
     /// Texts for which there was no room.
     texts_full,
     /// Log lines and reject texts passed to the guard.
@@ -245,6 +250,8 @@ pub struct IngestParts {
     pub next_seq: Vec<u64>,
     /// Text ids of earlier runs that the engine remembers.
     pub names: Vec<Name>,
+    /// Where the texts of orders that are to be canceled are kept for reports.
+    pub named: Arc<OrderNames>,
 }
 
 /// Serves until `stop`; blocks its thread.
@@ -301,6 +308,7 @@ async fn serve(parts: IngestParts) -> io::Result<()> {
         run: unix_ns / 1_000,
         room: Notify::new(),
         stopping: Cell::new(false),
+        named: parts.named,
     });
     edge.pump();
     let pump = {
@@ -528,7 +536,7 @@ struct Hub {
     /// The page at which each word was last seen to change.
     changed_at: Vec<u64>,
     seen_changes: u64,
-    /// Withdrawn orders that wait for room in the engine's ring.
+    /// Withdrawn orders, and sessions that came and went, that wait for room in the engine's ring.
     withdrawn: VecDeque<Event>,
 }
 
@@ -550,6 +558,7 @@ struct Edge {
     /// Told when the engine has taken events, so that there is room.
     room: Notify,
     stopping: Cell<bool>,
+    named: Arc<OrderNames>,
 }
 
 /// Effects taken in one go, so that connections get their turn.
@@ -628,9 +637,45 @@ impl Edge {
                     s.execs.release(id);
                 }
             }
+            Effect::Instruct(instruction) => self.take_instruction(hub, &instruction),
             // These go to the control thread and not into a port.
             Effect::Trip(_) | Effect::Warn(_) | Effect::Anomaly(_) => {}
         }
+    }
+
+    /// Tells a session what to cancel, unless the scope was re-armed in the meantime: nothing is canceled because of a halt that
+    /// is over.
+    fn take_instruction(&self, hub: &mut Hub, instruction: &Instruction) {
+        let Instruction { to, scope, what } = *instruction;
+        let text_of = |hub: &Hub, of: SessionId, id: OrdId| {
+            hub.sessions.get(usize::from(of.0)).and_then(|s| s.orders.text(id.0)).cloned()
+        };
+        let id = match what {
+            Instruct::Cancel { of, id, .. } => {
+                let text = text_of(hub, of, id);
+                if let Some(text) = &text {
+                    self.named.note(of, id, text);
+                }
+                Some((of, id, text))
+            }
+            Instruct::MassCancel | Instruct::Disconnect => None,
+        };
+        let halted = self.universe.slot(scope).is_some_and(|slot| self.page.get(slot).mode != Mode::Normal);
+        let conn = hub.sessions.get(usize::from(to.0)).and_then(|s| s.conn.clone());
+        let Some(conn) = conn.filter(|_| halted) else { return };
+        let scope = ScopeName::of(scope, &self.universe);
+        let message = match (what, id) {
+            (Instruct::Cancel { attempt: 0, .. }, _) => return,
+            (Instruct::Cancel { attempt, .. }, Some((of, id, text))) => {
+                let session = (of != to).then(|| self.universe.scope_name(Scope::Session(of)));
+                let id = text.map_or_else(|| id.0.to_string(), |text| text.to_string());
+                Server::Cancel { id, session, scope, attempt }
+            }
+            (Instruct::MassCancel | Instruct::Cancel { .. }, _) => Server::MassCancel { scope },
+            (Instruct::Disconnect, _) => Server::DisconnectRequest { scope },
+        };
+        count(&self.stats.instructions, 1);
+        self.send(&conn, &message);
     }
 
     fn take_verdict(&self, hub: &mut Hub, verdict: Verdict) {
@@ -905,18 +950,22 @@ impl Edge {
             outbox.applied = s.applied;
             outbox.applied_sent = 0;
         }
+        hub.withdrawn.push_back(link_event(session, if hello.mass_cancel { link::MASS } else { link::THERE }));
         self.push_withdrawn(hub);
     }
 
     /// The connection is gone.
     fn detach(&self, conn: &Rc<Conn>, session: SessionId) {
         let mut hub = self.hub.borrow_mut();
+        let hub = &mut *hub;
         let s = &mut hub.sessions[usize::from(session.0)];
         if s.conn.as_ref().is_some_and(|c| Rc::ptr_eq(c, conn)) {
             s.conn = None;
+            hub.withdrawn.push_back(link_event(session, link::GONE));
             if let Some(cell) = self.board.cell(usize::from(session.0)) {
                 cell.set_connected(false);
             }
+            self.push_withdrawn(hub);
         }
         self.door.leave(session, conn.arrival);
     }
@@ -1094,6 +1143,11 @@ impl Edge {
             cell.set_confirmed(page, self.clock.now().mono.0);
         }
     }
+}
+
+/// Tells the engine that a session has come or gone. As what is withdrawn it has no place in the session's stream.
+fn link_event(session: SessionId, how: u64) -> Event {
+    Event { id: OrdId(how), ..Event::new(EventKind::Heartbeat, session, 0) }
 }
 
 /// Whether `session` has to know about the mode of `scope`.

@@ -10,7 +10,7 @@
 //! the wake-up that follows the record writes it again.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,7 @@ use crate::kill::page::{HaltPage, ModeWord};
 use crate::kill::rearm::{Nonces, Rearm, RearmAsk, RearmPolicy, RearmRefused, RearmState, Rearms};
 use crate::kill::receipt::{Receipt, Receipts, SessionRow};
 use crate::kill::words::{self, ScopeName, mode_word};
+use crate::model::cancel::CancelView;
 use crate::model::{Mode, Scope, Trip, Universe};
 use crate::units::{MonoNanos, Now, SessionId};
 
@@ -217,6 +218,9 @@ pub struct Tally {
 /// Wakes somebody who watches the page. Must not block.
 pub type Waker = Box<dyn Fn() + Send + Sync>;
 
+/// How far the cancels of the scope at a slot are, as the engine shows it.
+pub type CancelsOf = Box<dyn Fn(usize) -> Option<CancelView> + Send + Sync>;
+
 /// What a [`Switch`] is made of.
 pub struct SwitchParts {
     /// The halt page, with the latched words restored.
@@ -253,6 +257,7 @@ pub struct Switch {
     policy: RearmPolicy,
     latch_jobs: Sender<()>,
     progressed: Mutex<Vec<Waker>>,
+    cancels: OnceLock<CancelsOf>,
     records: Mutex<Records>,
 }
 
@@ -317,9 +322,21 @@ impl Switch {
             policy: parts.policy,
             latch_jobs,
             progressed: Mutex::default(),
+            cancels: OnceLock::new(),
             records: Mutex::new(records),
         };
         (switch, jobs)
+    }
+
+    /// From here on receipts tell how far the cancels are. The first call counts.
+    pub fn watch_cancels(&self, cancels: CancelsOf) {
+        let _ = self.cancels.set(cancels);
+    }
+
+    /// How far the cancels of `scope` are now.
+    #[must_use]
+    pub fn cancels(&self, scope: Scope) -> Option<CancelView> {
+        self.universe.slot(scope).and_then(|slot| self.cancels.get()?(slot))
     }
 
     /// The halt page.
@@ -442,6 +459,7 @@ impl Switch {
             sessions: Vec::new(),
             gates,
             working_orders: None,
+            cancels: None,
         }
     }
 
@@ -785,6 +803,7 @@ impl Switch {
     fn look_again(&self, receipt: &mut Receipt, tally: &mut Tally) {
         receipt.look_at_gates(|| self.clock.now().mono.0, |ns| tally.gates.record(ns));
         receipt.look(&self.board, |ns| tally.told.record(ns), |ns| tally.confirmed.record(ns));
+        receipt.look_at_cancels(self.cancels(receipt.scope));
     }
 
     /// Looks at the board for the newest receipts that are not confirmed, so that stages are measured even if
@@ -794,8 +813,12 @@ impl Switch {
         let mut guard = self.lock();
         let Records { receipts, trips, tally, .. } = &mut *guard;
         let newest = receipts.iter_mut().rev().take(16).chain(trips.iter_mut().rev().take(16));
-        for receipt in newest.filter(|r| !r.is_confirmed()) {
-            self.look_again(receipt, tally);
+        for receipt in newest {
+            if receipt.is_confirmed() {
+                receipt.look_at_cancels(self.cancels(receipt.scope));
+            } else {
+                self.look_again(receipt, tally);
+            }
         }
         drop(guard);
         let now = self.clock.now();

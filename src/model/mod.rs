@@ -1,5 +1,6 @@
 //! What goes into the engine and what comes out: closed enums and fixed-size records, no I/O.
 
+pub mod cancel;
 pub mod claim;
 pub mod effect;
 pub mod event;

@@ -1,9 +1,10 @@
 //! The first message of a connection: where the client's memory is, and what it says of itself.
 //!
 //! ```text
-//! {"type":"hello","out":3,"run":17,"build":"router 2.4.1","config_hash":"9f86d081","flags":{"rlp":"on"},"host":"tor-7"}
+//! {"type":"hello","out":3,"run":17,"mass_cancel":1,"build":"router 2.4.1","config_hash":"9f86d081","flags":{"rlp":"on"},"host":"tor-7"}
 //! ```
 //!
+//! `mass_cancel` is 1 if the client takes the message of that name, else 0 or left out.
 //! Everything but `type` may be left out. A field that is not known, or given twice, is a fault: a flag that is
 //! misspelt must not look like one that is not set.
 
@@ -24,12 +25,14 @@ pub struct Hello {
     pub out: u64,
     /// The run of the server that numbered it; 0: not said.
     pub run: u64,
+    /// Whether it can cancel every order of a scope when it is told once.
+    pub mass_cancel: bool,
     /// What it says of itself.
     pub claim: Claim,
 }
 
 /// The fields of a `hello`.
-const FIELDS: [&str; 7] = ["type", "out", "run", "build", "config_hash", "flags", "host"];
+const FIELDS: [&str; 8] = ["type", "out", "run", "mass_cancel", "build", "config_hash", "flags", "host"];
 
 /// A JSON object in the order in which it was written, names that come twice included.
 struct Pairs<'a>(Vec<(Cow<'a, str>, Value)>);
@@ -74,6 +77,13 @@ pub fn decode(text: &str) -> Result<Hello, Problem> {
         match FIELDS[at] {
             "out" => hello.out = whole("out", value)?,
             "run" => hello.run = whole("run", value)?,
+            "mass_cancel" => {
+                hello.mass_cancel = match value.as_u64() {
+                    Some(0) => false,
+                    Some(1) => true,
+                    _ => return Err(Problem::new("mass_cancel", &shown(value), "must be 0 or 1")),
+                };
+            }
             "build" => claimed(string("build", value)?, |text| hello.claim.set_build(text))?,
             "config_hash" => claimed(string("config_hash", value)?, |text| hello.claim.set_config_hash(text))?,
             "host" => claimed(string("host", value)?, |text| hello.claim.set_host(text))?,
@@ -149,6 +159,9 @@ pub fn encode(hello: &Hello) -> String {
     map.insert("type".into(), "hello".into());
     map.insert("out".into(), hello.out.into());
     map.insert("run".into(), hello.run.into());
+    if hello.mass_cancel {
+        map.insert("mass_cancel".into(), 1.into());
+    }
     let claim = &hello.claim;
     for (name, text) in [("build", claim.build()), ("config_hash", claim.config_hash()), ("host", claim.host())] {
         if let Some(text) = text {
@@ -172,7 +185,7 @@ mod tests {
         claim.set_config_hash("9f86d081").unwrap();
         claim.set_host("tor-7").unwrap();
         claim.add_flag("rlp", "on").unwrap();
-        for hello in [Hello { out: 3, run: 4, claim }, Hello::default()] {
+        for hello in [Hello { out: 3, run: 4, mass_cancel: true, claim }, Hello::default()] {
             assert_eq!(decode(&encode(&hello)), Ok(hello));
         }
         assert_eq!(decode("{\"type\":\"hello\"}"), Ok(Hello::default()));
@@ -187,6 +200,7 @@ mod tests {
         for (text, expected, value) in [
             (r#"{"type":"hello","out":-1}"#, "out", "-1"),
             (r#"{"type":"hello","run":"5"}"#, "run", "5"),
+            (r#"{"type":"hello","mass_cancel":2}"#, "mass_cancel", "2"),
             (r#"{"type":"hello","build":""}"#, "build", ""),
             (r#"{"type":"hello","host":7}"#, "host", "7"),
             (r#"{"type":"hello","config_hash":"xyz"}"#, "config_hash", "xyz"),

@@ -44,6 +44,11 @@
 //! - `resend {from}`: please send again from `from` on.
 //! - `mode {page, scopes}`: modes of scopes, to be confirmed by `mode_ack {page}`. Modes are state: a new
 //!   connection gets all that are not normal, so they need no number.
+//! - `cancel {id, scope, attempt}` (and `session`, if the order is another session's): haltline wants this order canceled, because
+//!   `scope` is halted. The client sends a `cancel` for it, and in time what the venue says; no answer, and it is told again. The
+//!   request does not count towards rates. What was told for a halt that is over by now need not be done.
+//! - `mass_cancel {scope}`: the same for every order of the scope, told once to a client that takes it.
+//! - `disconnect_request {scope}`: cancels stay unanswered. Cut the connection to the venue, so that it cancels what is left.
 //! - `error {seq, field, value, rule}`: something could not be read. A request is denied besides (`malformed`);
 //!   anything else has not been taken, and its `seq` is expected again.
 //! - `names {…}`: only in `haltline.v1.bin`, the tables behind its indices.
@@ -762,6 +767,28 @@ pub enum Server {
         /// The scopes.
         scopes: Vec<ScopeMode>,
     },
+    /// Wanted: a cancel of this order, because a scope of it is halted.
+    Cancel {
+        /// The order's id as the client wrote it.
+        id: String,
+        /// The session that the order is of, if it is not this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session: Option<String>,
+        /// The halted scope.
+        scope: ScopeName,
+        /// Which attempt this is, from 1.
+        attempt: u8,
+    },
+    /// Wanted: a cancel of every order of this session in a scope that is halted.
+    MassCancel {
+        /// The halted scope.
+        scope: ScopeName,
+    },
+    /// Wanted: that the venue cancels what is left, because the connection to it is cut.
+    DisconnectRequest {
+        /// The halted scope.
+        scope: ScopeName,
+    },
     /// A message could not be read.
     Error {
         /// Its sequence, if that could be read.
@@ -1070,13 +1097,21 @@ pub(crate) mod tests {
             Server::Applied { seq: 5 },
             Server::Resend { from: 1 },
             Server::Mode { page: 3, scopes: vec![] },
+            Server::Cancel {
+                id: "A-1".to_owned(),
+                session: None,
+                scope: ScopeName::of(Scope::Firm, &universe),
+                attempt: 2,
+            },
+            Server::MassCancel { scope: ScopeName::of(Scope::Session(SessionId(0)), &universe) },
+            Server::DisconnectRequest { scope: ScopeName::of(Scope::Firm, &universe) },
             Server::Error { seq: None, field: "px".to_owned(), value: "\"".to_owned(), rule: "r".to_owned() },
         ] {
             assert_eq!(Server::decode(&message.encode()), Ok(message));
         }
         assert!(Server::decode(r#"{"type":"applied","seq":1,"x":2}"#).is_err());
         let ours = SessionId(0);
-        let hello = Hello { out: 3, run: 4, ..Hello::default() };
+        let hello = Hello { out: 3, run: 4, mass_cancel: true, ..Hello::default() };
         assert_eq!(decode(&hello::encode(&hello), &universe, ours), Ok(Client::Hello(hello)));
         assert_eq!(decode(&encode_mode_ack(9), &universe, ours), Ok(Client::ModeAck { page: 9 }));
     }

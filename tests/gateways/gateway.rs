@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use haltline::gate::page::Closed;
 use haltline::gate::region::GateKind;
 use haltline::gate::{Asker, Denied, Gate, ReportError};
+use haltline::model::cancel::Instruct;
 use haltline::model::claim::BadClaim;
 use haltline::model::{Claim, Event, EventKind, OrdType, Side};
 use haltline::units::{OrdId, Px, Qty, SessionId};
@@ -57,6 +58,20 @@ fn main() -> Result<(), Box<dyn Error>> {
         while let Some(event) = answers.next()? {
             outstanding -= u32::from(event.kind != EventKind::Ack);
             report(&mut asker, &Event { strategy, account, instrument: instrument_id, ..event })?;
+        }
+        while let Some(instruction) = asker.instruction().map_err(|denied| format!("{denied:?}"))? {
+            match instruction.what {
+                Instruct::Cancel { id: order, .. } => {
+                    venue.write_all(format!("cancel {}\n", order.0).as_bytes())?;
+                    id += 1;
+                    let mut cancel = Event::new(EventKind::Cancel, SessionId(0), 0);
+                    (cancel.id, cancel.ref_id) = (OrdId(id), order.0);
+                    report(&mut asker, &cancel)?;
+                }
+                // Only a gateway that says that it takes it is told.
+                Instruct::MassCancel => {}
+                Instruct::Disconnect => return Err("haltline wants the connection to the venue cut".into()),
+            }
         }
         if outstanding >= OUTSTANDING {
             std::thread::yield_now();
@@ -160,6 +175,10 @@ impl Answers {
             ["ack", id] => event.id = OrdId(id.parse()?),
             ["expired", id] => {
                 event.kind = EventKind::Expired;
+                event.id = OrdId(id.parse()?);
+            }
+            ["canceled", id] => {
+                event.kind = EventKind::Canceled;
                 event.id = OrdId(id.parse()?);
             }
             ["fill", id, exec, qty, px] => {

@@ -170,8 +170,19 @@ fn no_order_leaves_after_the_confirmation(program: &Path, kind: &str) {
         capture(1, &mut captured);
     }
     capture(2_000, &mut captured);
-    let second = confirmed_at(&host.daemon.kill("firm", "", "enough"), &gateway);
+    let receipt = host.daemon.kill("firm", "", "enough");
+    let second = confirmed_at(&receipt, &gateway);
     gateway.until(|line| line == "denied 1000");
+    // What rests at the venue is canceled, too: some of it at the first kill.
+    let path = format!("/v1/kills/{}", receipt["id"].as_str().unwrap());
+    host.daemon.until("it is flat", |daemon| daemon.get("vera", &path)["flat"]["status"] == "flat");
+    let metrics = host.daemon.get("vera", "/metrics");
+    let canceled = metrics
+        .as_str()
+        .unwrap()
+        .lines()
+        .find_map(|line| line.strip_prefix("haltline_cancel_ended_total{how=\"canceled\"} ")?.parse::<u64>().ok());
+    assert_eq!(canceled, Some(16), "those that rested, and no other");
     drop(gateway);
     while let Some(order) = Captured::of(&venue.lines.next()) {
         captured.push(order);

@@ -9,6 +9,7 @@
 
 mod alerts;
 mod attestation;
+mod cancel;
 mod file;
 mod guard;
 mod limits;
@@ -593,7 +594,8 @@ fn finish(read: &Read<'_>, text: &str) -> Option<Loaded> {
         return None;
     }
     let universe = Arc::new(make_universe(file));
-    let table = limits.build(errors, file, &universe);
+    let mut table = limits.build(errors, file, &universe);
+    table.cancel = cancel::policy(file);
     let ceilings = build_ceilings(*ceilings, errors, file, &universe);
     file.alerts.check(errors, &universe);
     let mut notes = Vec::new();

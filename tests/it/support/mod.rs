@@ -333,7 +333,12 @@ impl Gateway {
 
     /// As [`Gateway::connect`], with this hello.
     pub async fn connect_saying(daemon: &Daemon, session: &str, hello: Value) -> (Gateway, Value) {
-        let mut gateway = Gateway::dial(daemon, session, hello).await;
+        Gateway::connect_to(&daemon.ws, session, hello).await
+    }
+
+    /// As [`Gateway::connect_saying`], to the service whose events are taken at `ws`.
+    pub async fn connect_to(ws: &str, session: &str, hello: Value) -> (Gateway, Value) {
+        let mut gateway = Gateway::dial_to(ws, session, hello).await;
         let welcome = gateway.next().await;
         assert_eq!(welcome["type"], "welcome", "{welcome}");
         gateway.seq = welcome["next_seq"].as_u64().unwrap() - 1;
@@ -342,7 +347,11 @@ impl Gateway {
 
     /// Connects and says this hello, whatever comes of it.
     pub async fn dial(daemon: &Daemon, session: &str, hello: Value) -> Gateway {
-        let mut request = format!("ws://{}/", daemon.ws).into_client_request().unwrap();
+        Gateway::dial_to(&daemon.ws, session, hello).await
+    }
+
+    async fn dial_to(ws: &str, session: &str, hello: Value) -> Gateway {
+        let mut request = format!("ws://{ws}/").into_client_request().unwrap();
         let headers = request.headers_mut();
         headers.insert("authorization", format!("Bearer {}", token(session)).parse().unwrap());
         headers.insert("sec-websocket-protocol", "haltline.v1.json".parse().unwrap());
