@@ -109,6 +109,7 @@ fn world(strategies: usize, instruments: usize, working: usize, armed: usize, st
         execs: (working / 4).max(stream / 8),
         pairs: strategies * instruments,
         recent_orders: (working / 4).clamp(4_096, 1 << 20),
+        parents: 1 << 12,
     };
     let table = Arc::new(limits(&universe, armed));
     let mut engine = Engine::new(universe, table, sizing, now(1_000_000_000));

@@ -265,6 +265,7 @@ fn main() {
             execs: count,
             pairs: (STRATEGIES * INSTRUMENTS) as usize,
             recent_orders: 1 << 16,
+            parents: 1 << 12,
         },
         clock: Arc::new(SystemClock::new()),
         events: stream(count),

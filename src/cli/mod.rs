@@ -14,6 +14,7 @@ mod rearm;
 mod replay;
 mod state;
 mod suggest;
+mod tls;
 mod token;
 
 use std::fmt;

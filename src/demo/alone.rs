@@ -19,10 +19,10 @@ use super::gateway::{Gateway, MarketData, Route};
 use super::knight::{HEALTHY, MORNING_NS};
 use crate::engine::command::Command;
 use crate::engine::core::{Engine, Sizing};
-use crate::limits::{Gauge, LimitTable, ScopeLimits, SideRule, UNLIMITED};
+use crate::limits::{Gauge, LimitTable, ParentRule, ScopeLimits, SideRule, UNLIMITED};
 use crate::model::effect::Denial;
 use crate::model::{Action, Effects, Event, EventKind, Mode, Rule, Scope, ScopeKind, Universe};
-use crate::units::{CurrencyId, InstrumentId, MonoNanos, Now, StrategyId, UnixNanos};
+use crate::units::{AccountId, CurrencyId, InstrumentId, MonoNanos, Now, StrategyId, UnixNanos};
 
 /// One rule at one kind of scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +156,10 @@ fn is_armed(limits: &ScopeLimits, rule: Rule) -> bool {
         Rule::OrderParticipation => limits.order_participation < UNLIMITED,
         Rule::Collar => limits.collar < UNLIMITED,
         Rule::DuplicateOrder => limits.duplicate.is_some(),
-        Rule::OrderRate | Rule::MessageRate | Rule::CancelRate | Rule::Denials => {
+        Rule::Children => limits.children < UNLIMITED,
+        Rule::FanOut => limits.fan_out.is_some(),
+        Rule::Suspense => limits.suspense < UNLIMITED,
+        Rule::OrderRate | Rule::MessageRate | Rule::CancelRate | Rule::Denials | Rule::OrphanFills => {
             limits.rates.iter().any(|r| r.of.rule() == rule)
         }
         Rule::HeartbeatLoss => limits.heartbeat_ns < UNLIMITED,
@@ -175,6 +178,8 @@ fn is_armed(limits: &ScopeLimits, rule: Rule) -> bool {
         | Rule::DailyLoss
         | Rule::Drawdown
         | Rule::LossVelocity => Gauge::of(rule).is_some_and(|gauge| limits.of(gauge) < UNLIMITED),
+        // Whether a strategy is held to parents is no limit of its scope: see `armed`.
+        Rule::ParentQty | Rule::ParentState | Rule::ParentPx => false,
         // These have no number that a scope could be given.
         Rule::Malformed
         | Rule::Capacity
@@ -184,6 +189,7 @@ fn is_armed(limits: &ScopeLimits, rule: Rule) -> bool {
         | Rule::UnknownOrder
         | Rule::Permission
         | Rule::Restricted
+        | Rule::Coverage
         | Rule::Journal => false,
     }
 }
@@ -208,6 +214,9 @@ fn only(full: &ScopeLimits, rules: &[Rule]) -> ScopeLimits {
             Rule::HeartbeatLoss => limits.heartbeat_ns = full.heartbeat_ns,
             Rule::ClockSkew => limits.clock_skew_ns = full.clock_skew_ns,
             Rule::SidePermission => limits.sides = full.sides,
+            Rule::Children => limits.children = full.children,
+            Rule::FanOut => limits.fan_out = full.fan_out,
+            Rule::Suspense => limits.suspense = full.suspense,
             // A gauge, a rate or an action, and so done above; or nothing that a scope could be given.
             _ => {}
         }
@@ -219,10 +228,14 @@ fn only(full: &ScopeLimits, rules: &[Rule]) -> ScopeLimits {
 #[must_use]
 pub fn armed(universe: &Universe, limits: &LimitTable) -> Vec<Control> {
     let by_kind = ScopeKind::ALL.map(|kind| (kind, scopes(universe, kind)));
+    let held = |scope: &Scope| matches!(scope, Scope::Strategy(s) if limits.parents(*s) != ParentRule::Ignored);
     let mut controls = Vec::new();
     for rule in Rule::ALL {
         for (kind, scopes) in &by_kind {
-            let is_armed = |s: &Scope| limits.scope(universe, *s).is_some_and(|l| is_armed(l, rule));
+            let is_armed = |s: &Scope| match rule {
+                Rule::ParentQty | Rule::ParentState | Rule::ParentPx => held(s),
+                _ => limits.scope(universe, *s).is_some_and(|l| is_armed(l, rule)),
+            };
             if scopes.iter().any(is_armed) {
                 controls.push(Control { rule, scope: *kind });
             }
@@ -244,6 +257,19 @@ pub fn isolated(universe: &Universe, full: &LimitTable, controls: &[Control]) ->
             if let Some(limits) = full.scope(universe, scope) {
                 *table.edit(universe, scope) = only(limits, &rules);
             }
+        }
+    }
+    // Whoever looks at parents looks at all of them: these stand and fall together.
+    let of_parents =
+        |c: &Control| matches!(c.rule, Rule::ParentQty | Rule::ParentState | Rule::ParentPx | Rule::Children);
+    if controls.iter().any(of_parents) {
+        for s in (0..universe.strategies.len() as u16).map(StrategyId) {
+            table.hold_to_parents(s, full.parents(s));
+        }
+    }
+    if controls.iter().any(|c| c.rule == Rule::Suspense) {
+        for a in (0..universe.accounts.len() as u16).map(AccountId) {
+            table.suspend(a, full.is_suspense(a));
         }
     }
     for i in 0..universe.instruments.len() as u32 {
@@ -335,6 +361,7 @@ const SIZING: Sizing = Sizing {
     // Every execution of a whole morning: four million bad ones and less than one million others.
     execs: 5_000_000,
     pairs: 1 << 20,
+    parents: 1 << 12,
     recent_orders: 1 << 18,
 };
 
@@ -542,8 +569,9 @@ mod tests {
         let closed = armed(&universe, &LimitTable::closed(&universe));
         for rule in Rule::ALL {
             for scope in ScopeKind::ALL {
-                // A gap has an action but no number: closing leaves it as it is.
-                let expected = crate::model::rule::applies(rule, scope) && rule != Rule::StreamGap;
+                // What has an action and no number is left as it is by closing, and so are accounts that are none of suspense.
+                let closes = !crate::model::rule::is_numberless(rule) && rule != Rule::Suspense;
+                let expected = crate::model::rule::applies(rule, scope) && closes;
                 assert_eq!(closed.contains(&Control { rule, scope }), expected, "{rule:?} at {scope:?}");
             }
         }

@@ -772,6 +772,7 @@ mod tests {
             execs: 1 << 17,
             pairs: 1 << 8,
             recent_orders: 1 << 12,
+            parents: 1 << 12,
         };
         let inner = Rc::new(RefCell::new(Inner {
             engine: Engine::new(universe.clone(), limits.clone(), sizing, clock.now()),

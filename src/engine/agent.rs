@@ -614,6 +614,9 @@ impl Shell {
             engine.step(now, &inbound.event, &mut self.effects);
         }
         self.published.events[inbound.event.kind as usize - 1].add(1);
+        if let Some(counts) = self.published.instances.get(usize::from(inbound.event.session.0)) {
+            counts.count(inbound.event.kind);
+        }
         if inbound.event.kind == EventKind::Rejected
             && let Some(flow) = self.published.sessions.get(usize::from(inbound.event.session.0))
         {
@@ -856,7 +859,8 @@ mod tests {
     /// An agent, a transport's end of its port, and what keeps its channels open.
     fn agent(universe: Universe, limits: LimitTable, clock: &Arc<TestClock>) -> (EngineAgent, EdgePort, impl Sized) {
         let universe = Arc::new(universe);
-        let sizing = Sizing { working_orders: 16, remembered_orders: 16, execs: 16, pairs: 16, recent_orders: 16 };
+        let sizing =
+            Sizing { working_orders: 16, remembered_orders: 16, execs: 16, pairs: 16, recent_orders: 16, parents: 16 };
         let (edge, end) = port(1_024, Bell::new(), Box::new(NoWake));
         let (commands_in, commands) = crossbeam_channel::bounded(1);
         let (notices, notices_out) = crossbeam_channel::bounded(16);
@@ -939,7 +943,14 @@ mod tests {
         let (writer, reader) = cells::create(&dir.path().join("ring"), cells, [0; 16], [0; 16], 0).unwrap();
         let durability = Arc::new(Durability::default());
         let recorder = Recorder::new(writer, durability.clone(), Progress::default(), universe.scope_count());
-        let sizing = Sizing { working_orders: 4_096, remembered_orders: 16, execs: 16, pairs: 16, recent_orders: 16 };
+        let sizing = Sizing {
+            working_orders: 4_096,
+            remembered_orders: 16,
+            execs: 16,
+            pairs: 16,
+            recent_orders: 16,
+            parents: 16,
+        };
         let (edge, end) = port(8_192, Bell::new(), Box::new(NoWake));
         let (commands_in, commands) = crossbeam_channel::bounded(1);
         let (notices, notices_out) = crossbeam_channel::bounded(16);
@@ -1139,7 +1150,8 @@ mod tests {
         let clock = TestClock::new();
         let published = Arc::new(Published::new(&universe));
         let (mut edges, ports): (Vec<_>, Vec<_>) = (0..2).map(|_| port(8, Bell::new(), Box::new(NoWake))).unzip();
-        let sizing = Sizing { working_orders: 4, remembered_orders: 4, execs: 4, pairs: 4, recent_orders: 4 };
+        let sizing =
+            Sizing { working_orders: 4, remembered_orders: 4, execs: 4, pairs: 4, recent_orders: 4, parents: 4 };
         let table = Arc::new(LimitTable::closed(&universe));
         let (_to_engine, commands) = crossbeam_channel::bounded(1);
         let (notices, _notices) = crossbeam_channel::bounded(1);

@@ -157,6 +157,7 @@ impl Engine {
             account,
             strategy: event.strategy,
             instrument: event.instrument,
+            parent: event.parent_id(),
             replace: false,
             side: event.side,
             ord_type: event.ord_type,
@@ -178,6 +179,7 @@ impl Engine {
         let denied = asks && j.denial().is_some();
         let scopes = r.scopes();
         let targets = r.targets();
+        self.watch_suspense(1 + usize::from(account.0), event, out);
         self.conclude(now, event, asks, &j, &scopes, &targets, out);
         if !denied && self.orders.find(r.session, event.id).is_none() {
             self.book_new(now, event, &r, &added, out);
@@ -217,11 +219,13 @@ impl Engine {
             return anomaly(out, AnomalyKind::OrderTableFull, event, event.id.0, r.qty);
         };
         self.stamp_profile(pair);
+        let parent = self.parent_of(r);
         let order = Order {
             id: event.id,
             order_qty: r.qty,
             cum_qty: 0,
             worst_px: r.worst_px.unwrap_or(r.px),
+            parent: parent.map_or(0, |_| r.parent),
             pair,
             link: NONE,
             session: r.session,
@@ -237,6 +241,11 @@ impl Engine {
         }
         self.working += 1;
         self.book_request(now, r, added, pair, out);
+        if let Some(parent) = parent {
+            self.add_child(parent, r.session, r.qty);
+        }
+        let [firm, account, strategy, _, _, session] = self.slots(r);
+        self.count_out(now.mono, [firm, account, strategy, session]);
         if self.duplicate_limit(r).is_some() {
             let what = likeness(r);
             self.recent.record(what, self.recent.look(&what), now.mono);
@@ -285,7 +294,7 @@ impl Engine {
                 let counts = match self.rates.limit(meter).of {
                     RateOf::Orders => !r.replace,
                     RateOf::Messages => true,
-                    RateOf::Cancels | RateOf::Denials => false,
+                    RateOf::Cancels | RateOf::Denials | RateOf::Orphans => false,
                 };
                 if counts && self.rates.record(meter, now.mono) {
                     self.warn_rate(now.mono, slots[i], meter, out);
@@ -351,6 +360,7 @@ impl Engine {
             account: self.universe.strategies[usize::from(pair.strategy.0)].account,
             strategy: pair.strategy,
             instrument: pair.instrument,
+            parent: order.parent,
             replace: true,
             side: order.side,
             ord_type: event.ord_type,
@@ -389,6 +399,7 @@ impl Engine {
                     self.orders.get_mut(base).link = slot;
                     self.stamp_profile(order.pair);
                     self.book_request(now, &r, &added, order.pair, out);
+                    self.move_child(order.parent, r.added_qty, 0);
                 }
                 Err(_) => anomaly(out, AnomalyKind::OrderTableFull, event, event.id.0, r.qty),
             }
@@ -523,7 +534,7 @@ impl Engine {
         self.finish_if_filled(base, out);
     }
 
-    pub(super) fn take_fill(&mut self, event: &Event, out: &mut Effects) {
+    pub(super) fn take_fill(&mut self, now: Now, event: &Event, out: &mut Effects) {
         if event.exec_id().0 == 0 || !tradable(event) {
             return anomaly(out, AnomalyKind::MalformedReport, event, event.ref_id, event.qty.0);
         }
@@ -545,12 +556,14 @@ impl Engine {
                 }
             },
         };
-        self.book_fill(event, order, pair, side, event.id, out);
+        self.book_fill(now, event, order, pair, side, event.id, out);
     }
 
     /// Books an execution of `event`'s quantity and price.
+    #[allow(clippy::too_many_arguments)]
     fn book_fill(
         &mut self,
+        now: Now,
         event: &Event,
         order: Option<u32>,
         pair: u32,
@@ -562,12 +575,13 @@ impl Engine {
         self.remember_exec(event, order_id, pair, side, false, out);
         let (strategy, instrument) = (self.pairs.get(pair).strategy, self.pairs.get(pair).instrument);
         let account = self.accounts[usize::from(strategy.0)];
-        self.fill = Some(Targets {
+        let targets = Targets {
             account: Some(account),
             strategy: Some(strategy),
             instrument: Some(instrument),
             session: Some(event.session),
-        });
+        };
+        self.fill = Some(targets);
         for place in [
             0,
             1 + usize::from(account.0),
@@ -580,11 +594,16 @@ impl Engine {
             let g = Gauge::Executions as usize;
             state.gauges[g] = Pair::add_bounded(state.gauges[g], 1, &mut state.overflowed);
         }
+        self.watch_suspense(1 + usize::from(account.0), event, out);
         let mut shift = Shift::default();
+        // A correction corrects what was counted already.
+        let mut orphan = order.is_none() && event.kind == EventKind::Fill;
+        let parent = order.map_or(0, |slot| self.orders.get(slot).parent);
         if let Some(slot) = order {
             if self.orders.get(slot).is_live() {
                 let before = self.contribution(slot);
                 if qty > before.0 {
+                    orphan = true;
                     anomaly(out, AnomalyKind::Overfill, event, event.id.0, qty - before.0);
                 }
                 let order = self.orders.get_mut(slot);
@@ -600,9 +619,15 @@ impl Engine {
                     self.end_order(slot, out);
                 }
             } else {
+                orphan = true;
                 anomaly(out, AnomalyKind::LateFill, event, event.id.0, qty);
             }
         }
+        if orphan {
+            self.count_orphan(now.mono, event, &targets, out);
+        }
+        self.move_child(parent, shift.after.0 - shift.before.0, qty);
+        self.watch_parent(parent, event, &targets, out);
         self.update_pair(pair, true, |p| {
             shift.apply(p);
             trade(p, side, qty, px, qty);
@@ -648,7 +673,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn take_correct(&mut self, event: &Event, out: &mut Effects) {
+    pub(super) fn take_correct(&mut self, now: Now, event: &Event, out: &mut Effects) {
         if !tradable(event) {
             return anomaly(out, AnomalyKind::MalformedReport, event, event.ref_id, event.qty.0);
         }
@@ -656,7 +681,7 @@ impl Engine {
             let exec = *self.execs.get(slot);
             self.take_back(slot);
             let order = self.order_of(&exec);
-            self.book_fill(event, order, exec.pair, exec.side, exec.order, out);
+            self.book_fill(now, event, order, exec.pair, exec.side, exec.order, out);
         }
     }
 
@@ -685,7 +710,9 @@ impl Engine {
         let scope = Scope::Pair(pair.strategy, pair.instrument);
         self.fill = Some(Targets { session: Some(exec.session), ..self.targets_of(scope) });
         let mut shift = Shift::default();
-        if let Some(order) = self.order_of(&exec)
+        let order = self.order_of(&exec);
+        let parent = order.map_or(0, |slot| self.orders.get(slot).parent);
+        if let Some(order) = order
             && self.orders.get(order).is_live()
         {
             let before = self.contribution(order);
@@ -697,6 +724,7 @@ impl Engine {
             }
             shift = Shift { side: Some(exec.side), before, after: self.contribution(order), ended: 0 };
         }
+        self.move_child(parent, shift.after.0 - shift.before.0, -exec.qty);
         self.update_pair(exec.pair, true, |p| {
             shift.apply(p);
             trade(p, exec.side, -exec.qty, exec.px, traded);
@@ -743,8 +771,9 @@ impl Engine {
     /// Moves the pair of the order in `slot` from one contribution to another.
     fn shift(&mut self, slot: u32, before: (i64, i128), after: (i64, i128), report: bool) {
         if before != after {
-            let order = self.orders.get(slot);
+            let order = *self.orders.get(slot);
             let shift = Shift { side: Some(order.side), before, after, ended: 0 };
+            self.move_child(order.parent, after.0 - before.0, 0);
             self.update_pair(order.pair, report, |p| shift.apply(p));
         }
     }
@@ -760,6 +789,7 @@ impl Engine {
         let before = self.contribution(slot);
         let order = *self.orders.get(slot);
         self.end_order(slot, out);
+        self.move_child(order.parent, -before.0, 0);
         let shift = Shift { side: Some(order.side), before, after: (0, 0), ended: 1 };
         if self.release(order.pair, order.side, &shift) {
             return;

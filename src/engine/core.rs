@@ -12,7 +12,7 @@ use crate::engine::judge::{Judgement, Targets, likeness_of, participates_more};
 use crate::engine::published::{Published, ScopeView};
 use crate::engine::record::Digest;
 use crate::limits::hot::{armed, threshold};
-use crate::limits::{Gauge, HotProfile, LimitTable, MAX_RATES, RateOf, ScopeLimits, UNLIMITED};
+use crate::limits::{Gauge, HotProfile, LimitTable, MAX_RATES, ParentRule, RateOf, ScopeLimits, UNLIMITED};
 use crate::model::effect::Denial;
 use crate::model::{
     Action, Anomaly, AnomalyKind, Effect, Effects, Event, EventKind, Mode, Rule, Scope, SessionKind, Target, Trip,
@@ -22,9 +22,11 @@ use crate::ring::prefetch::lines;
 use crate::risk::REVALUE_PER_STEP;
 use crate::risk::duplicates::DuplicateLog;
 use crate::risk::execs::ExecTable;
+use crate::risk::fan::Fans;
 use crate::risk::losses::LossTrack;
 use crate::risk::orders::{NONE, Order, OrderTable};
 use crate::risk::pairs::{Gauges, Pair, PairTable};
+use crate::risk::parents::ParentTable;
 use crate::risk::rate::Rates;
 use crate::units::{
     AccountId, Conversion, CurrencyId, InstrumentId, MonoNanos, Now, REPRESENTABLE_MAX, SessionId, StrategyId,
@@ -44,6 +46,8 @@ pub struct Sizing {
     pub pairs: usize,
     /// Recent orders that the duplicate rule can look back on.
     pub recent_orders: usize,
+    /// Parents at once, with those that are over and remembered.
+    pub parents: usize,
 }
 
 impl Default for Sizing {
@@ -54,6 +58,7 @@ impl Default for Sizing {
             execs: 1 << 22,
             pairs: 1 << 20,
             recent_orders: 1 << 18,
+            parents: 1 << 18,
         }
     }
 }
@@ -75,6 +80,10 @@ pub(super) struct ScopeState {
     pub mode: Mode,
     /// A sum went beyond what can be represented.
     pub overflowed: bool,
+    /// A strategy's: whether its orders are held against parents. Copied from the table.
+    pub parents: ParentRule,
+    /// An account's: nothing should be booked to it. Copied from the table.
+    pub suspense: bool,
 }
 
 const _: () = assert!(size_of::<ScopeState>() == 128);
@@ -197,6 +206,8 @@ pub struct Engine {
     pub(super) pairs: PairTable,
     pub(super) recent: DuplicateLog,
     pub(super) rates: Rates,
+    pub(super) parents: ParentTable,
+    pub(super) fans: Fans,
     pub(super) scopes: Vec<ScopeState>,
     pub(super) tracks: Vec<LossTrack>,
     pub(super) streams: Vec<Stream>,
@@ -272,6 +283,8 @@ impl Engine {
             meters: 0,
             mode: Mode::Normal,
             overflowed: false,
+            parents: ParentRule::Ignored,
+            suspense: false,
         };
         let tracks = (0..scopes).map(|slot| LossTrack::begin(now.mono, limits.at(slot).loss_window_ns, 0)).collect();
         let mut engine = Engine {
@@ -279,6 +292,8 @@ impl Engine {
             execs: ExecTable::new(sizing.execs),
             pairs: PairTable::new(universe.strategies.len(), universe.instruments.len(), sizing.pairs),
             recent: DuplicateLog::new(sizing.recent_orders),
+            parents: ParentTable::new(sizing.parents),
+            fans: Fans::new(&universe, &limits),
             rates,
             scopes: vec![state; scopes],
             tracks,
@@ -346,6 +361,12 @@ impl Engine {
         for (i, reference) in self.references.iter_mut().enumerate() {
             reference.most_age = self.table.reference_age(InstrumentId(i as u32));
             reference.restricted = self.table.is_restricted(InstrumentId(i as u32));
+        }
+        for (strategy, state) in self.scopes[self.strategy_base..self.instrument_base].iter_mut().enumerate() {
+            state.parents = self.table.parents(StrategyId(strategy as u16));
+        }
+        for (account, state) in self.scopes[1..self.strategy_base].iter_mut().enumerate() {
+            state.suspense = self.table.is_suspense(AccountId(account as u16));
         }
     }
 
@@ -442,6 +463,9 @@ impl Engine {
                     lines(home);
                 }
                 self.warm_scopes(event.strategy, event.instrument);
+                if event.ref_id != 0 {
+                    lines(self.parents.home(event.parent_id()));
+                }
             }
             EventKind::Fill => lines(self.execs.home(event.session, event.exec_id())),
             EventKind::Replace | EventKind::Replaced | EventKind::Cancel | EventKind::CancelRejected => {
@@ -492,6 +516,11 @@ impl Engine {
                 }
                 lines(self.recent.home(&likeness_of(event)));
                 self.each_meter(event, |meter| self.rates.warm(meter));
+                if event.ref_id != 0
+                    && let Some(slot) = self.parents.likely(event.parent_id())
+                {
+                    lines(self.parents.get(slot));
+                }
             }
             _ => {
                 if let Some(slot) = self.orders.likely(event.session, event.id) {
@@ -509,6 +538,9 @@ impl Engine {
         }
         if let Some(slot) = self.orders.likely(event.session, event.id) {
             let order = self.orders.get(slot);
+            if order.parent != 0 && event.kind != EventKind::Ack {
+                lines(self.parents.home(order.parent));
+            }
             if event.kind == EventKind::Fill {
                 for slot in self.dense(order.strategy, order.instrument) {
                     if let Some(track) = self.tracks.get(slot) {
@@ -527,8 +559,9 @@ impl Engine {
     fn take(&mut self, now: Now, event: &Event, silence: u64, out: &mut Effects) -> bool {
         let kind = self.universe.sessions[usize::from(event.session.0)].kind;
         let reference = kind == SessionKind::Reference;
+        let orders = kind == SessionKind::Orders;
         match event.kind {
-            EventKind::New | EventKind::Replace | EventKind::Cancel if reference => {
+            EventKind::New | EventKind::Replace | EventKind::Cancel if !kind.trades() => {
                 anomaly(out, AnomalyKind::MalformedReport, event, event.id.0, 0);
                 false
             }
@@ -554,15 +587,21 @@ impl Engine {
                     EventKind::Mark => self.take_mark(now, event, out),
                     EventKind::Fx => self.take_fx(now, event, out),
                     EventKind::Heartbeat | EventKind::New | EventKind::Replace | EventKind::Cancel => {}
-                    _ if reference || malformed => anomaly(out, AnomalyKind::MalformedReport, event, event.id.0, 0),
+                    // Only the order management side speaks of parents, and of nothing else.
+                    _ if reference || malformed || orders != event.kind.is_parent() => {
+                        anomaly(out, AnomalyKind::MalformedReport, event, event.id.0, 0);
+                    }
+                    EventKind::ParentNew => self.take_parent(event, out),
+                    EventKind::ParentReplace => self.take_parent_replace(event, out),
+                    EventKind::ParentDone => self.take_parent_done(event, out),
                     EventKind::Withdrawn => self.withdraw(event, out),
                     EventKind::Ack => self.take_ack(event, out),
                     EventKind::Replaced => self.take_replaced(event, out),
                     EventKind::Canceled | EventKind::Expired | EventKind::Rejected => self.take_end(event, out),
                     EventKind::CancelRejected => self.take_cancel_rejected(event, out),
-                    EventKind::Fill => self.take_fill(event, out),
+                    EventKind::Fill => self.take_fill(now, event, out),
                     EventKind::Bust => self.take_bust(event, out),
-                    EventKind::Correct => self.take_correct(event, out),
+                    EventKind::Correct => self.take_correct(now, event, out),
                 }
                 false
             }
@@ -654,6 +693,9 @@ impl Engine {
     pub fn state_hash(&self) -> [u64; 2] {
         let mut digest = Digest::default();
         let totals = [self.working, self.orders.remembered() as u64, self.execs.len() as u64, self.pairs.len() as u64];
+        totals.into_iter().for_each(|n| digest.word(n));
+        let parents = self.parents.totals();
+        let totals = [self.parents.len() as u64, parents.open, parents.children, parents.filled, parents.leaves];
         totals.into_iter().for_each(|n| digest.word(n));
         digest.word(u64::from(self.table.generation));
         for state in self.scopes.iter().take(HASHED) {
@@ -762,6 +804,8 @@ impl Engine {
         published.remembered_orders.set(self.orders.remembered() as u64);
         published.remembered_execs.set(self.execs.len() as u64);
         published.pairs.set(self.pairs.len() as u64);
+        published.parents.set(self.parents.len() as u64);
+        published.parents_open.set(self.parents.totals().open);
         published.revaluations_pending.set(self.queue_len as u64);
         published.limits_generation.set(u64::from(self.table.generation));
     }
@@ -911,10 +955,11 @@ impl Engine {
         self.tracks[slot] = LossTrack::begin(now.mono, window, pnl);
         self.scopes[slot].velocity_until = MonoNanos(0);
         for meter in self.rates.range(slot) {
-            if self.rates.of(meter) == RateOf::Denials {
+            if matches!(self.rates.of(meter), RateOf::Denials | RateOf::Orphans) {
                 self.rates.restart(meter);
             }
         }
+        self.fans.restart(slot);
     }
 
     // --- limits, days, prices ---------------------------------------------------------------------
@@ -922,6 +967,7 @@ impl Engine {
     fn set_limits(&mut self, table: Arc<LimitTable>, now: Now) {
         let _ = table.hot();
         self.rates = self.rates.carried_over(&table, self.scopes.len());
+        self.fans.set_limits(&table);
         for slot in 0..self.scopes.len() {
             let window = table.at(slot).loss_window_ns;
             let armed = |t: &LimitTable| t.hot()[t.slot_index(slot) as usize].armed & armed::LOSS_VELOCITY != 0;
@@ -1297,7 +1343,8 @@ mod tests {
     fn rate_that_an_order_learns_first_revalues_the_other_pairs_of_its_instrument() {
         let universe = many_in_euros();
         let limits = Arc::new(LimitTable::unlimited(&universe));
-        let sizing = Sizing { working_orders: 8, remembered_orders: 8, execs: 8, pairs: 8, recent_orders: 8 };
+        let sizing =
+            Sizing { working_orders: 8, remembered_orders: 8, execs: 8, pairs: 8, recent_orders: 8, parents: 8 };
         let now = Now { mono: MonoNanos(1), unix: UnixNanos(1) };
         let mut engine = Engine::new(universe, limits, sizing, now);
         let mut out = Effects::new();

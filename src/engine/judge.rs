@@ -77,7 +77,8 @@ impl Judgement {
             (action.mode(), resolve(target_of(action), cause.scope, &self.targets))
         } else if self.observed {
             // What is denied before limits are looked at is the session's doing.
-            let is_its_doing = cause.rule <= Rule::DuplicateOrder || cause.rule == Rule::Journal;
+            let of_parent = matches!(cause.rule, Rule::ParentQty | Rule::ParentState | Rule::ParentPx | Rule::Children);
+            let is_its_doing = cause.rule <= Rule::DuplicateOrder || cause.rule == Rule::Journal || of_parent;
             let session = self.targets.session.filter(|_| is_its_doing);
             let own = session.map_or(cause.scope, Scope::Session);
             (Mode::Halted, resolve(crate::model::Target::Own, own, &self.targets))
@@ -109,6 +110,8 @@ pub(super) struct Request {
     pub account: AccountId,
     pub strategy: StrategyId,
     pub instrument: InstrumentId,
+    /// The id of the parent that it names; 0: none.
+    pub parent: u64,
     pub replace: bool,
     pub side: Side,
     pub ord_type: OrdType,
@@ -264,8 +267,10 @@ impl Engine {
         self.judge_mode(r, &slots, j);
         self.judge_permission(event, r, pair, &profiles, j);
         self.judge_order(now.mono, r, arms, &profiles, j);
+        self.judge_parent(now.unix, r, &slots, &profiles, j);
         if !r.replace {
             self.judge_duplicate(now.mono, r, j);
+            self.judge_fan_out(now.mono, r, &slots, &profiles, j);
         }
         let added = self.judge_gauges(now.mono, r, pair, arms, &slots, &profiles, j);
         self.judge_rates(now.mono, r, &slots, j);
@@ -504,13 +509,13 @@ impl Engine {
         if exposed && arms & (armed::EXPOSURE | armed::LOSS) != 0 {
             let lost = value.is_none() || pair.unvalued;
             for (bit, rules) in [
-                (armed::EXPOSURE, [Rule::GrossExposure, Rule::NetLong, Rule::NetShort]),
-                (armed::LOSS, [Rule::DailyLoss, Rule::Drawdown, Rule::LossVelocity]),
+                (armed::EXPOSURE, &[Rule::GrossExposure, Rule::NetLong, Rule::NetShort, Rule::Suspense][..]),
+                (armed::LOSS, &[Rule::DailyLoss, Rule::Drawdown, Rule::LossVelocity][..]),
             ] {
                 if arms & bit == 0 {
                     continue;
                 }
-                for rule in rules {
+                for &rule in rules {
                     match missing {
                         Some(state) => self.input_missing(rule, state, profiles, &scopes, j),
                         None if lost => {
@@ -535,6 +540,10 @@ impl Engine {
                     let limit = self.table.profile(p).max[g];
                     if after > limit && (counted || (quantity && exposed) || valued) {
                         self.breach_at(gauge.rule(), Why::Breach, scopes[i], p, after, limit, j);
+                    }
+                    let suspense = self.table.profile(p).suspense;
+                    if gauge == Gauge::Gross && valued && suspense != UNLIMITED && after > suspense {
+                        self.breach_at(Rule::Suspense, Why::Breach, scopes[i], p, after, suspense, j);
                     }
                 }
             }
@@ -610,7 +619,7 @@ impl Engine {
                 let counts = match limit.of {
                     RateOf::Orders => !r.replace,
                     RateOf::Messages => true,
-                    RateOf::Cancels | RateOf::Denials => false,
+                    RateOf::Cancels | RateOf::Denials | RateOf::Orphans => false,
                 };
                 if counts && !self.rates.fits(meter, now) {
                     j.breach(rate_cause(limit, scopes[i]), limit.action);
@@ -667,6 +676,13 @@ impl Engine {
                 let j = j.get_or_insert_with(|| Judgement::reported(targets));
                 self.breach_at(gauge.rule(), Why::Breach, scope, profile, is, limit, j);
             }
+            if gauge == Gauge::Gross && limits.suspense != UNLIMITED {
+                self.warn(Rule::Suspense, scope, (was, is), limits.suspense, limits, out);
+                if is > limits.suspense {
+                    let j = j.get_or_insert_with(|| Judgement::reported(targets));
+                    self.breach_at(Rule::Suspense, Why::Breach, scope, profile, is, limits.suspense, j);
+                }
+            }
         }
         if let Some(j) = j {
             self.carry_out(&j, event, out);
@@ -677,7 +693,7 @@ impl Engine {
 
     #[cold]
     #[allow(clippy::too_many_arguments)]
-    fn breach_at(
+    pub(super) fn breach_at(
         &self,
         rule: Rule,
         why: Why,
@@ -710,7 +726,10 @@ impl Engine {
     fn unrepresentable(&self, rule: Rule, profiles: &[u32; 6], scopes: &[Scope; 6], j: &mut Judgement) {
         if let Some(i) = self.first_arming(rule, profiles) {
             let limits = self.table.profile(profiles[i]);
-            let limit = Gauge::of(rule).map_or(limits.order_notional, |g| limits.of(g));
+            let limit = match rule {
+                Rule::Suspense => limits.suspense,
+                _ => Gauge::of(rule).map_or(limits.order_notional, |g| limits.of(g)),
+            };
             self.breach_at(rule, Why::Unrepresentable, scopes[i], profiles[i], REPRESENTABLE_MAX, limit, j);
         }
     }

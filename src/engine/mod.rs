@@ -3,6 +3,7 @@
 pub mod agent;
 mod book;
 pub mod command;
+mod conserve;
 pub mod core;
 pub mod durability;
 mod judge;

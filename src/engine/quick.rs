@@ -24,6 +24,8 @@ pub(super) struct Sure {
     /// Its pair, if it was ever used.
     pair: Option<u32>,
     place: Vacancy,
+    /// The parent that it counts towards.
+    parent: Option<u32>,
     /// What the duplicate log knows of it; `None`: no limit, so that it is not logged.
     look: Option<Look>,
     added: Added,
@@ -130,6 +132,7 @@ impl Engine {
         // The order itself, against the tightest of its scopes.
         let (mut arms, mut sided) = (0, false);
         let (mut order_qty, mut notional, mut of_volume, mut collar) = (UNLIMITED, UNLIMITED, UNLIMITED, UNLIMITED);
+        let mut children = UNLIMITED;
         for hot in [firm_hot, account_hot, strategy_hot, pair_hot, instrument_hot, session_hot] {
             arms |= hot.armed;
             sided |= hot.sides != SideRule::Both;
@@ -137,10 +140,15 @@ impl Engine {
             notional = notional.min(hot.order_notional);
             of_volume = of_volume.min(hot.order_participation);
             collar = collar.min(hot.collar);
+            children = children.min(hot.children);
         }
         let needs_reference = arms & (armed::COLLAR | armed::EXPOSURE | armed::LOSS) != 0;
         let needs_fx = arms & (armed::NOTIONAL | armed::EXPOSURE | armed::LOSS) != 0;
-        if sided || qty > order_qty {
+        if sided || qty > order_qty || of_account.suspense {
+            return None;
+        }
+        let parent = self.surely_covered(now, event, strategy.parents, children)?;
+        if !self.surely_fans_within(now.mono, arms, [slots[0], slots[1], slots[2], slots[4]]) {
             return None;
         }
         if needs_reference && (!reference.known || now.mono.since(reference.at) > reference.most_age) {
@@ -242,7 +250,7 @@ impl Engine {
         }
         let place = self.orders.vacancy(event.session, event.id)?;
         let reduces = pair.reduces(event.side, qty);
-        Some(Sure { slots, pair: found, place, look, added, reduces })
+        Some(Sure { slots, pair: found, place, parent, look, added, reduces })
     }
 
     /// Books the order of `event`, which was just found to be sure.
@@ -267,6 +275,7 @@ impl Engine {
             order_qty: event.qty.0,
             cum_qty: 0,
             worst_px: event.px.0,
+            parent: sure.parent.map_or(0, |_| event.parent_id()),
             pair,
             link: NONE,
             session: event.session,
@@ -299,6 +308,11 @@ impl Engine {
                 }
             }
         }
+        if let Some(parent) = sure.parent {
+            self.add_child(parent, event.session, added.qty);
+        }
+        let [firm, account, strategy, _, session] = sure.slots;
+        self.count_out(now.mono, [firm, account, strategy, session]);
         if let Some(look) = sure.look {
             self.recent.record(likeness_of(event), look, now.mono);
         }

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! word 0, low byte    the other bytes of word 0      words 1 …
-//!  1 … 16  event      the event as it lies in memory, 64 bytes (see `Event`)
+//!  1 … 19  event      the event as it lies in memory, 64 bytes (see `Event`)
 //! 0x81  time          –                              mono, unix: the reading that the inputs behind it are taken at
 //! 0x82  tick          –                              mono, unix: time alone moved something; a reading as well
 //! 0x83  mode          1 scope kind, 2 mode           scope ids (a | b << 32), epoch
@@ -29,6 +29,9 @@ use crate::model::save::{BadSave, In, Out, Value, saved_enum, saved_value};
 use crate::model::{Effect, Event, EventKind, Mode, OrdType, Scope, Side};
 use crate::ring::cells::{CELL_BYTES, Cell, CellWriter};
 use crate::units::{AccountId, InstrumentId, MonoNanos, Now, OrdId, Px, Qty, SessionId, StrategyId, UnixNanos};
+
+/// First byte of the cell of the last kind of event.
+const LAST_EVENT: u64 = EventKind::ALL.len() as u64;
 
 /// First byte of cells that are not events.
 mod tag {
@@ -169,7 +172,7 @@ pub struct Check {
 pub fn cells_of(first: &Cell) -> Result<u64, NotARecord> {
     let behind = |bytes: u64| bytes.div_ceil(CELL_BYTES as u64);
     match first[0] & 0xff {
-        1..=16 | tag::TIME..=tag::CHECK => Ok(1),
+        1..=LAST_EVENT | tag::TIME..=tag::CHECK => Ok(1),
         tag::BLOB if first[1] <= BLOB_BYTES_MAX => Ok(1 + behind(first[1])),
         tag::NAME => Ok(1 + u64::from(first[0] >> 16 & 0xff > Name::IN_FIRST as u64)),
         _ => Err(NotARecord { word: first[0] }),
@@ -189,7 +192,7 @@ pub fn decode<'a>(cells: &[Cell], bytes: &'a mut Vec<u8>) -> Result<Record<'a>, 
     let byte = |n: u64| (first[0] >> (8 * n)) as u8;
     let now = Now { mono: MonoNanos(first[1]), unix: UnixNanos(first[2]) };
     match first[0] & 0xff {
-        1..=16 => event_of(first).map(Record::Event).ok_or(bad),
+        1..=LAST_EVENT => event_of(first).map(Record::Event).ok_or(bad),
         tag::TIME => Ok(Record::Time(now)),
         tag::TICK => Ok(Record::Tick(now)),
         tag::MODE => {

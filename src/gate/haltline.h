@@ -169,6 +169,7 @@ enum {
     HL_FX = 14,              /* one unit of currency `instrument` is worth px * 10^-10 of the base currency (as above) */
     HL_HEARTBEAT = 15,       /* the session is alive */
     HL_WITHDRAWN = 16        /* order id was admitted and is not sent: see hl_withdraw */
+    /* 17 to 19 tell of parent orders. They come over the WebSocket, from sessions of kind orders only. */
 };
 enum { HL_BUY = 1, HL_SELL = 2 };
 enum { HL_LIMIT = 1, HL_MARKET = 2, HL_STOP = 3, HL_STOP_LIMIT = 4 };
@@ -257,7 +258,7 @@ typedef struct hl_event {
     uint32_t instrument; /* of orders, fills and HL_MARK */
     uint64_t sent_at;    /* the sender's clock, ns since 1970; 0: not said */
     uint64_t id;         /* cl_ord_id, 1 to 2^63-1, never used twice in a session. Bust, correct: the exec id meant */
-    uint64_t ref_id;     /* orig_cl_ord_id, exec id (1 to 2^63-1), or a new order's parent */
+    uint64_t ref_id;     /* orig_cl_ord_id, exec id (1 to 2^63-1), or a new order's parent (0: none) */
     int64_t qty;         /* > 0 where the kind has one; in the instrument's quantity unit (10^-qty_scale) */
     int64_t px;          /* in the instrument's price unit (10^-px_scale) */
 } hl_event;
@@ -363,10 +364,11 @@ HL_I_FN const char *hl_rule_name(unsigned rule) {
         "order_participation", "collar", "duplicate_order", "position_long", "position_short", "day_participation",
         "gross_exposure", "net_long", "net_short", "working_orders", "order_rate", "message_rate", "cancel_rate",
         "repeated_orders", "repeated_executions", "daily_loss", "drawdown", "loss_velocity", "denials",
-        "journal"};
+        "journal", "parent_qty", "parent_state", "parent_px", "children", "fan_out", "orphan_fills", "suspense",
+        "coverage"};
     return rule < sizeof names / sizeof names[0] ? names[rule] : "?";
 }
-#define HL_RULES 34u
+#define HL_RULES 42u
 
 HL_I_FN const char *hl_why_name(unsigned why) {
     static const char *const names[] = {"breach",   "reference_missing", "reference_stale", "fx_missing",

@@ -431,6 +431,9 @@ impl Server {
             SessionKind::Reference => {
                 return Err((status::NOT_ALLOWED, format!("session {name:?} sends references, not orders")));
             }
+            SessionKind::Orders => {
+                return Err((status::NOT_ALLOWED, format!("session {name:?} sends parents, and no orders that trade")));
+            }
         };
         let peer = rustix::net::sockopt::socket_peercred(&self.connections[at].socket)
             .map_err(|error| (status::UNAVAILABLE, format!("who asks cannot be found out: {error}")))?;

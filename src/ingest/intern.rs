@@ -12,6 +12,19 @@ use crate::units::OrdId;
 /// What a text is sent to the engine as that stands for nothing the engine can know. No id ever gets it.
 pub const NOBODY: u64 = OrdId::TEXT;
 
+/// The number of a parent's id that is no number itself: the first 63 bits of its BLAKE3, and the top bit set.
+///
+/// Gateways and the order management side have to mean the same by it, over every session and in every run, and nobody can
+/// say when a gateway has named a parent for the last time: so it is not looked up but worked out. Two texts share a number
+/// by chance once in 2^63; who makes such a pair on purpose can make both parents his own anyway.
+#[must_use]
+pub fn parent_number(text: &str) -> u64 {
+    let hash = blake3::hash(text.as_bytes());
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash.as_bytes()[..8]);
+    OrdId::TEXT | u64::from_le_bytes(first)
+}
+
 /// No more texts can be held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;

@@ -208,6 +208,11 @@ impl Reader {
         self.from = tip.cell;
     }
 
+    /// Leaves out every segment but this one. What lies around it is neither read nor checked.
+    pub fn only(&mut self, segment: u64) {
+        self.segments.retain(|(number, _)| *number == segment);
+    }
+
     /// Behind the last group that was read.
     #[must_use]
     pub fn tip(&self) -> Tip {

@@ -22,7 +22,6 @@ use crate::kill::page::{HaltPage, ModeWord};
 use crate::kill::rearm::{Nonces, Rearm, RearmAsk, RearmPolicy, RearmRefused, RearmState, Rearms};
 use crate::kill::receipt::{Receipt, Receipts, SessionRow};
 use crate::kill::words::{self, ScopeName, mode_word};
-use crate::model::universe::SessionKind;
 use crate::model::{Mode, Scope, Trip, Universe};
 use crate::units::{MonoNanos, Now, SessionId};
 
@@ -453,11 +452,7 @@ impl Switch {
                 Scope::Session(only) => only == session,
                 Scope::Firm | Scope::Account(_) | Scope::Strategy(_) | Scope::Pair(..) | Scope::Instrument(_) => true,
             };
-            let sends_orders = match spec.kind {
-                SessionKind::Ask | SessionKind::Observe => true,
-                SessionKind::Reference => false,
-            };
-            if concerned && sends_orders {
+            if concerned && spec.kind.trades() {
                 let connected = self.board.cell(index).is_some_and(|c| c.view().connected);
                 rows.push(SessionRow { session, connected, told_ns: None, confirmed_ns: None });
             }

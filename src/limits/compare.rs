@@ -4,7 +4,7 @@ use crate::limits::overlay::{number, rate_of, windows};
 use crate::limits::table::{LimitTable, ScopeLimits, UNLIMITED};
 use crate::model::rule::applies;
 use crate::model::{Rule, Scope, Universe};
-use crate::units::{CurrencyId, InstrumentId, StrategyId};
+use crate::units::{AccountId, CurrencyId, InstrumentId, StrategyId};
 
 /// One number that differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +81,16 @@ pub fn looser_at(universe: &Universe, old: &LimitTable, new: &LimitTable) -> Opt
             return Some(scope);
         }
     }
+    for s in (0..universe.strategies.len()).map(|s| StrategyId(s as u16)) {
+        if (new.parents(s) as u8) < old.parents(s) as u8 {
+            return Some(Scope::Strategy(s));
+        }
+    }
+    for a in (0..universe.accounts.len()).map(|a| AccountId(a as u16)) {
+        if old.is_suspense(a) && !new.is_suspense(a) {
+            return Some(Scope::Account(a));
+        }
+    }
     for i in 0..universe.instruments.len() {
         let id = InstrumentId(i as u32);
         if (old.is_restricted(id) && !new.is_restricted(id)) || new.reference_age(id) > old.reference_age(id) {
@@ -115,6 +125,11 @@ fn only_tighter(scope: Scope, before: &ScopeLimits, after: &ScopeLimits) -> bool
     same.collar = after.collar;
     same.heartbeat_ns = after.heartbeat_ns;
     same.clock_skew_ns = after.clock_skew_ns;
+    same.children = after.children;
+    same.suspense = after.suspense;
+    if let (Some(before), Some(after)) = (&mut same.fan_out, &after.fan_out) {
+        before.count = after.count;
+    }
     if let (Some(before), Some(after)) = (&mut same.duplicate, &after.duplicate) {
         before.count = after.count;
     }
@@ -136,7 +151,6 @@ mod tests {
 
     fn universe() -> Universe {
         use crate::model::universe::{AccountSpec, CurrencySpec, InstrumentSpec, StrategySpec};
-        use crate::units::AccountId;
         let instrument = InstrumentSpec {
             name: "ACME".into(),
             currency: CurrencyId(0),

@@ -19,6 +19,8 @@ pub mod armed {
     pub const PARTICIPATION: u32 = 32;
     /// Day participation.
     pub const DAY: u32 = 64;
+    /// Fan-out.
+    pub const FAN_OUT: u32 = 128;
 }
 
 /// See the module.
@@ -41,6 +43,8 @@ pub struct HotProfile {
     pub heartbeat_ns: i64,
     /// Largest clock skew in ns.
     pub clock_skew_ns: i64,
+    /// Children of one parent.
+    pub children: i64,
     /// See [`armed`].
     pub armed: u32,
     /// Sides.
@@ -94,6 +98,20 @@ impl HotProfile {
                 bits |= bit;
             }
         }
+        // A second limit of the same gauge: whichever comes first is where to look closely.
+        let warn = limits.warn[Rule::Suspense as usize][0];
+        let suspense = match limits.suspense {
+            limit if limit > 0 && limit != UNLIMITED && warn > 0 => (threshold(limit, warn) - 1).min(limit),
+            limit => limit,
+        };
+        let gross = &mut soft[Gauge::Gross as usize];
+        *gross = (*gross).min(suspense);
+        if limits.suspense != UNLIMITED {
+            bits |= armed::EXPOSURE;
+        }
+        if limits.fan_out.is_some() {
+            bits |= armed::FAN_OUT;
+        }
         HotProfile {
             soft,
             order_qty: limits.order_qty,
@@ -103,6 +121,7 @@ impl HotProfile {
             day_participation: limits.of(Gauge::DayQty),
             heartbeat_ns: limits.heartbeat_ns,
             clock_skew_ns: limits.clock_skew_ns,
+            children: limits.children,
             armed: bits,
             sides: limits.sides,
         }
@@ -129,7 +148,10 @@ pub fn limits_rule(limits: &ScopeLimits, rule: Rule) -> bool {
         Rule::DuplicateOrder => limits.duplicate.is_some(),
         Rule::HeartbeatLoss => limits.heartbeat_ns != UNLIMITED,
         Rule::ClockSkew => limits.clock_skew_ns != UNLIMITED,
-        Rule::OrderRate | Rule::MessageRate | Rule::CancelRate | Rule::Denials => {
+        Rule::Children => limits.children != UNLIMITED,
+        Rule::FanOut => limits.fan_out.is_some(),
+        Rule::Suspense => limits.suspense != UNLIMITED,
+        Rule::OrderRate | Rule::MessageRate | Rule::CancelRate | Rule::Denials | Rule::OrphanFills => {
             limits.rates.iter().any(|r| r.of.rule() == rule)
         }
         _ => false,

@@ -7,6 +7,6 @@ mod table;
 
 pub use hot::HotProfile;
 pub use table::{
-    DuplicateLimit, Gauge, LimitTable, MAX_RATES, RateKind, RateLimit, RateOf, ScopeLimits, SideRule, UNLIMITED,
-    WarnLevels,
+    DuplicateLimit, FanOutLimit, Gauge, LimitTable, MAX_RATES, ParentRule, RateKind, RateLimit, RateOf, ScopeLimits,
+    SideRule, UNLIMITED, WarnLevels,
 };

@@ -71,6 +71,10 @@ pub fn number(limits: &ScopeLimits, rule: Rule, window_ns: Option<u64>) -> Optio
         Rule::DuplicateOrder => Some(limits.duplicate.map_or(UNLIMITED, |d| i64::from(d.count))),
         Rule::HeartbeatLoss => Some(limits.heartbeat_ns),
         Rule::ClockSkew => Some(limits.clock_skew_ns),
+        Rule::Children => Some(limits.children),
+        Rule::FanOut => Some(limits.fan_out.map_or(UNLIMITED, |f| i64::from(f.count))),
+        // Of other accounts than those of suspense there is nothing to set.
+        Rule::Suspense => Some(limits.suspense).filter(|limit| *limit != UNLIMITED),
         _ => None,
     }
 }
@@ -83,7 +87,9 @@ pub fn windows(limits: &ScopeLimits, rule: Rule) -> impl Iterator<Item = u64> + 
 /// What the rates of `rule` count; `None`: it is no rate.
 #[must_use]
 pub fn rate_of(rule: Rule) -> Option<RateOf> {
-    [RateOf::Orders, RateOf::Messages, RateOf::Cancels, RateOf::Denials].into_iter().find(|of| of.rule() == rule)
+    [RateOf::Orders, RateOf::Messages, RateOf::Cancels, RateOf::Denials, RateOf::Orphans]
+        .into_iter()
+        .find(|of| of.rule() == rule)
 }
 
 fn set(limits: &mut ScopeLimits, rule: Rule, window_ns: Option<u64>, value: i64) {
@@ -111,6 +117,13 @@ fn set(limits: &mut ScopeLimits, rule: Rule, window_ns: Option<u64>, value: i64)
         }
         Rule::HeartbeatLoss => limits.heartbeat_ns = value,
         Rule::ClockSkew => limits.clock_skew_ns = value,
+        Rule::Children => limits.children = value,
+        Rule::FanOut => {
+            if let Some(fan_out) = &mut limits.fan_out {
+                fan_out.count = u32::try_from(value.max(0)).unwrap_or(u32::MAX);
+            }
+        }
+        Rule::Suspense => limits.suspense = value,
         _ => {}
     }
 }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use crate::limits::hot::HotProfile;
-use crate::model::rule::{Action, Rule};
+use crate::model::rule::{Action, Rule, default_action};
 use crate::model::scope::{Scope, ScopeKind};
 use crate::model::universe::Universe;
-use crate::units::{CurrencyId, InstrumentId, REPRESENTABLE_MAX, StrategyId};
+use crate::units::{AccountId, CurrencyId, InstrumentId, REPRESENTABLE_MAX, StrategyId};
 
 /// How "unlimited" compares. What is beyond it cannot be represented and is denied all the same.
 pub const UNLIMITED: i64 = REPRESENTABLE_MAX;
@@ -103,6 +103,8 @@ pub enum RateOf {
     Cancels,
     /// Denials by any rule.
     Denials,
+    /// Fills of no known order, of one that is over, or beyond its leaves.
+    Orphans,
 }
 
 impl RateOf {
@@ -114,6 +116,7 @@ impl RateOf {
             RateOf::Messages => Rule::MessageRate,
             RateOf::Cancels => Rule::CancelRate,
             RateOf::Denials => Rule::Denials,
+            RateOf::Orphans => Rule::OrphanFills,
         }
     }
 }
@@ -160,6 +163,43 @@ impl DuplicateLimit {
     pub const MAX_COUNT: u32 = 16;
 }
 
+/// At most `count` new orders in a window for each parent that is open in the scope, and for none if none is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FanOutLimit {
+    /// How many per parent.
+    pub count: u32,
+    /// The window in nanoseconds, at least 1. It is measured in sevenths: up to one seventh more is looked back on.
+    pub window_ns: u64,
+}
+
+/// Whether the orders of a strategy are held against parents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ParentRule {
+    /// They are not: a parent id is carried, and not looked up.
+    #[default]
+    Ignored = 0,
+    /// An order that names a parent is.
+    Checked = 1,
+    /// Every order has to name one.
+    Required = 2,
+}
+
+impl ParentRule {
+    /// Every rule.
+    pub const ALL: [ParentRule; 3] = [ParentRule::Ignored, ParentRule::Checked, ParentRule::Required];
+
+    /// The word for it in configs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            ParentRule::Ignored => "ignored",
+            ParentRule::Checked => "checked",
+            ParentRule::Required => "required",
+        }
+    }
+}
+
 /// Which sides may be traded. Judged by quantity, never by a label.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum SideRule {
@@ -202,6 +242,12 @@ pub struct ScopeLimits {
     pub heartbeat_ns: i64,
     /// Largest clock skew in nanoseconds, either way: session.
     pub clock_skew_ns: i64,
+    /// Children of one parent.
+    pub children: i64,
+    /// New orders against open parents; `None`: unlimited.
+    pub fan_out: Option<FanOutLimit>,
+    /// Gross exposure of a suspense account, base units; [`UNLIMITED`] of every other account.
+    pub suspense: i64,
     /// What a breach does, per rule (for rates see [`RateLimit::action`]).
     pub action: [Action; Rule::COUNT],
     /// Utilisation at which a warning is raised, per rule.
@@ -227,7 +273,10 @@ impl ScopeLimits {
             sides: SideRule::Both,
             heartbeat_ns: UNLIMITED,
             clock_skew_ns: UNLIMITED,
-            action: [Action::Deny; Rule::COUNT],
+            children: UNLIMITED,
+            fan_out: None,
+            suspense: UNLIMITED,
+            action: Rule::ALL.map(default_action),
             warn: [ScopeLimits::DEFAULT_WARN; Rule::COUNT],
         }
     }
@@ -244,7 +293,7 @@ impl ScopeLimits {
         limits
     }
 
-    /// Makes `rule` zero. [`Rule::StreamGap`] has no number and stays as it is.
+    /// Makes `rule` zero. A rule without a number stays as it is, and [`Rule::Suspense`], which is for some accounts only.
     pub fn close(&mut self, rule: Rule) {
         if let Some(gauge) = Gauge::of(rule) {
             self.max[gauge as usize] = 0;
@@ -261,6 +310,9 @@ impl ScopeLimits {
             Rule::MessageRate => self.rates.push(rate(RateOf::Messages)),
             Rule::CancelRate => self.rates.push(rate(RateOf::Cancels)),
             Rule::Denials => self.rates.push(rate(RateOf::Denials)),
+            Rule::OrphanFills => self.rates.push(rate(RateOf::Orphans)),
+            Rule::Children => self.children = 0,
+            Rule::FanOut => self.fan_out = Some(FanOutLimit { count: 0, window_ns: 1 }),
             Rule::HeartbeatLoss => self.heartbeat_ns = 0,
             Rule::ClockSkew => self.clock_skew_ns = 0,
             _ => {}
@@ -290,6 +342,10 @@ pub struct LimitTable {
     restricted: Vec<bool>,
     /// Instruments that a strategy may trade, sorted; `None`: all.
     permitted: Vec<Option<Vec<InstrumentId>>>,
+    /// Whether orders are held against parents, by strategy.
+    parents: Vec<ParentRule>,
+    /// Whether nothing should be booked to it, by account.
+    suspense: Vec<bool>,
     /// Longest age of a reference price in ns, by instrument.
     reference_age_ns: Vec<u64>,
     /// Longest age of an FX rate in ns, by currency.
@@ -324,6 +380,8 @@ impl LimitTable {
             pair_default: ScopeKind::Pair as u32,
             restricted: vec![false; universe.instruments.len()],
             permitted: vec![None; universe.strategies.len()],
+            parents: vec![ParentRule::Ignored; universe.strategies.len()],
+            suspense: vec![false; universe.accounts.len()],
             reference_age_ns: vec![u64::MAX; universe.instruments.len()],
             fx_age_ns: vec![u64::MAX; universe.currencies.len()],
             hot: OnceLock::new(),
@@ -408,6 +466,16 @@ impl LimitTable {
         });
     }
 
+    /// Holds the orders of `strategy` against parents, or not.
+    pub fn hold_to_parents(&mut self, strategy: StrategyId, rule: ParentRule) {
+        self.parents[usize::from(strategy.0)] = rule;
+    }
+
+    /// Makes `account` one that nothing should be booked to. [`ScopeLimits::suspense`] is its limit.
+    pub fn suspend(&mut self, account: AccountId, suspense: bool) {
+        self.suspense[usize::from(account.0)] = suspense;
+    }
+
     /// Sets the longest age of a reference price; `u64::MAX`: any.
     pub fn set_reference_age(&mut self, instrument: InstrumentId, ns: u64) {
         self.reference_age_ns[instrument.0 as usize] = ns;
@@ -488,6 +556,20 @@ impl LimitTable {
             None => true,
             Some(list) => list.binary_search(&instrument).is_ok(),
         }
+    }
+
+    /// Whether orders of `strategy` are held against parents.
+    #[inline]
+    #[must_use]
+    pub fn parents(&self, strategy: StrategyId) -> ParentRule {
+        self.parents[usize::from(strategy.0)]
+    }
+
+    /// Whether nothing should be booked to `account`.
+    #[inline]
+    #[must_use]
+    pub fn is_suspense(&self, account: AccountId) -> bool {
+        self.suspense[usize::from(account.0)]
     }
 
     /// The longest age of a reference price in ns.

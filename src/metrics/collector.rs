@@ -53,6 +53,8 @@ families! {
     RememberedOrders = "haltline_remembered_orders" GAUGE "Orders remembered after they were done.";
     RememberedExecs = "haltline_remembered_execs" GAUGE "Exec ids remembered.";
     Pairs = "haltline_pairs" GAUGE "Pairs of strategy and instrument in use.";
+    Parents = "haltline_parents" GAUGE "Parent orders known, with those that are over and remembered.";
+    ParentsOpen = "haltline_parents_open" GAUGE "Parent orders that take children and are not filled.";
     Revaluations = "haltline_revaluations_pending" GAUGE "Pairs that wait for revaluation after a mark or a rate moved.";
     LimitsGeneration = "haltline_limits_generation" GAUGE "Generation of the limits that the engine uses.";
     EventLatency = "haltline_event_latency_seconds" HISTOGRAM
@@ -255,6 +257,8 @@ impl HaltlineCollector {
             (Family::RememberedOrders, shown.remembered_orders.get() as f64),
             (Family::RememberedExecs, shown.remembered_execs.get() as f64),
             (Family::Pairs, shown.pairs.get() as f64),
+            (Family::Parents, shown.parents.get() as f64),
+            (Family::ParentsOpen, shown.parents_open.get() as f64),
             (Family::Revaluations, shown.revaluations_pending.get() as f64),
             (Family::LimitsGeneration, shown.limits_generation.get() as f64),
         ] {

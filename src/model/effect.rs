@@ -152,6 +152,17 @@ anomalies! {
     /// The shared memory of a session holds what no gateway can have meant. Nothing more is taken from it, and the session is
     /// halted. Detail: the word that is wrong.
     DamagedLane = 21, "damaged_lane";
+    /// An event of a parent that cannot be taken: its id is in use, not known, over or another session's, or a field of it makes
+    /// no sense. Children that name it are judged by what is known. Detail: quantity.
+    ParentRefused = 22, "parent_refused";
+    /// There is no room for one more parent: its children are denied. Detail: quantity.
+    ParentTableFull = 23, "parent_table_full";
+    /// The children of a parent have filled more than its quantity. Booked. Detail: the excess.
+    ParentOverfill = 24, "parent_overfill";
+    /// An order or an execution on a suspense account. Booked if it was let through. Detail: quantity.
+    SuspenseActivity = 25, "suspense_activity";
+    /// A check that the limits ask for did not run: the order was denied for that. Our own fault. Detail: a bit per rule.
+    CoverageGap = 26, "coverage_gap";
 }
 
 /// One output of a step.

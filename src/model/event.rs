@@ -39,11 +39,18 @@ pub enum EventKind {
     /// Order `id` was admitted and is not sent: it does not exist. Made by haltline where it withheld the verdict because
     /// a halt had been raised in the meantime (its sequence is 0), and by a gate that did not let the order out.
     Withdrawn = 16,
+    /// The order management side has a parent order `id` for `qty`, of which children may be sent until `ref_id`
+    /// ([`Event::deadline`]). `ord_type` is [`OrdType::Limit`] with the limit price in `px`, or [`OrdType::Market`] without.
+    ParentNew = 17,
+    /// Parent `id` has quantity `qty` in all, limit price and deadline as here, from now on.
+    ParentReplace = 18,
+    /// Parent `id` is over, filled or not: no more children.
+    ParentDone = 19,
 }
 
 impl EventKind {
     /// Every kind, in wire order.
-    pub const ALL: [EventKind; 16] = [
+    pub const ALL: [EventKind; 19] = [
         EventKind::New,
         EventKind::Replace,
         EventKind::Cancel,
@@ -60,6 +67,9 @@ impl EventKind {
         EventKind::Fx,
         EventKind::Heartbeat,
         EventKind::Withdrawn,
+        EventKind::ParentNew,
+        EventKind::ParentReplace,
+        EventKind::ParentDone,
     ];
 
     /// The kind with wire number `n`.
@@ -88,6 +98,9 @@ impl EventKind {
             EventKind::Fx => "fx",
             EventKind::Heartbeat => "heartbeat",
             EventKind::Withdrawn => "withdrawn",
+            EventKind::ParentNew => "parent_new",
+            EventKind::ParentReplace => "parent_replace",
+            EventKind::ParentDone => "parent_done",
         }
     }
 
@@ -95,6 +108,12 @@ impl EventKind {
     #[must_use]
     pub const fn is_request(self) -> bool {
         matches!(self, EventKind::New | EventKind::Replace | EventKind::Cancel)
+    }
+
+    /// Whether it tells of a parent order: what only a session of the order management side may send.
+    #[must_use]
+    pub const fn is_parent(self) -> bool {
+        matches!(self, EventKind::ParentNew | EventKind::ParentReplace | EventKind::ParentDone)
     }
 }
 
@@ -184,7 +203,9 @@ impl OrdType {
 /// 16  seq u64            per session, from 1, without gaps
 /// 24  sent_at u64        sender's clock, ns since the Unix epoch; 0: not said
 /// 32  id u64             cl_ord_id; for bust and correct the exec id that they refer to
-/// 40  ref_id u64         orig_cl_ord_id, exec_id, or a new order's parent id
+///                        for parent_new, parent_replace and parent_done the parent id
+/// 40  ref_id u64         orig_cl_ord_id, exec_id, or a new order's parent id (0: none);
+///                        for parent_new and parent_replace the deadline, ns since the Unix epoch (0: none)
 /// 48  qty i64            > 0 where the kind has one
 /// 56  px i64
 /// ```
@@ -193,9 +214,9 @@ impl OrdType {
 pub struct Event {
     /// What it says.
     pub kind: EventKind,
-    /// Buy or sell: `new`, and `fill` (needed to book a fill of an unknown order).
+    /// Buy or sell: `new`, `parent_new`, and `fill` (needed to book a fill of an unknown order).
     pub side: Side,
-    /// Order type: `new`, `replace`.
+    /// Order type: `new`, `replace`; of a parent whether it has a limit price.
     pub ord_type: OrdType,
     /// [`Event::MALFORMED`] and others to come; 0 otherwise.
     pub flags: u8,
@@ -258,6 +279,18 @@ impl Event {
     #[must_use]
     pub const fn orig_id(&self) -> OrdId {
         OrdId(self.ref_id)
+    }
+
+    /// The parent that a new order names; 0: none. Parent ids are one namespace, whichever session names one.
+    #[must_use]
+    pub const fn parent_id(&self) -> u64 {
+        self.ref_id
+    }
+
+    /// Until when children of a parent may be sent; 0: no end. `parent_new`, `parent_replace`.
+    #[must_use]
+    pub const fn deadline(&self) -> UnixNanos {
+        UnixNanos(self.ref_id)
     }
 
     /// The event's own exec id: `fill`, `bust`, `correct`.

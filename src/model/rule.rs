@@ -95,6 +95,23 @@ rules! {
     /// What was decided is not on disk for longer than the grace: nothing new until it is. Judged with [`Rule::Capacity`];
     /// numbered last because numbers on the wire do not change.
     Journal = 33, "journal";
+    /// Fills, leaves and this order together are more than its parent's quantity.
+    ParentQty = 34, "parent_qty";
+    /// The order is the child of no parent that takes children. Observed: 0 it names none and has to, 1 unknown, 2 done,
+    /// 3 past its deadline, 4 the parent is of another strategy, instrument or side.
+    ParentState = 35, "parent_state";
+    /// The price is beyond the parent's limit, or the order has none and the parent has.
+    ParentPx = 36, "parent_px";
+    /// Children of one parent.
+    Children = 37, "children";
+    /// New orders in a window, against parents that are open: so many for each.
+    FanOut = 38, "fan_out";
+    /// Fills in a window that belong to no order, come after its end or go beyond its leaves.
+    OrphanFills = 39, "orphan_fills";
+    /// Gross exposure of an account that nothing should be booked to.
+    Suspense = 40, "suspense";
+    /// A check that the limits ask for did not run. Observed: the number of its rule.
+    Coverage = 41, "coverage";
 }
 
 /// What a rule's observed value and limit are counted in.
@@ -125,15 +142,18 @@ impl Rule {
     #[must_use]
     pub const fn unit(self) -> Unit {
         match self {
-            Rule::OrderQty | Rule::PositionLong | Rule::PositionShort | Rule::SidePermission => Unit::Qty,
-            Rule::Collar => Unit::Px,
+            Rule::OrderQty | Rule::PositionLong | Rule::PositionShort | Rule::SidePermission | Rule::ParentQty => {
+                Unit::Qty
+            }
+            Rule::Collar | Rule::ParentPx => Unit::Px,
             Rule::OrderNotional
             | Rule::GrossExposure
             | Rule::NetLong
             | Rule::NetShort
             | Rule::DailyLoss
             | Rule::Drawdown
-            | Rule::LossVelocity => Unit::Notional,
+            | Rule::LossVelocity
+            | Rule::Suspense => Unit::Notional,
             Rule::OrderParticipation | Rule::DayParticipation => Unit::Bps,
             Rule::WorkingOrders
             | Rule::OrderRate
@@ -143,6 +163,9 @@ impl Rule {
             | Rule::RepeatedExecutions
             | Rule::DuplicateOrder
             | Rule::Denials
+            | Rule::Children
+            | Rule::FanOut
+            | Rule::OrphanFills
             | Rule::Capacity => Unit::Count,
             Rule::HeartbeatLoss | Rule::ClockSkew => Unit::Nanos,
             Rule::StreamGap => Unit::Seq,
@@ -153,6 +176,8 @@ impl Rule {
             | Rule::UnknownOrder
             | Rule::Permission
             | Rule::Restricted
+            | Rule::ParentState
+            | Rule::Coverage
             | Rule::Journal => Unit::None,
         }
     }
@@ -274,7 +299,7 @@ impl Action {
 /// and the state of a pair is kept small.
 #[must_use]
 pub const fn applies(rule: Rule, kind: ScopeKind) -> bool {
-    use ScopeKind::{Instrument, Pair, Session, Strategy};
+    use ScopeKind::{Account, Instrument, Pair, Session, Strategy};
     match rule {
         Rule::OrderQty | Rule::OrderNotional | Rule::OrderParticipation | Rule::Collar => true,
         Rule::DuplicateOrder => matches!(kind, Strategy),
@@ -289,6 +314,11 @@ pub const fn applies(rule: Rule, kind: ScopeKind) -> bool {
         | Rule::Denials => !matches!(kind, Pair),
         Rule::DailyLoss | Rule::Drawdown | Rule::LossVelocity => !matches!(kind, Pair | Session),
         Rule::HeartbeatLoss | Rule::ClockSkew | Rule::StreamGap => matches!(kind, Session),
+        Rule::ParentQty | Rule::ParentState | Rule::ParentPx => matches!(kind, Strategy),
+        Rule::Children => true,
+        Rule::FanOut => !matches!(kind, Pair | Instrument),
+        Rule::OrphanFills => !matches!(kind, Pair),
+        Rule::Suspense => matches!(kind, Account),
         Rule::Malformed
         | Rule::Capacity
         | Rule::Mode
@@ -298,7 +328,30 @@ pub const fn applies(rule: Rule, kind: ScopeKind) -> bool {
         | Rule::Permission
         | Rule::Restricted
         | Rule::SidePermission
+        | Rule::Coverage
         | Rule::Journal => false,
+    }
+}
+
+/// Whether `rule` has no number that could be stated: what is written of it is an action alone.
+#[must_use]
+pub const fn is_numberless(rule: Rule) -> bool {
+    matches!(rule, Rule::StreamGap | Rule::ParentQty | Rule::ParentState | Rule::ParentPx)
+}
+
+/// What a breach of `rule` does where nothing is said.
+#[must_use]
+pub const fn default_action(rule: Rule) -> Action {
+    match rule {
+        // A gateway that sends what its parent does not cover is broken: its next order would be no better.
+        Rule::ParentQty
+        | Rule::ParentState
+        | Rule::ParentPx
+        | Rule::Children
+        | Rule::FanOut
+        | Rule::OrphanFills
+        | Rule::Suspense => Action::Halt(Target::Session),
+        _ => Action::Deny,
     }
 }
 

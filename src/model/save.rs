@@ -8,6 +8,7 @@
 //! has one, and says which program may read them.
 
 use core::fmt;
+use std::collections::VecDeque;
 use std::io;
 
 use crate::model::{Mode, OrdType, Side};
@@ -176,6 +177,23 @@ impl<T: Value> State for Vec<T> {
         self.clear();
         for _ in 0..length {
             self.push(T::load(input)?);
+        }
+        Ok(())
+    }
+}
+
+/// The same of a queue.
+impl<T: Value> State for VecDeque<T> {
+    fn keep(&self, out: &mut Out<'_>) {
+        Value::save(&self.len(), out);
+        self.iter().for_each(|item| item.save(out));
+    }
+
+    fn restore(&mut self, input: &mut In<'_>) -> Result<(), BadSave> {
+        let length = input.length(self.capacity())?;
+        self.clear();
+        for _ in 0..length {
+            self.push_back(T::load(input)?);
         }
         Ok(())
     }

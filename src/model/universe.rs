@@ -17,16 +17,44 @@ pub enum SessionKind {
     Observe,
     /// Sends marks and FX rates, no orders.
     Reference,
+    /// The order management side: sends parent orders, and nothing that trades.
+    Orders,
 }
 
-/// A gateway instance or a price source.
+impl SessionKind {
+    /// Every kind.
+    pub const ALL: [SessionKind; 4] =
+        [SessionKind::Ask, SessionKind::Observe, SessionKind::Reference, SessionKind::Orders];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            SessionKind::Ask => "ask",
+            SessionKind::Observe => "observe",
+            SessionKind::Reference => "reference",
+            SessionKind::Orders => "orders",
+        }
+    }
+
+    /// Whether it can send orders that trade.
+    #[must_use]
+    pub const fn trades(self) -> bool {
+        match self {
+            SessionKind::Ask | SessionKind::Observe => true,
+            SessionKind::Reference | SessionKind::Orders => false,
+        }
+    }
+}
+
+/// A gateway instance, a price source or an order management system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionSpec {
     /// Its name.
     pub name: String,
     /// What it may send.
     pub kind: SessionKind,
-    /// Strategies that it may trade; empty: all.
+    /// Strategies that it may trade (`Orders`: send parents of); empty: all.
     pub strategies: Vec<StrategyId>,
 }
 

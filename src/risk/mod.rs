@@ -19,9 +19,10 @@
 //!
 //! `withdrawn` with `seq` 0 is haltline's own: it stands outside the sequence, and is answered by nothing.
 //! `session` must be known (the transport authenticated it); an event with an unknown one is ignored.
-//! A `Reference` session may send `mark`, `fx` and `heartbeat`; an order session everything else; what
+//! A `Reference` session may send `mark`, `fx` and `heartbeat`; an `Orders` session `parent_new`, `parent_replace`,
+//! `parent_done` and `heartbeat`; an order session everything else; what
 //! one may not send is anomaly `bad_reference` (mark, fx) or `malformed_report`, or, if it is a request
-//! of a `Reference` session, ignored as `malformed_report`.
+//! of a `Reference` or `Orders` session, ignored as `malformed_report`.
 //!
 //! # Positions
 //!
@@ -141,6 +142,39 @@
 //! Executions and marks are never denied; after them the gauges of their scopes are judged: a limit exceeded and grown
 //! trips if its action latches (the action `deny` leaves it at denying new orders).
 //!
+//! # Parents
+//!
+//! The order management side says what is to be traded; orders say which parent they are children of (`ref_id` of `new`; one
+//! namespace for all sessions). `parent_new` opens a parent: strategy (with its account), instrument, side, quantity, limit
+//! price or none, deadline or none. Its own session may replace quantity, price and deadline, until it says `parent_done`.
+//! What does not fit is anomaly `parent_refused` and changes nothing; without room, `parent_table_full`. A parent that is
+//! done or filled may be forgotten when there is no room for another and no child of it is live.
+//!
+//! Per parent: `filled` (executions of its children, busts taken off), `leaves` (those of its live children, a pending
+//! replace at its worse), `children` (let through or observed). A strategy's orders are *ignored*, *checked* if they name a
+//! parent, or *required* to name one. Those that are checked are judged, at the strategy, by
+//!
+//! - `parent_state`: observed 0 none named, 1 unknown, 4 of another strategy, instrument or side (after these three nothing
+//!   else here is judged), 2 done, 3 `now.unix` is past the deadline;
+//! - `parent_qty`: `filled + leaves + quantity > qty`;
+//! - `parent_px`: a buy above the limit, a sell below; a market or stop order of a parent with a limit;
+//! - `children` (every scope): `children + 1 > limit`.
+//!
+//! A replace is judged by its order's parent: state and quantity only if the leaves grow, and then by what they grow;
+//! price always; not `children`. Denied orders take nothing. An observed order that breaches is booked to the parent that it
+//! fits. After an execution with `filled > qty`: anomaly `parent_overfill`, and the latching part of `parent_qty`'s action.
+//! Children of a parent that is done are booked like all others, for what was let through before may still fill.
+//!
+//! `fan_out` (firm, account, strategy, session), whether orders are held to parents or not: with one more, the new orders of
+//! the window are more than `count × max(1, open parents)`. Open: not done, and `filled < qty`; in a session if it sent the
+//! parent's first child. The window reaches from 7/7 to 8/7 back, see [`fan`]. Counted from re-arm on.
+//!
+//! # Orphans and suspense
+//!
+//! A fill that is `unknown_fill`, `late_fill` or `overfill` counts in `orphan_fills` at firm, account, strategy, instrument and
+//! session: beyond the limit a warning and the latching part of the action. Every new order and execution on a suspense
+//! account is anomaly `suspense_activity`; `suspense` is a second limit of that account's gross exposure, judged like it.
+//!
 //! # Losses
 //!
 //! Per scope: `loss = −pnl`; `high` = largest pnl since the day, the start or the last re-arm of that scope began (at least
@@ -165,10 +199,12 @@
 
 pub mod duplicates;
 pub mod execs;
+pub mod fan;
 pub mod index;
 pub mod losses;
 pub mod orders;
 pub mod pairs;
+pub mod parents;
 pub mod rate;
 
 /// The most pairs that one step revalues because of marks and rates.

@@ -47,6 +47,8 @@ pub struct Order {
     pub cum_qty: i64,
     /// The price that its exposure is valued at.
     pub worst_px: i64,
+    /// The id of the parent that it counts towards; 0: none.
+    pub parent: u64,
     /// Its pair's slot.
     pub pair: u32,
     /// Live: its pending replacement; `Replacement`: the order; `Replaced`: the successor; free: the next free slot.
@@ -114,6 +116,7 @@ saved_value!(Order {
     order_qty,
     cum_qty,
     worst_px,
+    parent,
     pair,
     link,
     session,
@@ -131,6 +134,7 @@ const FREE: Order = Order {
     order_qty: 0,
     cum_qty: 0,
     worst_px: 0,
+    parent: 0,
     pair: NONE,
     link: NONE,
     session: SessionId(0),

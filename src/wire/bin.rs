@@ -110,14 +110,18 @@ pub fn decode_event(r: &Record, universe: &Universe, session: SessionId) -> Resu
             problem = Some(Problem::new(field, &value.to_string(), rule));
         }
     };
-    let has_side = matches!(kind, EventKind::New | EventKind::Fill);
+    let has_side = matches!(kind, EventKind::New | EventKind::Fill | EventKind::ParentNew);
     match Side::from_u8(r[1]) {
         Some(side) => event.side = side,
         None if r[1] == 0 && !has_side => {}
         None => note("side", r[1].into(), "must be 1 (buy) or 2 (sell)"),
     }
-    let has_type = matches!(kind, EventKind::New | EventKind::Replace);
+    let of_parent = matches!(kind, EventKind::ParentNew | EventKind::ParentReplace);
+    let has_type = matches!(kind, EventKind::New | EventKind::Replace) || of_parent;
     match OrdType::from_u8(r[2]) {
+        Some(OrdType::Stop | OrdType::StopLimit) if of_parent => {
+            note("ord_type", r[2].into(), "must be 1 (px is its limit) or 2 (it has none)");
+        }
         Some(ord_type) => event.ord_type = ord_type,
         None if r[2] == 0 && !has_type => {}
         None => note("ord_type", r[2].into(), "must be 1 to 4"),
@@ -186,7 +190,13 @@ pub fn decode_event(r: &Record, universe: &Universe, session: SessionId) -> Resu
         event.px = Px(px);
     }
     let has_qty = match kind {
-        EventKind::New | EventKind::Replace | EventKind::Replaced | EventKind::Fill | EventKind::Correct => true,
+        EventKind::New
+        | EventKind::Replace
+        | EventKind::Replaced
+        | EventKind::Fill
+        | EventKind::Correct
+        | EventKind::ParentNew
+        | EventKind::ParentReplace => true,
         EventKind::Cancel
         | EventKind::Ack
         | EventKind::Canceled
@@ -197,6 +207,7 @@ pub fn decode_event(r: &Record, universe: &Universe, session: SessionId) -> Resu
         | EventKind::Mark
         | EventKind::Fx
         | EventKind::Heartbeat
+        | EventKind::ParentDone
         | EventKind::Withdrawn => false,
     };
     if has_qty && qty <= 0 {
@@ -427,7 +438,7 @@ mod tests {
         for (at, with, field, readable) in [
             (0, 0, "kind", false),
             (0, 16, "kind", false),
-            (0, 17, "kind", false),
+            (0, 20, "kind", false),
             (16, 0, "seq", false),
             (1, 0, "side", true),
             (1, 3, "side", true),

@@ -21,6 +21,13 @@
 //! | `mark` | instrument px | |
 //! | `fx` | currency rate | |
 //! | `heartbeat` | | |
+//! | `parent_new` | strategy instrument side id qty | account px deadline |
+//! | `parent_replace` | instrument id qty | px deadline account strategy side |
+//! | `parent_done` | id | account strategy instrument side |
+//!
+//! The last three come from sessions of kind `orders` only. `id` is the parent's, which a `new` names as `parent`: parent ids are
+//! one namespace for all sessions. `px` is the worst price that a child may have (left out: any), `deadline` the last
+//! moment for one, nanoseconds since the Unix epoch (left out: none).
 //!
 //! `account` left out is the strategy's. Without a sequence: `hello {out, run}` (both optional: the last
 //! answer seen and of which run), first on every connection, and `mode_ack {page}`. With the present run a client
@@ -79,7 +86,7 @@ pub struct Hello {
     pub run: u64,
 }
 
-const FIELDS: [&str; 20] = [
+const FIELDS: [&str; 21] = [
     "type",
     "seq",
     "sent_at",
@@ -100,6 +107,7 @@ const FIELDS: [&str; 20] = [
     "out",
     "run",
     "page",
+    "deadline",
 ];
 const TYPE: usize = 0;
 const SEQ: usize = 1;
@@ -121,6 +129,7 @@ const RATE: usize = 16;
 const OUT: usize = 17;
 const RUN: usize = 18;
 const PAGE: usize = 19;
+const DEADLINE: usize = 20;
 
 /// Bit set of fields.
 const fn set(fields: &[usize]) -> u32 {
@@ -150,6 +159,9 @@ const fn fields_of(kind: EventKind) -> (u32, u32) {
         EventKind::Mark => (set(&[INSTRUMENT, PX]), 0),
         EventKind::Fx => (set(&[CURRENCY, RATE]), 0),
         EventKind::Heartbeat | EventKind::Withdrawn => (0, 0),
+        EventKind::ParentNew => (set(&[STRATEGY, INSTRUMENT, SIDE, ID, QTY]), set(&[ACCOUNT, PX, DEADLINE])),
+        EventKind::ParentReplace => (set(&[INSTRUMENT, ID, QTY]), set(&[ACCOUNT, STRATEGY, SIDE, PX, DEADLINE])),
+        EventKind::ParentDone => (set(&[ID]), WHOSE),
     };
     (must | ENVELOPE, may | SAID)
 }
@@ -509,6 +521,9 @@ fn event<'a>(raw: &mut Raw<'a>, universe: &Universe, mut event: Event) -> Draft<
             raw.note("px", "", "must be given unless ord_type is market");
         }
     }
+    if matches!(kind, EventKind::ParentNew | EventKind::ParentReplace) && raw.present & 1 << PX == 0 {
+        event.ord_type = OrdType::Market;
+    }
     if raw.present & 1 << QTY != 0 && event.qty.0 <= 0 {
         raw.note_at(QTY, "must be more than 0");
     }
@@ -516,7 +531,7 @@ fn event<'a>(raw: &mut Raw<'a>, universe: &Universe, mut event: Event) -> Draft<
     let (id, id_text) = raw.id(id_field);
     let (ref_id, ref_text) = raw.id(ref_field);
     event.id = OrdId(id);
-    event.ref_id = ref_id;
+    event.ref_id = if kind.is_parent() { raw.whole(DEADLINE, 0) } else { ref_id };
     Draft { event, id: id_text, ref_id: ref_text }
 }
 
@@ -547,7 +562,9 @@ pub fn encode_event(event: &Event, universe: &Universe) -> String {
     field(SIDE, Some(event.side.name()));
     field(ORD_TYPE, Some(event.ord_type.name()));
     let priced = match kind {
-        EventKind::New | EventKind::Replace => event.ord_type != OrdType::Market,
+        EventKind::New | EventKind::Replace | EventKind::ParentNew | EventKind::ParentReplace => {
+            event.ord_type != OrdType::Market
+        }
         _ => true,
     };
     field(QTY, spec.map(|i| format_decimal(event.qty.0, i.qty_scale)).as_deref());
@@ -559,6 +576,9 @@ pub fn encode_event(event: &Event, universe: &Universe) -> String {
         if id != 0 && has(field) {
             let _ = write!(text, ",\"{}\":\"{id}\"", FIELDS[field]);
         }
+    }
+    if has(DEADLINE) && event.ref_id != 0 {
+        let _ = write!(text, ",\"deadline\":{}", event.ref_id);
     }
     text.push('}');
     text
@@ -581,7 +601,10 @@ const fn id_fields(kind: EventKind) -> (usize, usize) {
         | EventKind::Mark
         | EventKind::Fx
         | EventKind::Heartbeat
-        | EventKind::Withdrawn => (ID, ORIG_ID),
+        | EventKind::Withdrawn
+        | EventKind::ParentNew
+        | EventKind::ParentReplace
+        | EventKind::ParentDone => (ID, ORIG_ID),
     }
 }
 
@@ -875,9 +898,10 @@ pub(crate) mod tests {
     pub(crate) fn any_event() -> impl Strategy<Value = Event> {
         let numbers = (1..1u64 << 63, 0..1u64 << 63, 1..1u64 << 63, 1..1u64 << 63);
         let values = (1..=REPRESENTABLE_MAX, -REPRESENTABLE_MAX..=REPRESENTABLE_MAX);
-        let choices = (0..15usize, 0..2u16, 0..3u32, any::<bool>(), 0..4u8);
+        let choices = (0..18usize, 0..2u16, 0..3u32, any::<bool>(), 0..4u8);
         (numbers, values, choices).prop_map(|((seq, sent_at, id, ref_id), (qty, px), (kind, who, what, buy, of))| {
-            let kind = EventKind::ALL[kind];
+            // All but `withdrawn`, which no client sends.
+            let kind = EventKind::ALL[kind + usize::from(kind >= 15)];
             let (must, may) = fields_of(kind);
             let has = |field: usize| (must | may) & 1 << field != 0;
             let mut event = Event::new(kind, SessionId(0), seq);
@@ -911,7 +935,7 @@ pub(crate) mod tests {
             if has(id_field) {
                 event.id = OrdId(id);
             }
-            if has(ref_field) {
+            if has(ref_field) || has(DEADLINE) {
                 event.ref_id = ref_id;
             }
             event

@@ -401,7 +401,14 @@ impl Seen {
 fn no_event_and_no_tick_allocates() {
     let universe = universe();
     let table = Arc::new(limits(&universe));
-    let sizing = Sizing { working_orders: 400, remembered_orders: 256, execs: 2_048, pairs: 120, recent_orders: 256 };
+    let sizing = Sizing {
+        working_orders: 400,
+        remembered_orders: 256,
+        execs: 2_048,
+        pairs: 120,
+        recent_orders: 256,
+        parents: 64,
+    };
     let mut engine = Engine::new(universe.clone(), table, sizing, now(BEGIN_NS));
     let published = Published::new(&universe);
     let mut stream = Stream::new();

@@ -75,7 +75,7 @@ fn limits(universe: &Universe) -> LimitTable {
 }
 
 const SIZING: Sizing =
-    Sizing { working_orders: 64, remembered_orders: 1_024, execs: 1 << 22, pairs: 8, recent_orders: 64 };
+    Sizing { working_orders: 64, remembered_orders: 1_024, execs: 1 << 22, pairs: 8, recent_orders: 64, parents: 64 };
 
 fn at(ns: u64) -> Now {
     Now { mono: MonoNanos(ns), unix: UnixNanos(ns) }

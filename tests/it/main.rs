@@ -1,5 +1,6 @@
 //! All integration tests, in one binary.
 
+mod alertmanager;
 mod alerts;
 mod c_client;
 mod c_gate;

@@ -25,6 +25,8 @@ const GW: SessionId = SessionId(0);
 const DROP: SessionId = SessionId(1);
 const REF: SessionId = SessionId(2);
 const GW2: SessionId = SessionId(3);
+const OMS: SessionId = SessionId(4);
+const OMS2: SessionId = SessionId(5);
 
 const S0: StrategyId = StrategyId(0);
 const S1: StrategyId = StrategyId(1);
@@ -55,7 +57,7 @@ struct World {
     universe: Arc<Universe>,
     table: LimitTable,
     now: Now,
-    seq: [u64; 4],
+    seq: [u64; 6],
     execs: u64,
 }
 
@@ -80,6 +82,8 @@ fn universe() -> Universe {
             session("drop", SessionKind::Observe, Vec::new()),
             session("ref", SessionKind::Reference, Vec::new()),
             session("gw2", SessionKind::Ask, vec![S0]),
+            session("oms", SessionKind::Orders, Vec::new()),
+            session("oms2", SessionKind::Orders, vec![S1]),
         ],
         ["main", "other"].map(|n| AccountSpec { name: n.into() }).to_vec(),
         vec![strategy("s0", 0), strategy("s1", 0), strategy("s2", 1)],
@@ -135,17 +139,19 @@ impl World {
 
     fn engine() -> World {
         let (universe, table, now) = World::start();
-        let sizing = Sizing { working_orders: 64, remembered_orders: 64, execs: 128, pairs: 18, recent_orders: 64 };
+        let sizing =
+            Sizing { working_orders: 64, remembered_orders: 64, execs: 128, pairs: 18, recent_orders: 64, parents: 16 };
         let engine = Engine::new(universe.clone(), Arc::new(table.clone()), sizing, now);
         let subject = Subject::Engine(Box::new(engine), Box::new(Effects::new()));
-        World { subject, universe, table, now, seq: [1; 4], execs: 0 }
+        World { subject, universe, table, now, seq: [1; 6], execs: 0 }
     }
 
     fn oracle() -> World {
         let (universe, table, now) = World::start();
-        let sizing = Sizing { working_orders: 64, remembered_orders: 64, execs: 128, pairs: 18, recent_orders: 64 };
+        let sizing =
+            Sizing { working_orders: 64, remembered_orders: 64, execs: 128, pairs: 18, recent_orders: 64, parents: 16 };
         let oracle = Oracle::new(universe.clone(), Arc::new(table.clone()), sizing, now);
-        World { subject: Subject::Oracle(Box::new(oracle)), universe, table, now, seq: [1; 4], execs: 0 }
+        World { subject: Subject::Oracle(Box::new(oracle)), universe, table, now, seq: [1; 6], execs: 0 }
     }
 
     /// Sends an event as the next of its session's stream.
@@ -303,6 +309,8 @@ macro_rules! scenarios {
         }
     };
 }
+
+mod conserve;
 
 const HALT_OWN: Action = Action::Halt(Target::Own);
 const PAIR: Scope = Scope::Pair(S0, ACME);

@@ -142,6 +142,7 @@ impl Haltline {
             execs: 4_096,
             pairs: setup.listings.len(),
             recent_orders: 8_192,
+            parents: 1 << 12,
         };
         let engine = Engine::new(Arc::clone(&universe), table, sizing, now(0));
         Haltline { engine, universe, effects: Effects::new(), seq: 0, execs: 0, epoch: 0 }

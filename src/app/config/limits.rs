@@ -15,12 +15,12 @@ use super::file::{ANY_AGE, FileText, InstrumentText, SHORTEST_NS, WEEK_NS};
 use super::reader::{Decimal, Field, Reader};
 use super::violation::{Errors, Spot, join};
 use crate::limits::{
-    DuplicateLimit, Gauge, LimitTable, MAX_RATES, RateKind, RateLimit, RateOf, ScopeLimits, SideRule, UNLIMITED,
-    WarnLevels,
+    DuplicateLimit, FanOutLimit, Gauge, LimitTable, MAX_RATES, RateKind, RateLimit, RateOf, ScopeLimits, SideRule,
+    UNLIMITED, WarnLevels,
 };
-use crate::model::rule::{Unit, applies};
+use crate::model::rule::{Unit, applies, default_action, is_numberless};
 use crate::model::{Action, Rule, Scope, ScopeKind, SessionKind, Target, Universe};
-use crate::units::{DecimalError, InstrumentId, StrategyId};
+use crate::units::{AccountId, DecimalError, InstrumentId, StrategyId};
 
 /// The largest `count` of a sliding rate: it costs 8 bytes each.
 const MAX_SLIDING: i64 = 100_000;
@@ -30,6 +30,8 @@ const MAX_SLIDING_BYTES: u64 = 512 << 20;
 const MAX_GCRA: i64 = 1_000_000_000;
 /// The largest burst of a GCRA rate.
 const MAX_BURST: i64 = 100_000;
+/// The largest `count` of a fan-out.
+const MAX_FAN_OUT: i64 = 1_000_000;
 /// The widest collar or participation: a hundred times the reference.
 const MAX_BPS: i64 = 1_000_000;
 /// The most pairs that one wildcard may be split into because of unlike quantity scales.
@@ -45,6 +47,7 @@ pub(super) enum Bound {
     Qty(Decimal),
     Rates(Vec<RateLimit>),
     Duplicate(DuplicateLimit),
+    FanOut(FanOutLimit),
 }
 
 /// What the tables say about one rule; `None`: nothing.
@@ -92,7 +95,9 @@ impl Table {
     /// Rules of `kind` that are zero because nothing is said about them.
     pub fn left_at_zero(&self, kind: ScopeKind) -> Vec<&'static str> {
         let unset = |rule: &Rule| {
-            !self.others_unlimited && *rule != Rule::StreamGap && applies(*rule, kind) && !self.rules.contains_key(rule)
+            // A suspense limit is zero only where there is a suspense account, and an action is no number.
+            let has_zero = !is_numberless(*rule) && *rule != Rule::Suspense && applies(*rule, kind);
+            !self.others_unlimited && has_zero && !self.rules.contains_key(rule)
         };
         Rule::ALL.into_iter().filter(unset).map(Rule::name).collect()
     }
@@ -186,7 +191,11 @@ impl LimitText {
             table.restrict(id, instrument.restricted);
             table.set_reference_age(id, instrument.reference_max_age_ns);
         }
+        for (a, account) in file.accounts.iter().enumerate() {
+            table.suspend(AccountId(a as u16), account.suspense);
+        }
         for (s, strategy) in file.strategies.iter().enumerate() {
+            table.hold_to_parents(StrategyId(s as u16), file.parents_of(strategy));
             let list = strategy.instruments.as_ref();
             let list = list.map(|list| list.iter().filter_map(|(name, _)| universe.instrument(name)).collect());
             table.permit(StrategyId(s as u16), list);
@@ -385,7 +394,9 @@ fn read_table(table: &mut Reader<'_>, kind: ScopeKind, base_scale: Option<u8>) -
 }
 
 fn rate_of(rule: Rule) -> Option<RateOf> {
-    [RateOf::Orders, RateOf::Messages, RateOf::Cancels, RateOf::Denials].into_iter().find(|of| of.rule() == rule)
+    [RateOf::Orders, RateOf::Messages, RateOf::Cancels, RateOf::Denials, RateOf::Orphans]
+        .into_iter()
+        .find(|of| of.rule() == rule)
 }
 
 fn read_limit(field: &Field<'_>, rule: Rule, kind: ScopeKind, base_scale: Option<u8>) -> Stated {
@@ -393,12 +404,28 @@ fn read_limit(field: &Field<'_>, rule: Rule, kind: ScopeKind, base_scale: Option
     // What is written about a limit is never silently zero: a number that is refused stops the start, and
     // stands here as unlimited only so that it is not reported a second time as missing.
     let refused = Some(Bound::Unlimited);
-    if field.as_str() == Some("unlimited") && rule != Rule::StreamGap {
+    if field.as_str() == Some("unlimited") && !is_numberless(rule) {
         stated.bound = Some(Bound::Unlimited);
         return stated;
     }
     if let Some(of) = rate_of(rule) {
         read_rates(field, of, kind, &mut stated);
+        return stated;
+    }
+    if rule == Rule::FanOut {
+        let Some(mut table) = field.table() else {
+            stated.bound = refused;
+            return stated;
+        };
+        let count = table.need("count", "how many orders pass in a window for each open parent");
+        let count = count.and_then(|f| f.integer(0, MAX_FAN_OUT));
+        let per = table.need("per", "the window, such as \"1s\"").and_then(|f| f.duration(SHORTEST_NS, WEEK_NS));
+        stated.bound = match (count, per) {
+            (Some(count), Some(window_ns)) => Some(Bound::FanOut(FanOutLimit { count: count as u32, window_ns })),
+            _ => refused,
+        };
+        read_action_and_warn(&mut table, rule, kind, &mut stated);
+        table.finish();
         return stated;
     }
     if rule == Rule::DuplicateOrder {
@@ -419,12 +446,12 @@ fn read_limit(field: &Field<'_>, rule: Rule, kind: ScopeKind, base_scale: Option
         return stated;
     }
     match field.as_table() {
-        None if rule == Rule::StreamGap => {
+        None if is_numberless(rule) => {
             field.refuse("has no number: write { action = \"...\" }");
         }
         None => stated.bound = read_bound(field, rule, base_scale).or(refused),
         Some(mut table) => {
-            if rule != Rule::StreamGap
+            if !is_numberless(rule)
                 && let Some(max) = table.get("max")
             {
                 let unlimited = max.as_str() == Some("unlimited");
@@ -506,7 +533,7 @@ fn read_rates(field: &Field<'_>, of: RateOf, kind: ScopeKind, stated: &mut State
                 field.refuse("takes more than 7d to make up for a burst");
             }
         }
-        let action = one.action.unwrap_or(Action::Deny);
+        let action = one.action.unwrap_or(default_action(of.rule()));
         rates.push(RateLimit { of, kind, count: count as u32, window_ns, action });
     }
     // Never empty unless something was refused above.
@@ -594,7 +621,7 @@ fn check_table(errors: &Errors<'_>, table: &Table) {
     let mut rates = 0;
     for (&rule, stated) in &table.rules {
         match &stated.bound {
-            None if rule != Rule::StreamGap => {
+            None if !is_numberless(rule) => {
                 errors.missing(&stated.spot, "max", "the number is needed here or in the table this one starts from");
             }
             Some(Bound::Rates(list)) => rates += list.len(),
@@ -651,12 +678,32 @@ impl Builder<'_> {
                 Scope::Strategy(s) => self.unit_of_strategy(s, everything),
                 Scope::Firm | Scope::Account(_) | Scope::Session(_) | Scope::Pair(..) => everything,
             };
-            let resolved = self.resolve(own.unwrap_or(&tables.all), kind, unit);
+            let mut resolved = self.resolve(own.unwrap_or(&tables.all), kind, unit);
+            if let Scope::Account(account) = scope {
+                self.limit_suspense(account, own.unwrap_or(&tables.all), own.is_some(), &mut resolved);
+            }
             if resolved != *table.at(slot) {
                 *table.edit(self.universe, scope) = resolved;
             }
         }
         self.build_pairs(&text.kinds[ScopeKind::Pair as usize], main, table);
+    }
+
+    /// Only a suspense account has a limit of what may be booked to it as one: none, if nothing is written.
+    fn limit_suspense(&self, account: AccountId, table: &Table, is_own: bool, limits: &mut ScopeLimits) {
+        let stated = table.rules.get(&Rule::Suspense);
+        let text = self.file.accounts.get(usize::from(account.0));
+        if text.is_some_and(|text| text.suspense) {
+            if stated.is_none() && !table.others_unlimited {
+                limits.suspense = 0;
+            }
+            return;
+        }
+        limits.suspense = UNLIMITED;
+        // A table for all accounts may state it; one for this account means something else than it says.
+        if let Some(stated) = stated.filter(|stated| is_own && stated.spot.path.starts_with(&table.spot.path)) {
+            self.errors.at(&stated.spot, "is for suspense accounts: write suspense = true at the account");
+        }
     }
 
     fn build_pairs(&mut self, tables: &KindTables, main: QtyUnit, table: &mut LimitTable) {
@@ -809,6 +856,7 @@ fn resolve(text: &Table, kind: ScopeKind, quantity: impl Fn(&Decimal, &Spot) -> 
                 limits.rates.extend_from_slice(rates);
             }
             Some(Bound::Duplicate(duplicate)) => limits.duplicate = Some(*duplicate),
+            Some(Bound::FanOut(fan_out)) => limits.fan_out = Some(*fan_out),
         }
     }
     limits
@@ -836,9 +884,12 @@ fn set(limits: &mut ScopeLimits, rule: Rule, value: i64) {
         Rule::Collar => limits.collar = value,
         Rule::HeartbeatLoss => limits.heartbeat_ns = value,
         Rule::ClockSkew => limits.clock_skew_ns = value,
+        Rule::Children => limits.children = value,
+        Rule::Suspense => limits.suspense = value,
         // Only the word "unlimited" comes here for these.
         Rule::DuplicateOrder => limits.duplicate = None,
-        Rule::OrderRate | Rule::MessageRate | Rule::CancelRate | Rule::Denials => {
+        Rule::FanOut => limits.fan_out = None,
+        Rule::OrderRate | Rule::MessageRate | Rule::CancelRate | Rule::Denials | Rule::OrphanFills => {
             limits.rates.retain(|rate| rate.of.rule() != rule);
         }
         _ => {}

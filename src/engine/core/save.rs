@@ -12,7 +12,9 @@ use crate::model::save::{BadSave, In, Out, State, Value, restore_each, save_each
 use crate::units::Now;
 
 saved_value!(Stream { expected, last_event, seen, gap, silent });
-saved_state!(ScopeState { gauges, touched, velocity_until, mode, overflowed } derived { profile, first_meter, meters });
+saved_state!(ScopeState { gauges, touched, velocity_until, mode, overflowed } derived {
+    profile, first_meter, meters, parents, suspense
+});
 saved_state!(FxRate { rate, at, left } derived { instruments });
 // The conversion is made of the rate again.
 saved_state!(Reference { px, at, rate, left, next, known, queued } derived {
@@ -31,6 +33,8 @@ impl Engine {
             pairs,
             recent,
             rates,
+            parents,
+            fans,
             scopes,
             tracks,
             streams,
@@ -61,6 +65,8 @@ impl Engine {
         pairs.keep(out);
         recent.keep(out);
         rates.keep(out);
+        parents.keep(out);
+        fans.keep(out);
         save_each(scopes, out);
         save_each(tracks, out);
         save_each(streams, out);
@@ -96,6 +102,8 @@ impl Engine {
         engine.pairs.restore(input)?;
         engine.recent.restore(input)?;
         engine.rates.restore(input)?;
+        engine.parents.restore(input)?;
+        engine.fans.restore(input)?;
         restore_each(&mut engine.scopes, input)?;
         restore_each(&mut engine.tracks, input)?;
         restore_each(&mut engine.streams, input)?;

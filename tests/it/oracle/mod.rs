@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use haltline::engine::Command;
 use haltline::engine::core::Sizing;
-use haltline::limits::{Gauge, LimitTable, RateKind, RateLimit, RateOf, ScopeLimits, SideRule, UNLIMITED};
+use haltline::limits::{Gauge, LimitTable, ParentRule, RateKind, RateLimit, RateOf, ScopeLimits, SideRule, UNLIMITED};
 use haltline::model::rule::applies;
 use haltline::model::{
     Action, AnomalyKind, Event, EventKind, Mode, OrdType, Rule, Scope, ScopeKind, SessionKind, Side, Target, Universe,
@@ -62,8 +62,29 @@ struct Terms {
     kind: OrdType,
 }
 
+/// A parent, as the order management side described it last.
+#[derive(Clone, Debug)]
+struct Parent {
+    id: u64,
+    session: SessionId,
+    strategy: StrategyId,
+    instrument: InstrumentId,
+    side: Side,
+    qty: i128,
+    px: Option<i128>,
+    deadline: u64,
+    done: bool,
+    children: i128,
+    /// What its children filled, less what was taken back.
+    filled: i128,
+    /// The session of its first child.
+    owner: Option<SessionId>,
+}
+
 #[derive(Clone, Debug)]
 struct Order {
+    /// The parent that it counts towards.
+    parent: Option<usize>,
     session: SessionId,
     strategy: StrategyId,
     instrument: InstrumentId,
@@ -224,6 +245,9 @@ pub struct Oracle {
     fx: Vec<Option<(i64, u64)>>,
     new_orders: Vec<i128>,
     executions: Vec<i128>,
+    parents: Vec<Parent>,
+    /// When new orders went out, by scope.
+    fan: Vec<Vec<u64>>,
     rates: HashMap<(usize, usize), RatePast>,
     recent: Vec<(u64, DuplicateKey)>,
     pnl: Vec<PnlPast>,
@@ -289,6 +313,8 @@ impl Oracle {
             fx: uni.currencies.iter().map(|c| c.initial_rate.map(|px| (px.0, t))).collect(),
             new_orders: vec![0; slots],
             executions: vec![0; slots],
+            parents: Vec::new(),
+            fan: vec![Vec::new(); slots],
             rates: HashMap::new(),
             recent: Vec::new(),
             pnl: vec![PnlPast { high: 0, points: vec![(t, 0)] }; slots],
@@ -589,7 +615,8 @@ impl Oracle {
         let may = own
             || match kind {
                 SessionKind::Reference => reference_kind || e.kind == EventKind::Heartbeat,
-                SessionKind::Ask | SessionKind::Observe => !reference_kind,
+                SessionKind::Ask | SessionKind::Observe => !reference_kind && !e.kind.is_parent(),
+                SessionKind::Orders => e.kind.is_parent() || e.kind == EventKind::Heartbeat,
             };
         if !may {
             let what = if reference_kind { AnomalyKind::BadReference } else { AnomalyKind::MalformedReport };
@@ -617,6 +644,7 @@ impl Oracle {
                 EventKind::Mark => self.mark(e, &mut out),
                 EventKind::Fx => self.fx_rate(e, &mut out),
                 EventKind::Heartbeat => {}
+                EventKind::ParentNew | EventKind::ParentReplace | EventKind::ParentDone => self.parent(e, &mut out),
             }
         }
         if !asks && !own {
@@ -741,6 +769,9 @@ impl Oracle {
         let worst = self.worst_price(e.ord_type, e.px.0, i, &parties);
         self.judge_order(&parties, i, e.ord_type, e.px.0, qty, worst, &mut found);
 
+        let parent =
+            self.judge_parent(e.session, e.ref_id, (s, i, e.side), (e.ord_type, e.px.0), qty, worst, &mut found);
+        self.judge_fan_out(&parties, &mut found);
         let key = self.duplicate_key(e);
         if let Some(limit) = self.limits(Scope::Strategy(s)).duplicate {
             let equal = self.recent.iter().filter(|(at, k)| *k == key && self.mono - at < limit.window_ns).count();
@@ -770,8 +801,12 @@ impl Oracle {
         after.day_qty += qty;
         self.revalue(pair, &mut after);
         self.judge_gauges(&parties, pair, &sums, after, reduces, true, &mut found);
+        self.judge_suspense(&parties, pair, &sums, after, reduces, &mut found);
         self.judge_rates(&parties, &[RateOf::Orders, RateOf::Messages], &mut found);
         found.sort_by_key(|b| (b.deny.rule, b.deny.scope.kind()));
+        if self.lim.is_suspense(self.account_of(s)) {
+            out.anomalies.push(AnomalyKind::SuspenseActivity);
+        }
 
         if asks && !found.is_empty() {
             return self.refuse(asks, found, &parties, out);
@@ -789,7 +824,20 @@ impl Oracle {
         }
         let worst = worst.unwrap_or_else(|| i128::from(e.px.0).clamp(-MAX, MAX));
         self.ids.insert((e.session, e.id.0), self.orders.len());
+        if let Some(parent) = parent {
+            self.parents[parent].children += 1;
+            self.parents[parent].owner.get_or_insert(e.session);
+        }
+        for scope in parties.scopes() {
+            if applies(Rule::FanOut, scope.kind())
+                && let Some(slot) = self.uni.slot(scope)
+                && self.limits(scope).fan_out.is_some()
+            {
+                self.fan[slot].push(self.mono);
+            }
+        }
         self.orders.push(Order {
+            parent,
             session: e.session,
             strategy: s,
             instrument: i,
@@ -871,6 +919,7 @@ impl Oracle {
         self.judge_permission(e.session, true, s, i, &mut found);
         let sells = if more > 0 { present.ls + more } else { present.p };
         self.judge_side(s, i, order.side, qty, sells, present.p, &mut found);
+        self.judge_parent_of_replace(&order, (e.ord_type, e.px.0), more, worst, &mut found);
         self.judge_order(&parties, i, e.ord_type, e.px.0, qty, worst, &mut found);
         let mut after = present;
         match order.side {
@@ -886,6 +935,7 @@ impl Oracle {
         after.day_qty += more;
         self.revalue(pair, &mut after);
         self.judge_gauges(&parties, pair, &sums, after, may_reduce, false, &mut found);
+        self.judge_suspense(&parties, pair, &sums, after, may_reduce, &mut found);
         self.judge_rates(&parties, &[RateOf::Messages], &mut found);
         found.sort_by_key(|b| (b.deny.rule, b.deny.scope.kind()));
         if (asks && !found.is_empty()) || duplicate_id || no_place {
@@ -902,6 +952,194 @@ impl Oracle {
         self.ids.insert((e.session, e.id.0), target);
         self.orders[target].next = Some(terms);
         self.consume_rates(&parties, &[RateOf::Messages]);
+    }
+
+    // ------------------------------------------------------------------ parents
+
+    fn parent(&mut self, e: &Event, out: &mut Outcome) {
+        let known = self.parents.iter().position(|p| p.id == e.id.0);
+        let negative = self.uni.instruments.get(e.instrument.0 as usize).map(|i| i.negative_px);
+        let price = match e.ord_type {
+            OrdType::Limit => (i128::from(e.px.0).abs() <= MAX && (e.px.0 > 0 || negative == Some(true)))
+                .then_some(Some(i128::from(e.px.0))),
+            OrdType::Market => Some(None),
+            OrdType::Stop | OrdType::StopLimit => None,
+        };
+        let terms = price.filter(|_| (1..=MAX).contains(&i128::from(e.qty.0)) && negative.is_some());
+        let mine = known.filter(|p| self.parents[*p].session == e.session && !self.parents[*p].done);
+        let list = &self.uni.sessions[usize::from(e.session.0)].strategies;
+        match (e.kind, terms) {
+            (EventKind::ParentNew, Some(px))
+                if known.is_none()
+                    && e.id.0 != 0
+                    && usize::from(e.strategy.0) < self.uni.strategies.len()
+                    && e.account == self.account_of(e.strategy)
+                    && (list.is_empty() || list.contains(&e.strategy)) =>
+            {
+                self.parents.push(Parent {
+                    id: e.id.0,
+                    session: e.session,
+                    strategy: e.strategy,
+                    instrument: e.instrument,
+                    side: e.side,
+                    qty: i128::from(e.qty.0),
+                    px,
+                    deadline: e.ref_id,
+                    done: false,
+                    children: 0,
+                    filled: 0,
+                    owner: None,
+                });
+            }
+            (EventKind::ParentReplace, Some(px))
+                if mine.is_some_and(|p| self.parents[p].instrument == e.instrument) =>
+            {
+                let parent = &mut self.parents[mine.expect("just seen")];
+                (parent.qty, parent.px, parent.deadline) = (i128::from(e.qty.0), px, e.ref_id);
+            }
+            (EventKind::ParentDone, _) if mine.is_some() => self.parents[mine.expect("just seen")].done = true,
+            _ => out.anomalies.push(AnomalyKind::ParentRefused),
+        }
+    }
+
+    /// What the children of a parent may still fill, pending replaces at their worse.
+    fn leaves_of_parent(&self, parent: usize) -> i128 {
+        self.orders.iter().filter(|o| o.parent == Some(parent)).map(|o| o.counted().0).sum()
+    }
+
+    fn parent_open(&self, parent: &Parent) -> bool {
+        !parent.done && parent.filled < parent.qty
+    }
+
+    /// Judges a new order by its parent; returns the one that it counts towards.
+    #[allow(clippy::too_many_arguments)]
+    fn judge_parent(
+        &self,
+        session: SessionId,
+        id: u64,
+        (s, i, side): (StrategyId, InstrumentId, Side),
+        price: (OrdType, i64),
+        qty: i128,
+        worst: Option<i128>,
+        found: &mut Vec<Breach>,
+    ) -> Option<usize> {
+        let scope = Scope::Strategy(s);
+        let rule = self.lim.parents(s);
+        if rule == ParentRule::Ignored || (rule == ParentRule::Checked && id == 0) {
+            return None;
+        }
+        let known = self.parents.iter().position(|p| p.id == id && id != 0);
+        let Some(at) = known else {
+            found.push(self.deny_at(Rule::ParentState, scope, i128::from(id != 0), 0));
+            return None;
+        };
+        let parent = &self.parents[at];
+        if (parent.strategy, parent.instrument, parent.side) != (s, i, side) {
+            found.push(self.deny_at(Rule::ParentState, scope, 4, 0));
+            return None;
+        }
+        self.judge_terms(at, price, qty, worst, found);
+        let parties = Parties {
+            session: Some(session),
+            strategy: Some(s),
+            account: Some(self.account_of(s)),
+            instrument: Some(i),
+        };
+        for scope in parties.scopes() {
+            let limit = self.limits(scope).children;
+            if parent.children + 1 > i128::from(limit) {
+                found.push(self.deny_at(Rule::Children, scope, parent.children + 1, i128::from(limit)));
+            }
+        }
+        Some(at)
+    }
+
+    fn judge_parent_of_replace(
+        &self,
+        order: &Order,
+        price: (OrdType, i64),
+        more: i128,
+        worst: Option<i128>,
+        found: &mut Vec<Breach>,
+    ) {
+        if self.lim.parents(order.strategy) != ParentRule::Ignored
+            && let Some(parent) = order.parent
+        {
+            self.judge_terms(parent, price, more, worst, found);
+        }
+    }
+
+    /// State, quantity and price of a parent, for `more` than its children have.
+    fn judge_terms(
+        &self,
+        at: usize,
+        (kind, px): (OrdType, i64),
+        more: i128,
+        worst: Option<i128>,
+        found: &mut Vec<Breach>,
+    ) {
+        let parent = &self.parents[at];
+        let scope = Scope::Strategy(parent.strategy);
+        if more > 0 {
+            if parent.done {
+                found.push(self.deny_at(Rule::ParentState, scope, 2, 0));
+            } else if parent.deadline != 0 && self.unix > parent.deadline {
+                found.push(self.deny_at(Rule::ParentState, scope, 3, 0));
+            }
+            let total = parent.filled + self.leaves_of_parent(at) + more;
+            if total > parent.qty {
+                found.push(self.deny_at(Rule::ParentQty, scope, total, parent.qty));
+            }
+        }
+        let Some(limit) = parent.px else { return };
+        let own = match kind {
+            OrdType::Limit | OrdType::StopLimit => Some(i128::from(px)),
+            OrdType::Market | OrdType::Stop => None,
+        };
+        let within = own.is_some_and(|px| match parent.side {
+            Side::Buy => px <= limit,
+            Side::Sell => px >= limit,
+        });
+        if !within {
+            let shown = own.or(worst).unwrap_or(0);
+            let observed = shown.clamp(i128::from(i64::MIN), MAX) as i64;
+            found.push(self.deny_why(Rule::ParentPx, Why::Breach, scope, observed, clamp(limit)));
+        }
+    }
+
+    fn judge_fan_out(&self, parties: &Parties, found: &mut Vec<Breach>) {
+        for scope in parties.scopes() {
+            if !applies(Rule::FanOut, scope.kind()) {
+                continue;
+            }
+            let (Some(limit), Some(slot)) = (self.limits(scope).fan_out, self.uni.slot(scope)) else { continue };
+            let part = limit.window_ns.div_ceil(7).max(1);
+            let from = (self.mono / part).saturating_sub(7) * part;
+            let orders = self.fan[slot].iter().filter(|at| **at >= from).count() as i128 + 1;
+            let here = |p: &&Parent| match scope {
+                Scope::Firm => true,
+                Scope::Account(a) => self.account_of(p.strategy) == a,
+                Scope::Strategy(s) => p.strategy == s,
+                Scope::Session(s) => p.owner == Some(s),
+                Scope::Pair(..) | Scope::Instrument(_) => false,
+            };
+            let open = self.parents.iter().filter(|p| self.parent_open(p)).filter(here).count();
+            let most = i128::from(limit.count) * open.max(1) as i128;
+            if orders > most {
+                found.push(self.deny_at(Rule::FanOut, scope, orders, most));
+            }
+        }
+    }
+
+    /// After an execution of a child: whether the parent has more than it asked for.
+    fn watch_parent(&mut self, at: Option<usize>, parties: &Parties, out: &mut Outcome) {
+        let Some(parent) = at.map(|at| &self.parents[at]).filter(|p| p.filled > p.qty) else { return };
+        out.anomalies.push(AnomalyKind::ParentOverfill);
+        let (s, filled, qty) = (parent.strategy, parent.filled, parent.qty);
+        if self.lim.parents(s) != ParentRule::Ignored {
+            let breach = self.deny_at(Rule::ParentQty, Scope::Strategy(s), filled, qty);
+            self.latch(&breach, parties, out);
+        }
     }
 
     fn cancel(&mut self, e: &Event, asks: bool, out: &mut Outcome) {
@@ -966,7 +1204,7 @@ impl Oracle {
             let mut breach = *breach;
             if breach.action == Action::Deny {
                 let own = Gauge::of(breach.deny.rule).is_some()
-                    || matches!(breach.deny.rule, Rule::OrderRate | Rule::MessageRate);
+                    || matches!(breach.deny.rule, Rule::OrderRate | Rule::MessageRate | Rule::FanOut | Rule::Suspense);
                 breach.action = Action::Halt(if own { Target::Own } else { Target::Session });
             }
             self.latch(&breach, parties, out);
@@ -1325,6 +1563,39 @@ impl Oracle {
         }
     }
 
+    /// The second limit of a suspense account's gross exposure.
+    #[allow(clippy::too_many_arguments)]
+    fn judge_suspense(
+        &self,
+        parties: &Parties,
+        pair: usize,
+        sums: &[PairSums],
+        after: PairSums,
+        reduces: bool,
+        found: &mut Vec<Breach>,
+    ) {
+        let (_, i) = self.pair_parts(pair);
+        let Some(scope) = parties.account.map(Scope::Account) else { return };
+        let limit = self.limits(scope).suspense;
+        if limit == UNLIMITED || reduces {
+            return;
+        }
+        let missing = self
+            .reference_input(i)
+            .or_else(|| self.fx_input(i))
+            .or_else(|| after.unvalued.map(|why| (why, UNLIMITED, limit)));
+        if let Some((why, observed, limit)) = missing {
+            return found.push(self.deny_why(Rule::Suspense, why, scope, observed, limit));
+        }
+        let mut then = sums.to_vec();
+        then[pair] = after;
+        let (was, is) = (self.gauge(sums, scope, Gauge::Gross), self.gauge(&then, scope, Gauge::Gross));
+        if is > i128::from(limit) && is > was {
+            let observed = i64::try_from(is).unwrap_or(i64::MAX);
+            found.push(self.deny_why(Rule::Suspense, Why::Breach, scope, observed, limit));
+        }
+    }
+
     // ------------------------------------------------------------------ rates
 
     /// The rate limits of these kinds at all scopes, with their place.
@@ -1509,7 +1780,11 @@ impl Oracle {
                 let signed = i128::from(old.side.sign()) * i128::from(old.qty);
                 let today = if old.day == self.day { -i128::from(old.qty) } else { 0 };
                 self.bookings.push(Booking { pair: old.pair, signed: -signed, px: i128::from(old.px), day_qty: today });
-                if let Some(at) = self.order_of(e.session, old.order_id, old.pair, old.side)
+                let order = self.order_of(e.session, old.order_id, old.pair, old.side);
+                if let Some(parent) = order.and_then(|at| self.orders[at].parent) {
+                    self.parents[parent].filled -= i128::from(old.qty);
+                }
+                if let Some(at) = order
                     && self.orders[at].live()
                 {
                     let order = &mut self.orders[at];
@@ -1520,7 +1795,7 @@ impl Oracle {
                 parties.instrument = Some(i);
                 parties.account = Some(self.account_of(s));
                 if e.kind == EventKind::Correct {
-                    self.book_fill(e, old.pair, old.side, old.order_id, out);
+                    self.book_fill(e, old.pair, old.side, old.order_id, &parties, out);
                 } else {
                     self.remember_exec((e.session, e.ref_id), Exec { alive: false, day: self.day, ..old }, out);
                 }
@@ -1541,7 +1816,7 @@ impl Oracle {
                 parties.strategy = Some(s);
                 parties.instrument = Some(i);
                 parties.account = Some(self.account_of(s));
-                self.book_fill(e, self.pair_of(s, i), side, e.id.0, out);
+                self.book_fill(e, self.pair_of(s, i), side, e.id.0, &parties, out);
             }
         }
         self.judge_grown(&before, &parties, out);
@@ -1554,7 +1829,7 @@ impl Oracle {
         (self.pair_of(order.strategy, order.instrument) == pair && order.side == side).then_some(at)
     }
 
-    fn book_fill(&mut self, e: &Event, pair: usize, side: Side, order_id: u64, out: &mut Outcome) {
+    fn book_fill(&mut self, e: &Event, pair: usize, side: Side, order_id: u64, parties: &Parties, out: &mut Outcome) {
         let order = self.order_of(e.session, order_id, pair, side);
         let qty = i128::from(e.qty.0);
         self.bookings.push(Booking {
@@ -1568,20 +1843,40 @@ impl Oracle {
             Exec { pair, side, qty: e.qty.0, px: e.px.0, order_id, day: self.day, alive: true },
             out,
         );
-        match order {
-            None if e.kind == EventKind::Fill => out.anomalies.push(AnomalyKind::UnknownFill),
-            None => {}
+        let orphan = match order {
+            None if e.kind == EventKind::Fill => Some(AnomalyKind::UnknownFill),
+            None => None,
             Some(at) => {
                 let order = &mut self.orders[at];
-                if !order.live() {
-                    out.anomalies.push(AnomalyKind::LateFill);
+                let orphan = if !order.live() {
+                    Some(AnomalyKind::LateFill)
                 } else if qty > order.counted().0 {
-                    out.anomalies.push(AnomalyKind::Overfill);
-                }
+                    Some(AnomalyKind::Overfill)
+                } else {
+                    None
+                };
                 order.cum += qty;
                 order.settle();
+                orphan
             }
+        };
+        if let Some(kind) = orphan {
+            out.anomalies.push(kind);
+            let mut over = Vec::new();
+            self.judge_rates(parties, &[RateOf::Orphans], &mut over);
+            for breach in &over {
+                self.latch(breach, parties, out);
+            }
+            self.consume_rates(parties, &[RateOf::Orphans]);
         }
+        if parties.account.is_some_and(|a| self.lim.is_suspense(a)) {
+            out.anomalies.push(AnomalyKind::SuspenseActivity);
+        }
+        let parent = order.and_then(|at| self.orders[at].parent);
+        if let Some(parent) = parent {
+            self.parents[parent].filled += qty;
+        }
+        self.watch_parent(parent, parties, out);
         let (s, i) = self.pair_parts(pair);
         let touched = [
             Scope::Firm,
@@ -1642,6 +1937,9 @@ impl Oracle {
                     all.insert((gauge.rule(), scope), self.gauge(&sums, scope, gauge));
                 }
             }
+            if self.limits(scope).suspense != UNLIMITED {
+                all.insert((Rule::Suspense, scope), self.gauge(&sums, scope, Gauge::Gross));
+            }
         }
         all
     }
@@ -1652,12 +1950,11 @@ impl Oracle {
         self.keep_values();
         let after = self.all_gauges();
         for ((rule, scope), is) in after {
-            let Some(gauge) = Gauge::of(rule) else { continue };
             let mut is = is;
             if is <= before[&(rule, scope)] {
                 continue;
             }
-            if gauge == Gauge::DayQty {
+            if rule == Rule::DayParticipation {
                 let i = match scope {
                     Scope::Pair(_, i) | Scope::Instrument(i) => i,
                     Scope::Firm | Scope::Account(_) | Scope::Strategy(_) | Scope::Session(_) => continue,
@@ -1665,7 +1962,8 @@ impl Oracle {
                 let Some(adv) = self.uni.instruments[i.0 as usize].average_daily_volume else { continue };
                 is = ceil_div(is * 10_000, i128::from(adv.0));
             }
-            let limit = i128::from(self.limits(scope).of(gauge));
+            let limits = self.limits(scope);
+            let limit = i128::from(Gauge::of(rule).map_or(limits.suspense, |gauge| limits.of(gauge)));
             if is > limit {
                 let breach = self.deny_at(rule, scope, is, limit);
                 // What a mark or a rate did names no order: the scope itself tells whose it is.
@@ -1709,6 +2007,13 @@ impl Oracle {
                     if armed(limits, slot) && !armed(&self.lim, slot) {
                         let last = *self.pnl[slot].points.last().expect("there is one");
                         self.pnl[slot].points = vec![(self.mono, last.1)];
+                    }
+                }
+                for slot in 0..self.fan.len() {
+                    // Orders are counted while they are limited, in windows of one length.
+                    let window = |t: &LimitTable| t.at(slot).fan_out.map_or(0, |limit| limit.window_ns);
+                    if window(limits) != window(&self.lim) {
+                        self.fan[slot].clear();
                     }
                 }
                 self.carry_rates_over(limits);
@@ -1780,8 +2085,9 @@ impl Oracle {
     fn start_anew(&mut self, slot: usize, scope: Scope) {
         self.new_orders[slot] = 0;
         self.executions[slot] = 0;
+        self.fan[slot].clear();
         for (index, limit) in self.lim.at(slot).rates.iter().enumerate() {
-            if limit.of == RateOf::Denials {
+            if matches!(limit.of, RateOf::Denials | RateOf::Orphans) {
                 self.rates.remove(&(slot, index));
             }
         }
