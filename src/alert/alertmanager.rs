@@ -125,10 +125,12 @@ impl Outlet for Alertmanager {
             return Ok(Done::Nothing);
         }
         let (message, newest) = self.message(alerts);
-        if !message.is_empty() {
-            let bearer: Vec<(&str, &str)> = self.bearer.iter().map(|b| ("authorization", b.as_str())).collect();
-            self.post.post(&bearer, Value::Array(message).to_string().as_bytes())?;
+        if message.is_empty() {
+            self.told = Some((seq, Instant::now()));
+            return Ok(Done::Nothing);
         }
+        let bearer: Vec<(&str, &str)> = self.bearer.iter().map(|b| ("authorization", b.as_str())).collect();
+        self.post.post(&bearer, Value::Array(message).to_string().as_bytes())?;
         let first = self.told.is_none_or(|(told, _)| told != seq);
         self.told = Some((seq, Instant::now()));
         Ok(Done::Told(newest.filter(|_| first)))

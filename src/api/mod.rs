@@ -88,6 +88,8 @@ pub struct ApiOptions {
     pub header_timeout: Duration,
     /// The longest time that a body may take.
     pub body_timeout: Duration,
+    /// How long what was sent over the network may stay unread or unacknowledged before the connection is given up.
+    pub unanswered: Duration,
     /// Connections that are served in full.
     pub connections: usize,
     /// Further connections on which only a kill is taken, and on which there is one request only.
@@ -111,6 +113,7 @@ impl Default for ApiOptions {
         ApiOptions {
             header_timeout: Duration::from_secs(3),
             body_timeout: Duration::from_secs(3),
+            unanswered: Duration::from_secs(15),
             connections: 240,
             reserved: 16,
             engine_stale_after: Duration::from_secs(1),

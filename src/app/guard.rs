@@ -162,3 +162,126 @@ impl Source for GuardSource {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::watch::WatchOptions;
+    use crate::kill::board::SessionBoard;
+    use crate::kill::page::HaltPage;
+    use crate::kill::rearm::RearmPolicy;
+    use crate::kill::switch::SwitchParts;
+    use crate::kill::testing::{TestClock, universe};
+    use crate::model::{EventKind, SessionKind, SessionSpec, Universe};
+
+    const BAD: SessionId = SessionId(3);
+
+    struct World {
+        parts: GuardParts,
+        clock: Arc<TestClock>,
+        audit: Receiver<String>,
+        _dir: tempfile::TempDir,
+    }
+
+    /// Five instances of one kind, and a feed.
+    fn world() -> World {
+        let small = universe();
+        let session = |n: usize| SessionSpec {
+            name: format!("gw-{n}"),
+            kind: if n == 5 { SessionKind::Reference } else { SessionKind::Ask },
+            strategies: vec![],
+        };
+        let universe = Arc::new(Universe::new(
+            small.base_scale,
+            small.currencies.clone(),
+            (0..6).map(session).collect(),
+            small.accounts.clone(),
+            small.strategies.clone(),
+            small.instruments.clone(),
+        ));
+        let clock = TestClock::new();
+        let (switch, _jobs) = Switch::new(SwitchParts {
+            page: Arc::new(HaltPage::new(universe.scope_count(), 1)),
+            board: Arc::new(SessionBoard::new(universe.sessions.len())),
+            gates: Arc::default(),
+            universe: universe.clone(),
+            clock: clock.clone(),
+            wakers: vec![],
+            working: Box::new(|_| None),
+            policy: RearmPolicy::default(),
+            causes: vec![],
+            orphans: vec![],
+        });
+        let (to, audit) = crossbeam_channel::unbounded();
+        let dir = tempfile::tempdir().unwrap();
+        let parts = GuardParts {
+            watch: Arc::new(Watch::new(WatchOptions::default(), &universe)),
+            texts: crossbeam_channel::never(),
+            published: Arc::new(Published::new(&universe)),
+            alerts: Arc::default(),
+            switch: Arc::new(switch),
+            audit: Arc::new(Audit::new(Some(to), clock.clone())),
+            clock: clock.clone(),
+            path: dir.path().join("guard.json"),
+        };
+        World { parts, clock, audit, _dir: dir }
+    }
+
+    impl World {
+        /// Nearly four seconds in which one instance sends `bad` orders a second and the others 40.
+        fn go_on(&self, stopped: &mut Vec<SessionId>, bad: usize) {
+            for _ in 0..15 {
+                self.clock.advance(250_000_000);
+                for (session, counts) in self.parts.published.instances.iter().enumerate() {
+                    let per_second = if session == usize::from(BAD.0) { bad } else { 40 };
+                    (0..per_second / 4).for_each(|_| counts.count(EventKind::New));
+                }
+                look(&self.parts, stopped);
+            }
+        }
+
+        fn mode(&self, session: SessionId) -> Mode {
+            let slot = self.parts.switch.universe().slot(Scope::Session(session)).unwrap();
+            self.parts.switch.page().get(slot).mode
+        }
+    }
+
+    #[test]
+    fn who_runs_away_is_halted_and_halted_again_if_it_was_rearmed_and_still_does() {
+        let (world, mut stopped) = (world(), Vec::new());
+        world.go_on(&mut stopped, 40);
+        assert!(stopped.is_empty());
+        world.go_on(&mut stopped, 1_480);
+        assert_eq!(stopped, [BAD]);
+        let halts = world.parts.switch.halts();
+        assert_eq!((halts.len(), halts[0].scope), (1, Scope::Session(BAD)));
+        assert_eq!(halts[0].causes[0].actor, "guard");
+        assert!(halts[0].causes[0].reason.contains("4 peers have 40.0"), "{}", halts[0].causes[0].reason);
+        let entry: Entry = serde_json::from_str(&world.audit.try_recv().unwrap()).unwrap();
+        assert_eq!((entry.actor.as_str(), entry.action.as_str()), ("guard", "kill"));
+        // As long as it is halted it is not halted again.
+        let epoch = halts[0].word.epoch;
+        world.go_on(&mut stopped, 1_480);
+        assert_eq!(world.parts.switch.halts()[0].word.epoch, epoch);
+
+        let slot = world.parts.switch.universe().slot(Scope::Session(BAD)).unwrap();
+        world.parts.switch.page().lower(slot, epoch).unwrap();
+        world.go_on(&mut stopped, 1_480);
+        assert_eq!((world.mode(BAD), stopped.as_slice()), (Mode::Halted, &[BAD][..]));
+    }
+
+    #[test]
+    fn what_was_learned_is_written_at_the_end_and_damage_to_it_is_an_alert() {
+        let world = world();
+        let text = Text { at: 1, session: BAD, source: "log", text: "hello".into() };
+        world.parts.watch.take(&text, &world.parts.alerts);
+        run(&world.parts, &AtomicBool::new(true));
+        let next = Watch::new(WatchOptions::default(), world.parts.switch.universe());
+        restore(&next, &world.parts.alerts, &world.parts.path, 1);
+        assert_eq!(next.saved(), world.parts.watch.saved());
+        assert!(world.parts.alerts.newest(10).is_empty());
+        std::fs::write(&world.parts.path, "nonsense").unwrap();
+        restore(&next, &world.parts.alerts, &world.parts.path, 1);
+        assert_eq!(world.parts.alerts.blocking()[0].name, "baseline_lost");
+    }
+}

@@ -106,6 +106,9 @@ fn mask(token: &str, names: &HashSet<String>) -> String {
     let bare = |c: char| !c.is_alphanumeric() && !"_-./".contains(c);
     let core = token.trim_matches(bare).trim_end_matches('.');
     let Some(at) = token.find(core).filter(|_| !core.is_empty()) else { return token.to_owned() };
+    // A bracket that opens within it closes with it: `SMARS[4711]`.
+    let closes = core.contains(['[', '(', '{']) && token[at + core.len()..].starts_with([']', ')', '}']);
+    let core = &token[at..at + core.len() + usize::from(closes)];
     let hex = core.len() >= HEX_MIN && core.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
     let masked = if names.contains(core) {
         NAME

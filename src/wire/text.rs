@@ -43,7 +43,7 @@ struct Raw {
 #[must_use]
 pub fn decode(message: &str) -> Option<Result<TextMessage, Problem>> {
     // Cheap, before every event: the word has to be there.
-    if !message.contains("\"text\"") {
+    if !message.contains("\"text\"") || !message.trim_start().starts_with('{') {
         return None;
     }
     let kind: Kind<'_> = serde_json::from_str(message).ok()?;

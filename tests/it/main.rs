@@ -11,6 +11,7 @@ mod gate_damage;
 mod gate_faults;
 mod gate_race;
 mod gateways;
+mod guard;
 mod local;
 mod oracle;
 mod oracle_test;
