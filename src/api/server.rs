@@ -63,14 +63,11 @@ fn on_a_runtime(serving: impl Future<Output = io::Result<()>>) -> io::Result<()>
     Ok(())
 }
 
-/// How long what was sent may stay unacknowledged.
-const UNANSWERED_MS: u32 = 15_000;
-
 /// A listener, and how it knows who is at the other end.
 trait Door {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    async fn connected(&self) -> io::Result<(Self::Stream, Origin)>;
+    async fn connected(&self, options: &ApiOptions) -> io::Result<(Self::Stream, Origin)>;
 
     /// What is spoken here instead of plain HTTP.
     fn tls(parts: &ApiParts) -> Option<Arc<Tls>>;
@@ -79,11 +76,12 @@ trait Door {
 impl Door for TcpListener {
     type Stream = TcpStream;
 
-    async fn connected(&self) -> io::Result<(TcpStream, Origin)> {
+    async fn connected(&self, options: &ApiOptions) -> io::Result<(TcpStream, Origin)> {
         let (stream, peer) = self.accept().await?;
         let _ = stream.set_nodelay(true);
         // A peer that is gone without a word holds its place, and a stream its own, no longer than this.
-        let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNANSWERED_MS);
+        let unanswered = u32::try_from(options.unanswered.as_millis()).unwrap_or(u32::MAX);
+        let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, unanswered);
         Ok((stream, Origin::Network(peer)))
     }
 
@@ -95,7 +93,7 @@ impl Door for TcpListener {
 impl Door for UnixListener {
     type Stream = UnixStream;
 
-    async fn connected(&self) -> io::Result<(UnixStream, Origin)> {
+    async fn connected(&self, _: &ApiOptions) -> io::Result<(UnixStream, Origin)> {
         let (stream, _) = self.accept().await?;
         // As of the moment when the peer connected: a process that changed its user since is still the one it was.
         let uid = stream.peer_cred()?.uid();
@@ -122,7 +120,7 @@ async fn serve<D: Door>(door: D, parts: Arc<ApiParts>, mut stop: watch::Receiver
         let accepted = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => break,
-            accepted = door.connected() => accepted,
+            accepted = door.connected(&server.options) => accepted,
         };
         match accepted {
             Ok((stream, origin)) => {

@@ -191,6 +191,8 @@ fn streams_have_places_of_their_own_and_a_caller_has_eight() {
     world.get("nobody", "/v1/stream").problem(401, "unauthorized");
 }
 
+const LONG: Duration = Duration::from_secs(3_600);
+
 /// A world in which each event of the stream can be made to have hundreds of kilobytes: no socket holds many of them.
 struct Loud {
     world: World,
@@ -199,7 +201,7 @@ struct Loud {
 
 impl Loud {
     fn new(options: ApiOptions) -> Loud {
-        let setup = Setup { universe: universe_of(2_000, 2), engine: false, options, ..Setup::default() };
+        let setup = Setup { universe: universe_of(1_000, 2), engine: false, options, ..Setup::default() };
         Loud { world: World::new(setup), working: 0 }
     }
 
@@ -209,10 +211,10 @@ impl Loud {
         let mut view = ScopeView { gauges: [0; Gauge::COUNT], rates: [0; MAX_RATES], mode: Mode::Normal };
         view.gauges[Gauge::Working as usize] = self.working;
         let universe = self.world.switch.universe();
-        for n in 0..2_000 {
+        for n in 0..1_000 {
             self.world.published.show(universe.slot(Scope::Strategy(StrategyId(n))).unwrap(), &view);
         }
-        let (name, working) = (universe.scope_name(Scope::Strategy(StrategyId(1_999))), json!(self.working));
+        let (name, working) = (universe.scope_name(Scope::Strategy(StrategyId(999))), json!(self.working));
         let is_last = |row: &Value| row["name"] == *name && row["working"] == working;
         healthy.until(last, |delta| rows(delta, "scopes").iter().any(is_last))
     }
@@ -250,7 +252,7 @@ fn client_that_does_not_read_is_cut_off_and_its_place_is_free_again() {
 
 #[test]
 fn client_that_reads_too_slowly_is_told() {
-    let mut loud = Loud::new(ApiOptions { stream_patience: Duration::from_secs(3_600), ..quick() });
+    let mut loud = Loud::new(ApiOptions { stream_patience: LONG, unanswered: LONG, ..quick() });
     let mut slow = Events::open(&loud.world, "token-of-vera");
     let mut healthy = Events::open(&loud.world, "token-of-olga");
     let mut last = healthy.first();
