@@ -23,6 +23,7 @@
 //! | `GET /v1/alerts/{id}` | viewer | one of them |
 //! | `POST /v1/alerts/{id}/ack` | operator | `{reason}` → the alert, which the caller looks at from now on |
 //! | `GET /livez`, `GET /readyz?verbose` | – | |
+//! | `GET /`, `GET /console/…` | – | the console: a page, no data |
 //! | `GET /metrics` | – or viewer | see [`ApiOptions::metrics_need_token`] |
 //!
 //! A body is `application/json`; a field that is not known is an error. `Idempotency-Key` makes a repeated press the
@@ -30,6 +31,7 @@
 
 mod alerts;
 pub mod auth;
+mod console;
 pub mod desk;
 pub mod drills;
 pub mod problem;

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use crate::api::ApiParts;
 use crate::api::alerts;
 use crate::api::auth::{self, Role, same_origin};
+use crate::api::console;
 use crate::api::problem::Problem;
 use crate::api::stream::{self, Hub};
 use crate::api::view;
@@ -126,6 +127,7 @@ pub(super) fn router(parts: Arc<ApiParts>, stop: watch::Receiver<bool>) -> Route
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .merge(console::router())
         .fallback(async || not_found("there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             Problem::new(

@@ -1,0 +1,196 @@
+// Limits that are others than configured for a while, and scopes that are on probation after a re-arm.
+
+import { may, problemText } from "./client.js";
+import { openDialog } from "./dialog.js";
+import { fill, h, KeyedList, scrolling, setText, show } from "./dom.js";
+import { amount, moment, ruleText, scopeText, seconds, span } from "./format.js";
+
+/** @typedef {import("./app.js").Context} Context */
+/** @typedef {import("./types.js").Override} Override */
+
+const ASK_MS = 2_000;
+/** What waits for somebody comes first, then what is in force. @type {Record<string, number>} */
+const RANK = { pending: 0, active: 1 };
+
+export class OverridesView {
+  /** @param {Context} context */
+  constructor(context) {
+    this.context = context;
+    this.id = "overrides";
+    this.title = "Overrides";
+    this.timer = 0;
+    this.active = 0;
+    this.said = h("p", { class: "said", role: "alert" });
+    const body = h("tbody");
+    /** @type {KeyedList<Override>} */
+    this.list = new KeyedList(
+      body,
+      (one) => `${one.id} ${one.status} ${one.removal?.by ?? ""}`,
+      (one) => this.make(one),
+      (element, one) => {
+        const left = element.querySelector(".left");
+        if (left)
+          setText(left, one.seconds_left == null ? (one.ended ?? "").replaceAll("_", " ") : seconds(one.seconds_left));
+      },
+    );
+    this.none = h("p", { class: "empty" }, "None: every limit is as configured.");
+    const heads = ["State", "Scope", "Limit", "Configured, and now", "By", "Second person", "Left", ""];
+    this.table = scrolling("Overrides", heads, body);
+    this.probation = h("tbody");
+    this.probationPanel = h(
+      "section",
+      { class: "panel", hidden: true },
+      h("header", {}, h("h2", {}, "On probation: a fraction of each limit counts")),
+      scrolling("Probation", ["Scope", "Of each limit", "Step", "Clean so far", "Since"], this.probation),
+    );
+    this.element = h(
+      "div",
+      { class: "stack" },
+      this.said,
+      h("section", { class: "panel" }, h("header", {}, h("h2", {}, "Overrides of limits")), this.table, this.none),
+      this.probationPanel,
+    );
+  }
+
+  badge() {
+    return this.active > 0 ? { text: String(this.active), level: "warn" } : null;
+  }
+
+  enter() {
+    void this.look();
+    this.timer = window.setInterval(() => void this.look(), ASK_MS);
+  }
+
+  leave() {
+    clearInterval(this.timer);
+  }
+
+  frame() {
+    this.active = this.context.overrides;
+  }
+
+  async look() {
+    const { client } = this.context;
+    try {
+      const [overrides, probation] = await Promise.all([client.get("/v1/overrides"), client.find("/v1/probation")]);
+      /** @type {Override[]} */
+      const all = overrides.overrides;
+      this.list.show([...all].sort((a, b) => (RANK[a.status] ?? 2) - (RANK[b.status] ?? 2)));
+      show(this.table, all.length > 0);
+      show(this.none, all.length === 0);
+      const on = probation?.probation ?? [];
+      show(this.probationPanel, on.length > 0);
+      fill(
+        this.probation,
+        ...on.map((/** @type {any} */ one) =>
+          h(
+            "tr",
+            {},
+            h("td", {}, h("b", {}, scopeText(one.scope))),
+            h("td", { class: "num" }, `${one.fraction_percent} %`),
+            h("td", { class: "num" }, `${one.step} of ${one.steps}`),
+            h(
+              "td",
+              { class: "num" },
+              `${seconds(one.clean_seconds)} of ${seconds(one.clean_seconds_needed)}, ${one.clean_orders} of ${one.clean_orders_needed} orders`,
+            ),
+            h("td", { class: "num" }, moment(one.since)),
+          ),
+        ),
+      );
+      setText(
+        this.said,
+        overrides.durable ? "" : "Overrides are not on disk: after a restart others would be in force.",
+      );
+    } catch (error) {
+      setText(this.said, `${problemText(error)} What is shown is old.`);
+    }
+  }
+
+  /** @param {Override} one */
+  make(one) {
+    const { client } = this.context;
+    const risk = may(client.me, "risk");
+    const waits = one.status === "pending" || one.removal !== null;
+    const asker = one.removal?.by ?? one.by;
+    const act = (
+      /** @type {string} */ text,
+      /** @type {string} */ title,
+      /** @type {(reason: string) => Promise<any>} */ send,
+    ) =>
+      h(
+        "button",
+        { type: "button", class: "small", onclick: () => openReason(title, one, send, () => void this.look()) },
+        text,
+      );
+    const agree =
+      risk &&
+      waits &&
+      (asker === client.me?.name
+        ? h("span", { class: "hint" }, "You asked: somebody else has to agree.")
+        : act("Agree…", "Second person: agree", (reason) =>
+            client.post(`/v1/overrides/${one.id}/approve`, { reason }),
+          ));
+    const back =
+      risk &&
+      one.status === "active" &&
+      one.removal === null &&
+      act("Take back…", "Take an override back", (reason) =>
+        client.ask("DELETE", `/v1/overrides/${one.id}`, { body: { reason } }),
+      );
+    const level = one.status === "active" ? "warn" : one.status === "pending" ? "warn" : "";
+    const state = one.removal ? `${one.removal.by} takes it back` : one.status === "pending" ? "waits" : one.status;
+    return h(
+      "tr",
+      {},
+      h("td", {}, h("span", { class: "chip", "data-level": level }, state)),
+      h("td", {}, h("b", {}, scopeText(one.scope))),
+      h("td", {}, ruleText(one.rule), one.window_ns ? ` per ${span(one.window_ns)}` : ""),
+      h(
+        "td",
+        { class: "num" },
+        `${amount(one.configured, "")} → `,
+        h("b", {}, amount(one.limit, one.unit ?? "")),
+        one.raises ? " raised" : " lowered",
+      ),
+      h("td", {}, h("b", {}, one.by), ` “${one.reason}”`),
+      h("td", {}, one.agreed_by ? h("span", {}, h("b", {}, one.agreed_by), ` “${one.agreed_reason ?? ""}”`) : "–"),
+      h("td", { class: "num left" }),
+      h("td", { class: "right" }, agree, " ", back),
+    );
+  }
+}
+
+/**
+ * @param {string} title @param {Override} one @param {(reason: string) => Promise<any>} send @param {() => void} then
+ */
+function openReason(title, one, send, then) {
+  const reason = h("input", { type: "text", id: "override-reason", maxLength: 400, autocomplete: "off" });
+  const said = h("p", { class: "said", role: "alert" });
+  const go = async () => {
+    button.disabled = true;
+    try {
+      await send(reason.value.trim());
+      close();
+      then();
+    } catch (error) {
+      setText(said, problemText(error));
+      button.disabled = false;
+    }
+  };
+  const button = h("button", { type: "button", class: "primary", onclick: () => void go() }, title);
+  const what = `${ruleText(one.rule)} of ${scopeText(one.scope)}: ${amount(one.configured, "")} → ${amount(one.limit, one.unit ?? "")}`;
+  const { close } = openDialog(
+    { title },
+    h(
+      "div",
+      { class: "content" },
+      h("p", {}, h("b", {}, what)),
+      h("p", {}, h("b", {}, one.by), ` asked: “${one.reason}”`),
+      h("div", { class: "field" }, h("label", { for: "override-reason" }, "Reason"), reason),
+      said,
+    ),
+    h("footer", {}, button),
+  );
+  reason.focus();
+}

@@ -1,0 +1,85 @@
+// Contrast, labels and structure by axe, in both schemes; and the width of a phone.
+
+import AxeBuilder from "@axe-core/playwright";
+import { expect, kill, row, test } from "./support/console.mjs";
+import { Gateway } from "./support/gateway.mjs";
+import { GATEWAYS, names } from "./support/haltline.mjs";
+
+/** @param {import("@playwright/test").Page} page @param {string} where */
+async function check(page, where) {
+  const { violations } = await new AxeBuilder({ page })
+    .withTags(["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"])
+    .analyze();
+  const told = violations.map(
+    (violation) =>
+      `${where}: ${violation.id}: ${violation.nodes
+        .map((node) => `${node.target} ${node.failureSummary}`)
+        .slice(0, 4)
+        .join(" | ")}`,
+  );
+  expect.soft(told).toEqual([]);
+}
+
+/** Nothing is wider than the page. @param {import("@playwright/test").Page} page @param {string} where */
+async function expectNoSidewaysScroll(page, where) {
+  const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+  expect.soft(over, where).toBeLessThanOrEqual(0);
+}
+
+/** Some of everything: flow, a trip, a kill. @param {import("./support/haltline.mjs").Haltline} haltline */
+async function busy(haltline) {
+  const gateways = await Promise.all(GATEWAYS.map((name) => Gateway.connect(haltline, name)));
+  const strategies = names(24);
+  for (let i = 0; i < 90; i += 1) gateways[i % 3].order(strategies[i % 9], { instrument: i, qty: 60, then: "fill" });
+  for (let i = 0; i < 80; i += 1) gateways[0].order("vwap-02", { then: "expire", qty: 1 });
+  await haltline.ask("olaf", "POST", "/v1/kill", {
+    scope: { kind: "strategy", name: "mm-03" },
+    mode: "reduce_only",
+    reason: "test",
+  });
+}
+
+for (const colorScheme of /** @type {const} */ (["dark", "light"])) {
+  for (const [size, viewport] of /** @type {const} */ ([
+    ["wide", { width: 1440, height: 900 }],
+    ["phone", { width: 390, height: 844 }],
+  ])) {
+    test(`every view is readable and labelled, ${colorScheme}, ${size}`, async ({ haltline, enter }) => {
+      test.setTimeout(240_000);
+      await busy(haltline);
+      const page = await enter("", { colorScheme, viewport });
+      await check(page, "login");
+      await expectNoSidewaysScroll(page, "login");
+      await page.getByLabel("Token").fill(haltline.tokens.rita.token);
+      await page.keyboard.press("Enter");
+      await expect(row(page, "vwap-02").locator(".state")).toHaveText("halted");
+      for (const view of await page.locator("#tabs a").all()) {
+        await view.click();
+        const name = (await view.textContent()) ?? "";
+        await expect(view).toHaveAttribute("aria-current", "page");
+        await check(page, name);
+        await expectNoSidewaysScroll(page, name);
+      }
+      await page.locator("#tabs a").first().click();
+      await row(page, "vwap-02").getByRole("button", { name: "strategy vwap-02", exact: true }).click();
+      await expect(page.getByRole("dialog", { name: "strategy vwap-02" }).locator("tbody tr").first()).toBeVisible();
+      await check(page, "scope");
+      await page.keyboard.press("Escape");
+      await row(page, "vwap-02").getByRole("button", { name: "Re-arm strategy vwap-02" }).click();
+      await check(page, "re-arm");
+      await page.keyboard.press("Escape");
+      await page.locator("#kill").click();
+      await check(page, "kill");
+      await page
+        .getByRole("dialog")
+        .getByRole("button", { name: /The whole firm/ })
+        .click();
+      await check(page, "kill, chosen");
+      await page.keyboard.press("Escape");
+      const receipt = await kill(page, "arb-01", "axe looks at it");
+      await expect(receipt.locator(".verdict")).toContainText("CONFIRMED");
+      await check(page, "receipt");
+      await expectNoSidewaysScroll(page, "receipt");
+    });
+  }
+}

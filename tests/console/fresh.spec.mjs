@@ -1,0 +1,144 @@
+// What the page says when it cannot know: never a green that nobody vouches for, and a kill that works all the same.
+
+import { expect, live, login, row, test, until } from "./support/console.mjs";
+import { Gateway } from "./support/gateway.mjs";
+import { Proxy } from "./support/proxy.mjs";
+
+/** Nothing on the page is shown as well. @param {import("@playwright/test").Page} page */
+async function expectNoGreen(page) {
+  await expect(page.locator("#firm")).not.toHaveAttribute("data-severity", "normal");
+  await expect(page.locator(".rows .state[data-severity='normal']")).toHaveCount(0);
+  await expect(page.locator(".rows .state").first()).toBeVisible();
+}
+
+const fresh = (/** @type {import("@playwright/test").Page} */ page) => expect(page.locator("#app"));
+
+test("a stream that stands still is stale within seconds, and live again by itself", async ({ haltline, enter }) => {
+  const gateway = await Gateway.connect(haltline, "gw-1");
+  gateway.order("arb-01");
+  const proxy = await Proxy.before(haltline.http);
+  const page = await enter("olaf", { at: proxy.http });
+  await expect(row(page, "arb-01").locator(".state")).toHaveText("normal");
+  proxy.frozen = true;
+  const began = Date.now();
+  await fresh(page).toHaveAttribute("data-fresh", "stale");
+  expect(Date.now() - began).toBeLessThan(4_000);
+  await expectNoGreen(page);
+  await expect(page.locator("#firm")).toHaveText("Firm unknown");
+  await expect(page.locator(".banner")).toContainText("STALE");
+  await expect(page.locator("#fresh-word")).toContainText("Stale");
+  proxy.frozen = false;
+  // What was missed while it stood still is not guessed: the page begins with the whole state again.
+  await live(page);
+  await expect(page.locator("#firm")).toHaveText("Firm normal");
+  await proxy.stop();
+});
+
+test("a halt that was known stays shown while nobody vouches for it", async ({ haltline, enter }) => {
+  const proxy = await Proxy.before(haltline.http);
+  await haltline.ask("olaf", "POST", "/v1/kill", { scope: { kind: "firm" }, reason: "test" });
+  const page = await enter("olaf", { at: proxy.http });
+  await expect(page.locator("#firm")).toHaveText("Firm halted");
+  proxy.frozen = true;
+  await fresh(page).toHaveAttribute("data-fresh", "stale");
+  await expect(page.locator("#firm")).toHaveText("Firm halted, last known");
+  await proxy.stop();
+});
+
+test("a page that shows what is late says so", async ({ haltline, enter }) => {
+  const proxy = await Proxy.before(haltline.http);
+  const page = await enter("olaf", { at: proxy.http });
+  proxy.delayMs = 4_000;
+  await fresh(page).toHaveAttribute("data-fresh", "late");
+  await expectNoGreen(page);
+  await expect(page.locator(".banner")).toContainText("LATE");
+  await proxy.stop();
+});
+
+test("an engine that stands still is not normal", async ({ haltline, enter }) => {
+  const proxy = await Proxy.before(haltline.http);
+  const page = await enter("olaf", { at: proxy.http });
+  proxy.engineStands = true;
+  await fresh(page).toHaveAttribute("data-fresh", "engine");
+  await expectNoGreen(page);
+  await expect(page.locator(".banner")).toContainText("THE ENGINE STANDS STILL");
+  await expect(page.locator(".banner")).toContainText("9.0 s ago");
+  proxy.engineStands = false;
+  await live(page);
+  await proxy.stop();
+});
+
+test("a kill works while the stream does not", async ({ haltline, enter }) => {
+  const proxy = await Proxy.before(haltline.http);
+  const page = await enter("olaf", { at: proxy.http });
+  proxy.frozen = true;
+  proxy.cut();
+  await expect(page.locator(".banner")).toBeVisible();
+  await page.keyboard.press("Alt+Shift+K");
+  const dialog = page.getByRole("dialog");
+  await dialog.getByRole("button", { name: /The whole firm/ }).click();
+  await dialog.getByRole("button", { name: "HALT FIRM" }).click();
+  await expect(page.locator(".verdict")).toContainText("CONFIRMED");
+  expect(await haltline.mode("firm", "")).toBe("halted");
+  await proxy.stop();
+});
+
+test("a press whose answer is lost is sent again as the same press until there is one", async ({ haltline, enter }) => {
+  const proxy = await Proxy.before(haltline.http);
+  const page = await enter("olaf", { at: proxy.http });
+  proxy.losesKills = true;
+  await page.locator("#kill").click();
+  const dialog = page.getByRole("dialog");
+  await dialog.getByRole("button", { name: /The whole firm/ }).click();
+  await dialog.getByRole("button", { name: "HALT FIRM" }).click();
+  await expect(page.locator(".verdict")).toContainText("NOT KNOWN whether it is halted");
+  await expect(page.locator(".verdict")).toContainText("haltline kill");
+  // Escape does not throw away what nobody knows.
+  await page.keyboard.press("Escape");
+  await expect(page.locator(".verdict")).toBeVisible();
+  await until(async () => proxy.kills >= 2, "it is sent again");
+  proxy.losesKills = false;
+  await expect(page.locator(".verdict")).toContainText("CONFIRMED");
+  const { body } = await haltline.ask("vera", "GET", "/v1/kills");
+  expect(body.kills).toHaveLength(1);
+  await proxy.stop();
+});
+
+test("haltline stopped, killed and started again: stale, disconnected, a new login", async ({ haltline, enter }) => {
+  const page = await enter("olaf");
+  haltline.signal("SIGSTOP");
+  await fresh(page).toHaveAttribute("data-fresh", "stale");
+  await expectNoGreen(page);
+  haltline.signal("SIGCONT");
+  await live(page);
+  haltline.signal("SIGKILL");
+  await haltline.ended;
+  await fresh(page).toHaveAttribute("data-fresh", "disconnected");
+  await expect(page.locator(".banner")).toContainText("DISCONNECTED");
+  await expectNoGreen(page);
+  await haltline.run();
+  // Logins are not kept over a restart.
+  await expect(page.getByRole("alert").filter({ hasText: "The session is over" })).toBeVisible();
+  await login(page, haltline.tokens.olaf.token);
+  await expect(page.locator("#firm")).toHaveText("Firm normal");
+});
+
+test("a browser's windows leave connections for a kill", async ({ haltline, enter }) => {
+  const page = await enter("olaf");
+  const others = [];
+  for (let i = 0; i < 5; i += 1) {
+    const other = await page.context().newPage();
+    await other.goto(haltline.http);
+    others.push(other);
+  }
+  // Three windows follow the stream, the others say why they do not.
+  const words = async () =>
+    Promise.all([page, ...others].map((window) => window.locator("#app").getAttribute("data-fresh")));
+  await expect.poll(async () => (await words()).filter((word) => word === "live").length).toBe(3);
+  const last = others[4];
+  await last.locator("#kill").click();
+  const dialog = last.getByRole("dialog");
+  await dialog.getByRole("button", { name: /The whole firm/ }).click();
+  await dialog.getByRole("button", { name: "HALT FIRM" }).click();
+  await expect(last.locator(".verdict")).toContainText("CONFIRMED");
+});

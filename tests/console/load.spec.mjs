@@ -1,0 +1,81 @@
+// A thousand strategies, a thousand orders a second: the page keeps up, and says how well.
+
+import { expect, kill, test } from "./support/console.mjs";
+import { flow, Gateway } from "./support/gateway.mjs";
+import { GATEWAYS, names } from "./support/haltline.mjs";
+
+const STRATEGIES = 1_000;
+const PER_SECOND = 1_000;
+const SECONDS = 10;
+
+test.use({ strategies: STRATEGIES });
+
+test("a thousand strategies at a thousand orders a second", async ({ haltline, enter }) => {
+  const gateways = await Promise.all(GATEWAYS.map((name) => Gateway.connect(haltline, name)));
+  const strategies = names(STRATEGIES);
+  const load = flow(gateways, strategies, PER_SECOND);
+  const page = await enter("olaf");
+  await expect(page.locator(".scopes header")).toContainText("1,0");
+
+  const seen = await page.evaluate(async (seconds) => {
+    /** @type {number[]} */
+    const frames = [];
+    /** @type {number[]} */
+    const tasks = [];
+    const observer = new PerformanceObserver((list) => {
+      for (const entry of list.getEntries()) tasks.push(entry.duration);
+    });
+    observer.observe({ type: "longtask" });
+    /** @type {Set<string>} */
+    const news = new Set();
+    const began = performance.now();
+    await new Promise((resolve) => {
+      let before = began;
+      const frame = (/** @type {number} */ now) => {
+        frames.push(now - before);
+        before = now;
+        news.add(document.getElementById("updated-at")?.textContent ?? "");
+        if (now - began < seconds * 1_000) requestAnimationFrame(frame);
+        else resolve(undefined);
+      };
+      requestAnimationFrame(frame);
+    });
+    observer.disconnect();
+    frames.sort((a, b) => a - b);
+    const at = (/** @type {number} */ q) => frames[Math.min(frames.length - 1, Math.floor(frames.length * q))];
+    return {
+      frames: frames.length,
+      p50: at(0.5),
+      p95: at(0.95),
+      p99: at(0.99),
+      max: at(1),
+      longTasks: tasks.length,
+      longTaskMax: Math.max(0, ...tasks),
+      longTaskSum: tasks.reduce((a, b) => a + b, 0),
+      news: news.size,
+      rows: document.querySelectorAll(".rows .row").length,
+      scopes: document.querySelector(".scopes header")?.textContent,
+    };
+  }, SECONDS);
+  const { body } = await haltline.ask("vera", "GET", "/v1/state");
+  console.log(
+    `page at ${STRATEGIES} strategies, ${PER_SECOND} orders/s asked: ${(seen.frames / SECONDS).toFixed(0)} frames/s, ` +
+      `frame gap p50 ${seen.p50.toFixed(1)} ms, p95 ${seen.p95.toFixed(1)} ms, p99 ${seen.p99.toFixed(1)} ms, max ${seen.max.toFixed(0)} ms; ` +
+      `${seen.longTasks} tasks over 50 ms, longest ${seen.longTaskMax.toFixed(0)} ms, ${((seen.longTaskSum / (SECONDS * 1_000)) * 100).toFixed(1)} % of the time; ` +
+      `${(seen.news / SECONDS).toFixed(1)} updates/s shown; ${body.totals.admitted} orders admitted`,
+  );
+  // Bounds that a loaded machine of two cores still keeps; what a free one does is in the line above.
+  expect(seen.news / SECONDS).toBeGreaterThan(4);
+  expect(seen.p50).toBeLessThan(50);
+  expect(seen.longTaskSum).toBeLessThan(SECONDS * 1_000 * 0.3);
+  // Rows are made for what is seen, not for all there is.
+  expect(seen.rows).toBeLessThan(80);
+  expect(load.sent()).toBeGreaterThan(PER_SECOND * SECONDS * 0.9);
+
+  // Under all of it: find one of a thousand, kill it, and the receipt is there.
+  await page.getByLabel("Find a scope by name").fill("pairs-137");
+  await expect(page.locator(".rows .row")).toHaveCount(1);
+  const receipt = await kill(page, "pairs-137", "one of a thousand");
+  await expect(receipt.locator(".verdict")).toContainText("CONFIRMED: strategy pairs-137 is HALTED");
+  load.stop();
+});

@@ -1,0 +1,139 @@
+// The whole path: something runs away, somebody kills, flow reaches zero, and two people bring it back.
+
+import { expect, kill, row, test, until } from "./support/console.mjs";
+import { flow, Gateway } from "./support/gateway.mjs";
+import { GATEWAYS, names } from "./support/haltline.mjs";
+
+test("from an alert over the kill to flat, and back by two people", async ({ haltline, enter }) => {
+  const gateways = await Promise.all(GATEWAYS.map((name) => Gateway.connect(haltline, name)));
+  const strategies = names(24);
+  for (let i = 0; i < 214; i += 1) gateways[i % 3].order(strategies[(i * 7) % 12], { instrument: i, qty: 10 });
+  const healthy = flow(gateways, strategies, 100);
+
+  const olaf = await enter("olaf");
+  await expect(olaf.locator("#firm")).toHaveText("Firm normal");
+  await expect(olaf.locator(".figures")).toContainText("214");
+
+  // One strategy asks for more orders than it may: it trips, and everybody sees it.
+  for (let i = 0; i < 100; i += 1) gateways[0].order("vwap-02", { then: "expire", qty: 1 });
+  await expect(row(olaf, "vwap-02").locator(".state")).toHaveText("halted");
+  await expect(olaf.locator("#counts")).toContainText("1 halted");
+  await expect(olaf.locator(".halt").filter({ hasText: "vwap-02" })).toContainText("order_rate");
+  await expect(olaf.getByText("Newest alerts").locator("..").locator("..")).toContainText("order rate");
+  // The worst is on top.
+  await expect(olaf.locator(".rows .row[aria-rowindex='2']")).toContainText("vwap-02");
+
+  // The operator decides for the firm: two clicks choose it, the consequences are there, one press.
+  await olaf.locator("#kill").click();
+  const dialog = olaf.getByRole("dialog", { name: "Kill" });
+  await expect(dialog.getByRole("button", { name: "Choose a scope first" })).toBeDisabled();
+  await dialog.getByRole("button", { name: /The whole firm/ }).click();
+  await expect(dialog.locator(".says")).toContainText(/Halts firm and cancels 21\d working orders in 3 sessions\./);
+  await dialog.getByLabel("Reason").fill("vwap runs away");
+  await dialog.getByRole("button", { name: "HALT FIRM" }).click();
+  const receipt = olaf.getByRole("dialog", { name: "Kill: firm" });
+  await expect(receipt.locator(".verdict")).toContainText("CONFIRMED: firm is HALTED");
+  await expect(receipt.locator(".steps")).toContainText("Page raised");
+  await expect(receipt.locator(".steps")).toContainText("Sessions confirmed: 3 of 3 connected");
+  await expect(receipt.locator(".steps")).toContainText("On disk");
+  await expect(receipt.locator(".steps")).toContainText(/FLAT: none of 21\d orders works any more/);
+  await expect(receipt.locator(".verdict")).toContainText("Flat");
+  await until(async () => gateways.every((gateway) => gateway.working.size === 0), "nothing works at the venue");
+  expect(await haltline.mode("firm", "")).toBe("halted");
+  await olaf.keyboard.press("Escape");
+  await expect(olaf.locator("#firm")).toHaveText("Firm halted");
+  healthy.stop();
+
+  // The operator cannot bring it back; the first person of risk asks, and cannot agree with herself.
+  await expect(olaf.getByRole("button", { name: /Re-arm/ })).toHaveCount(0);
+  const rita = await enter("rita");
+  await rita.getByRole("link", { name: /Halts/ }).click();
+  await rita.getByRole("button", { name: "Re-arm firm" }).click();
+  const ask = rita.getByRole("dialog", { name: "Re-arm firm" });
+  await expect(ask).toContainText("olaf");
+  await expect(ask).toContainText("vwap runs away");
+  await expect(ask.getByRole("button", { name: "Re-arm firm" })).toBeDisabled();
+  await ask.getByLabel("I have read the causes").check();
+  await expect(ask.getByRole("button", { name: "Re-arm firm" })).toBeDisabled();
+  await ask.getByLabel("Reason").fill("vwap-02 is off, positions checked");
+  await ask.getByRole("button", { name: "Re-arm firm" }).click();
+  await expect(ask).toContainText("WAITS for a second person");
+  await rita.keyboard.press("Escape");
+  await expect(rita.getByText("You asked: somebody else has to agree.")).toBeVisible();
+  await expect(rita.getByRole("button", { name: "Agree…" })).toHaveCount(0);
+  expect(await haltline.mode("firm", "")).toBe("halted");
+  const { body: pending } = await haltline.ask("rita", "GET", "/v1/rearm");
+  const own = await haltline.ask("rita", "POST", `/v1/rearm/${pending.rearms[0].id}/approve`, { reason: "myself" });
+  expect(own.status).toBe(403);
+
+  // The second one sees that she is needed, wherever she looks.
+  const ruth = await enter("ruth");
+  const banner = ruth.locator(".banner").filter({ hasText: "rita asks to re-arm firm" });
+  await banner.getByRole("button", { name: "Look at it" }).click();
+  await ruth.getByRole("button", { name: "Agree…" }).click();
+  const agree = ruth.getByRole("dialog", { name: "Second person: re-arm firm" });
+  await expect(agree).toContainText("vwap-02 is off, positions checked");
+  await agree.getByLabel("I have read the causes").check();
+  await agree.getByLabel("Reason").fill("I checked it too");
+  await agree.getByRole("button", { name: "Agree: re-arm firm" }).click();
+  await expect(agree).toContainText("RE-ARMED");
+  await ruth.keyboard.press("Escape");
+  for (const page of [olaf, rita, ruth]) await expect(page.locator("#firm")).toHaveText("Firm normal");
+  expect(await haltline.mode("firm", "")).toBe("normal");
+  // What tripped by itself is still halted: it was not what they re-armed.
+  expect(await haltline.mode("strategy", "vwap-02")).toBe("halted");
+
+  // Flow again.
+  const before = gateways[1].admitted;
+  gateways[1].order(strategies[0], { then: "expire", qty: 1 });
+  await until(async () => gateways[1].admitted > before, "orders are admitted again");
+});
+
+test("a halt that a gateway does not confirm is shown as loud as it is", async ({ haltline, enter }) => {
+  const gateways = await Promise.all(GATEWAYS.map((name) => Gateway.connect(haltline, name)));
+  gateways[1].confirms = false;
+  gateways[1].order("arb-01");
+  await until(async () => gateways[1].working.size === 1, "an order works");
+  const olaf = await enter("olaf");
+  const receipt = await kill(olaf, "arb-01", "");
+  await expect(receipt.locator(".verdict")).toHaveAttribute("data-status", "unconfirmed");
+  await expect(receipt.locator(".verdict")).toContainText("UNCONFIRMED");
+  await expect(receipt.locator(".verdict")).toContainText("gw-2");
+  await expect(receipt.locator(".chip").filter({ hasText: "gw-2" })).toContainText("NOT CONFIRMED");
+  // It fills in by itself when the gateway says so at last.
+  gateways[1].send({ type: "mode_ack", page: gateways[1].page });
+  await expect(receipt.locator(".verdict")).toHaveAttribute("data-status", "confirmed");
+});
+
+test("cancels that the venue never answers stay a named remainder", async ({ haltline, enter }) => {
+  const gateway = await Gateway.connect(haltline, "gw-1");
+  gateway.cancels = false;
+  gateway.order("mm-01");
+  await until(async () => gateway.working.size === 1, "an order works");
+  const olaf = await enter("olaf");
+  const receipt = await kill(olaf, "mm-01", "stuck");
+  await expect(receipt.locator(".verdict")).toContainText("CONFIRMED");
+  await expect(receipt.locator(".verdict")).toContainText("NOT FLAT YET: 1 order");
+  await expect(receipt.locator(".steps")).toContainText("gw-1-1");
+});
+
+test("each role has the buttons that it can use, and no others", async ({ haltline, enter }) => {
+  const gateway = await Gateway.connect(haltline, "gw-1");
+  gateway.order("arb-01");
+  await haltline.ask("olaf", "POST", "/v1/kill", { scope: { kind: "strategy", name: "mm-01" }, reason: "test" });
+  const has = async (/** @type {string} */ who) => {
+    const page = await enter(who);
+    await expect(row(page, "mm-01").locator(".state")).toHaveText("halted");
+    await page.keyboard.press("Alt+Shift+K");
+    const opened = await page.getByRole("dialog").count();
+    await page.keyboard.press("Escape");
+    return {
+      kill: await page.locator("#kill").isVisible(),
+      shortcut: opened > 0,
+      rearm: (await page.getByRole("button", { name: /Re-arm/ }).count()) > 0,
+    };
+  };
+  expect(await has("vera")).toEqual({ kill: false, shortcut: false, rearm: false });
+  expect(await has("olaf")).toEqual({ kill: true, shortcut: true, rearm: false });
+  expect(await has("rita")).toEqual({ kill: true, shortcut: true, rearm: true });
+});
