@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use common::{Args, Figure, Report, machine};
 use haltline::api::auth::{hash_token, new_token};
-use haltline::api::{Principal, Role};
+use haltline::api::{Principal, Role, Scopes};
 use haltline::app::config;
 use haltline::app::service::{Running, StartOptions, init_state_dir, start};
 use haltline::duty::monotonic_ns;
@@ -130,7 +130,12 @@ impl Service {
         init_state_dir(&loaded.service.state_dir).expect("a new latch");
         let token = || new_token().expect("randomness").0;
         let (token, operator) = (token(), token());
-        let principal = Principal { name: "bench".into(), role: Role::Operator, token_hash: hash_token(&operator) };
+        let principal = Principal {
+            name: "bench".into(),
+            role: Role::Operator,
+            scopes: Scopes::EVERYTHING,
+            token_hash: hash_token(&operator),
+        };
         let options = StartOptions {
             session_hashes: HashMap::from([("gw".into(), hash_token(&token))]),
             principals: vec![principal],

@@ -25,6 +25,7 @@ use haltline::journal::run::RunStart;
 use haltline::journal::writer::{Writer, WriterOptions, WriterParts};
 use haltline::kill::page::HaltPage;
 use haltline::limits::{Gauge, LimitTable};
+use haltline::model::save::{In, Out};
 use haltline::model::universe::{AccountSpec, CurrencySpec, InstrumentSpec, SessionSpec, StrategySpec};
 use haltline::model::{Effects, Event, EventKind, ScopeKind, SessionKind, Side, Universe};
 use haltline::ring::bell::Bell;
@@ -215,6 +216,41 @@ impl World {
     }
 }
 
+/// What an engine of nothing but working orders costs to restore: its bytes are hashed, as a start does, and loaded.
+fn snapshot(report: &mut Report, universe: &Arc<Universe>, limits: &Arc<LimitTable>, working: usize) {
+    let pairs = (STRATEGIES * INSTRUMENTS) as usize;
+    let sizing =
+        Sizing { working_orders: working, remembered_orders: 1 << 10, execs: 1 << 10, pairs, recent_orders: 1 << 10 };
+    let now = SystemClock::new().now();
+    let mut engine = Engine::new(universe.clone(), limits.clone(), sizing, now);
+    let (mut random, mut effects) = (Random(9), Effects::new());
+    for n in 1..=working as u64 {
+        let mut event = Event::new(EventKind::New, SessionId(0), n);
+        event.strategy = StrategyId(random.below(STRATEGIES) as u16);
+        event.instrument = InstrumentId(random.below(INSTRUMENTS) as u32);
+        (event.side, event.qty, event.px, event.id) = (Side::Buy, Qty(100), Px(10_000), OrdId(n));
+        effects.clear();
+        engine.step(now, &event, &mut effects);
+    }
+    assert_eq!(engine.working_orders(), working as u64, "all of them work");
+    let mut bytes = Vec::new();
+    let mut out = Out::new(&mut bytes);
+    engine.save(&mut out);
+    out.finish().expect("memory");
+    drop(engine);
+    let mut best = f64::MAX;
+    for _ in 0..3 {
+        let begin = CpuTimer::start();
+        let hash = blake3::hash(&bytes);
+        let mut input = In::new(&bytes);
+        let engine = Engine::load(universe.clone(), limits.clone(), sizing, &mut input).expect("the same engine");
+        best = best.min(begin.elapsed().as_nanos() as f64 / working as f64);
+        assert!(engine.working_orders() == working as u64 && *hash.as_bytes() != [0; 32]);
+    }
+    report.value("snapshot, bytes per working order", "B", bytes.len() as f64 / working as f64);
+    report.value("snapshot, restoring per working order", "ns", best);
+}
+
 fn main() {
     let args = Args::parse();
     let count = if args.quick { 400_000 } else { 4_000_000 };
@@ -284,5 +320,17 @@ fn main() {
     }
     report.against("recovery, per event", "ns", recovering, ("stepping from memory", stepping));
     report.value("recovery, events a second", "1/s", 1e9 / recovering);
+    let mut wall = f64::MAX;
+    for _ in 0..3 {
+        let make = |_: &str| {
+            let limits = (*world.limits).clone();
+            Ok(Made { universe: world.universe.clone(), limits, sizing: world.sizing })
+        };
+        let begin = Instant::now();
+        replay_files(&last, &mut Replayer::new(&make), &mut Blind, |_, _| ()).expect("the journal can be replayed");
+        wall = wall.min(begin.elapsed().as_nanos() as f64 / count as f64);
+    }
+    report.value("recovery, per event by the wall", "ns", wall);
+    snapshot(&mut report, &world.universe, &world.limits, count / 4);
     report.finish();
 }

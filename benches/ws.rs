@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use common::{Args, Report, machine};
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use haltline::api::auth::{hash_token, new_token};
-use haltline::api::{Principal, Role};
+use haltline::api::{Principal, Role, Scopes};
 use haltline::app::config;
 use haltline::app::service::{Running, StartOptions, init_state_dir, start};
 use haltline::model::{Event, EventKind, Mode, OrdType, Scope, Side, Universe};
@@ -125,7 +125,12 @@ impl Service {
         let operator = token();
         let session_hashes: HashMap<String, [u8; 32]> =
             tokens.iter().enumerate().map(|(i, t)| (format!("gw-{i}"), hash_token(t))).collect();
-        let principal = Principal { name: "bench".into(), role: Role::Operator, token_hash: hash_token(&operator) };
+        let principal = Principal {
+            name: "bench".into(),
+            role: Role::Operator,
+            scopes: Scopes::EVERYTHING,
+            token_hash: hash_token(&operator),
+        };
         let options =
             StartOptions { session_hashes, principals: vec![principal], any_port: true, ..StartOptions::default() };
         let running = start(loaded, options).expect("the service starts");

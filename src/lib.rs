@@ -32,10 +32,14 @@
 //! | `haltline-killfile` | looks for the kill file, if one is configured | the file system; the next look |
 //! | `haltline-gates` | [`ingest::gates`]: hands out the shared memory, sees gateways' processes end | its sockets; the engine for half a second |
 //! | `haltline-journal` | [`journal::writer`]: makes what the engine recorded durable | the disk; the engine for nothing of it |
+//! | `haltline-compactor` | [`journal::compact`]: snapshots of closed segments, by an engine of its own; removes old ones | the disk; the next look |
 //! | `haltline-incidents` | [`journal::incident`]: a report per trip and kill | the disk; the journal for half a second |
 //! | `haltline-latch` | [`journal::latch`]: makes the page's state durable | the disk |
+//! | `haltline-limits` | `app::desk`: ends overrides, moves probation, hands the limits in effect to the engine | the disk; the engine for a second |
 //! | `haltline-control` | [`journal::control`]: records, logs, raises alerts | the log's queue never; the disk once, for the first event |
 //! | `haltline-alerts` | [`alert::keeper`]: escalates alerts, halts what nobody answers for, writes down what is open | the disk |
+//! | `haltline-tell-…` | [`alert::delivery`]: alerts to an Alertmanager or a webhook, one thread each | its receiver, within a time-out |
+//! | `haltline-guard` | [`guard::watch`]: kinds of text, rates among peers; halts an instance that is far | the disk, once a minute |
 //! | `haltline-notify` | tells the service manager ([`app`]): ready, reloading, stopping, and that the engine turns | nothing; the next look |
 //! | main | signals (SIGUSR1 kills), reload, the orderly end ([`app::service`]) | the others, at the end |
 //!
@@ -65,11 +69,11 @@
 //! units            exact integers with a unit: Px Qty MonoNanos …, ids, conversions
 //! model ring       event effect record rule scope universe | shared memory, lanes, slots, barrier, bell: the only unsafe
 //! duty             clocks, idling
-//! limits           the parsed, checked, immutable limit table
+//! limits           the parsed, checked, immutable limit table; overlays over one; what differs between two
 //! wire risk kill   bytes ↔ model, pure | HOT: orders, parents, positions, rates, losses | page, switch, receipts, re-arm
 //! gate             what a gateway links: attach, check, ask, report; built without `service`
 //! engine           HOT: core judges and books, record writes inputs down, agent loops; published: what others may read
-//! guard            deployments, text signatures, peers: logic without I/O
+//! guard            overrides, probation, deployments, text signatures, peers: logic without I/O
 //! metrics          what Prometheus sees
 //! journal ingest api alert   latch, journal, recovery, replay, audit | WebSocket, gates' attachment | HTTP | delivery
 //! app              configuration, threads, signals: everything wired in one place
@@ -98,6 +102,9 @@
 //! | A latch that is missing, cut or damaged starts halted | `journal::latch`: `latch_cut_at_any_byte_starts_halted`, `latch_with_any_bit_flipped_starts_halted` |
 //! | Positions that a restart lost start halted | `service`: `positions_that_are_lost_with_a_restart_halt_the_firm`; `recovery`: `a_run_of_another_boot_that_was_not_ended_starts_halted`, `damage_in_the_middle_starts_halted_and_says_where` |
 //! | A killed process loses nothing that it decided | `recovery`: `positions_orders_and_sequences_are_exact_after_sigkill_at_random_moments`, `a_trip_whose_latch_was_not_written_is_latched_again` |
+//! | A snapshot is the whole state, and goes on as the engine did | `snapshot`: `an_engine_made_of_its_saved_state_goes_on_exactly_as_the_one_that_was_saved`; `crash`: `a_process_killed_at_any_moment_loses_nothing_and_comes_to_exactly_the_same_state`, `a_process_killed_at_every_step_of_writing_loses_nothing` |
+//! | A damaged snapshot never leads to less exposure | `recovery`: `a_start_goes_on_from_a_snapshot_and_falls_back_from_a_damaged_one_but_never_to_less` |
+//! | A power loss takes nothing that was said to be durable | `power`: `a_power_loss_at_any_step_of_the_disk_loses_nothing_that_was_said_to_be_durable` |
 //! | A replay has the same effects and the same state | `replay`: `a_replay_has_the_same_effects_byte_for_byte_and_the_same_state` |
 //! | A journal that was changed anywhere says so | `journal::tests`: `any_byte_that_is_flipped_is_found`, `a_journal_cut_at_any_byte_keeps_every_whole_group_before` |
 //! | A disk that fails loses nothing and denies new flow | `journal::tests`: `a_disk_that_fails_at_random_loses_and_repeats_nothing`; `recovery`: `a_full_disk_denies_new_flow_after_the_grace_takes_a_kill_and_goes_on_when_there_is_room` |
@@ -107,16 +114,24 @@
 //! | Fills are never dropped | `scenarios`: `late_fill_after_halt_is_booked`, `unknown_fill_counts`, `duplicate_fill_is_booked_once` |
 //! | Armed without input denies; unset is zero | `scenarios`: `stale_reference_denies_and_a_fresh_one_readmits`, `unset_is_zero` |
 //! | Arithmetic is exact or denies | `scenarios`: `overflow_is_a_denial`; `units`: `conversion_rounds_against_the_trader` |
+//! | Limits in effect are the file and what stands over it, in the journal as they applied | `overlay`: `a_replay_comes_to_what_was_with_overrides_in_the_journal`, `an_override_survives_a_crash_and_one_that_ends_meanwhile_does_not` |
+//! | A record of overrides that is lost loosens nothing | `overlay`: `of_a_record_that_is_lost_nothing_that_loosens_survives` |
+//! | Raising a limit takes what re-arming takes, on the limits that were looked at | `overlay`: `raising_what_two_people_guard_takes_two_and_so_does_taking_a_cut_back`, `of_two_officers_who_looked_at_the_same_limits_one_has_to_look_again` |
+//! | Probation is never above what is configured, never up unearned | `guard::ramp`: `whatever_happens_it_is_never_above_what_is_configured_and_never_up_unearned` |
+//! | A drill takes back its own halt and no other | `drill`: `a_real_kill_during_a_drill_wins_and_stays` |
 //! | A service whose engine stands still is not called alive | `app::notify`: `the_watchdog_is_fed_by_rounds_of_the_engine_and_by_nothing_else`; `sre`: `a_service_manager_hears_ready_watchdog_reload_and_the_end_and_nothing_of_a_stopped_process` |
 //! | A critical alert stays until a person answers, over restarts | `kill::alerts`: `a_critical_that_nobody_answers_is_never_resolved_by_silence_or_by_its_cause_going_away`; `alerts`: `a_trip_is_an_alert_that_survives_a_crash_until_a_person_answers` |
 //! | A storm of alerts is a handful and a count, nothing is dropped silently | `kill::alerts`: `a_storm_is_a_handful_and_one_summary_that_counts_all_of_it` |
+//! | A receiver that is away, fails or stalls misses nothing and holds up nobody | `alertmanager`: `a_signed_webhook_misses_nothing_while_it_fails_stalls_and_over_a_restart` |
+//! | A kind of text that was never seen is one alert with a count | `guard::watch`: `the_97_mails_of_the_morning_are_one_critical_alert_that_escalates_before_the_open` |
+//! | The instance that runs away is halted, healthy ones never are | `guard::peers`: `the_eighth_of_eight_is_warned_about_and_halted_within_seconds_and_no_other`, `eight_healthy_ones_with_waves_of_their_own_are_never_far_in_six_hours` |
 //! | An alert names what exists, and is tested | `sre`: `rules_and_dashboard_name_only_what_the_daemon_shows`, `every_alert_has_an_owner_a_summary_a_section_of_the_runbook_and_both_tests` |
 //! | No event is lost or repeated over reconnects | `ingest::tests`: `random_cuts_lose_and_repeat_nothing` |
 //! | Children stay within their parent | `scenarios::conserve`: `what_children_fill_and_what_they_still_may_is_the_parents`, `child_after_its_parent_is_done_halts_its_instance` |
 //! | Engine and contract agree | `oracle_test`: `engine_and_oracle_agree_on_random_streams`, against an oracle that shares no code |
 //!
-//! What does not hold yet: over WebSocket `mode_ack` is the gateway's word, only a gate proves; the journal is replayed from its
-//! beginning at every start (no snapshots); working orders are not canceled after a halt.
+//! What does not hold yet: over WebSocket `mode_ack` is the gateway's word, only a gate proves; working orders are not
+//! canceled after a halt.
 
 pub mod units;
 

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::alert::store::{self, Found};
 use crate::duty::Clock;
-use crate::kill::alerts::{Alerts, MustHalt, Raise};
+use crate::kill::alerts::{Alerts, MustHalt, Raise, Saved};
 use crate::kill::audit::{Audit, Entry};
 use crate::kill::switch::{Stop, Switch};
 use crate::kill::words::ScopeName;
@@ -37,11 +37,12 @@ pub struct KeeperParts {
 /// Puts what an earlier run saved into `alerts`. If the file is damaged there is an alert about that instead: who had
 /// answered what is then not known.
 pub fn restore(alerts: &Alerts, path: &std::path::Path, now_unix: u64) {
-    match store::load(path) {
-        Found::None => {}
+    match store::load::<Saved>(path) {
+        Found::None => alerts.restore(Saved::default(), now_unix),
         Found::Intact(saved) => alerts.restore(*saved, now_unix),
         Found::Damaged(why) => {
             tracing::error!(event = "alerts", "{why}");
+            alerts.restore(Saved::default(), now_unix);
             let text = format!("which alerts were open before the restart is not known: {why}");
             alerts.raise(Raise::new(now_unix, "alerts", "alerts_lost", text).critical());
         }

@@ -1,7 +1,9 @@
 //! Alerts for Prometheus.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use crate::alert::delivery::ReceiverStatus;
 use crate::duty::Clock;
 use crate::kill::alerts::{Alerts, Severity, Standing, State};
 use crate::metrics::{Sample, SampleKind, Source};
@@ -12,6 +14,8 @@ pub struct AlertSource {
     pub alerts: Arc<Alerts>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// How delivery goes, by receiver.
+    pub receivers: Vec<Arc<ReceiverStatus>>,
 }
 
 impl Source for AlertSource {
@@ -61,6 +65,24 @@ impl Source for AlertSource {
         ] {
             add(name, help, counter, &[], value as f64);
         }
+        let failing = self.receivers.iter().filter(|receiver| receiver.failing.load(Ordering::Relaxed)).count();
+        let help = "Receivers of alerts: Alertmanagers and webhooks.";
+        add("haltline_alert_receivers", help, gauge, &[], self.receivers.len() as f64);
+        let help = "Receivers of alerts whose last delivery failed.";
+        add("haltline_alert_receivers_failing", help, gauge, &[], failing as f64);
+        for receiver in &self.receivers {
+            for (result, value) in [("delivered", &receiver.delivered), ("failed", &receiver.failed)] {
+                let labels = [("receiver", receiver.name.as_str()), ("result", result)];
+                let help = "Exchanges with receivers of alerts, by result.";
+                add("haltline_alert_deliveries_total", help, counter, &labels, value.load(Ordering::Relaxed) as f64);
+            }
+        }
+        for receiver in &self.receivers {
+            let latency = receiver.latency_ns.load(Ordering::Relaxed) as f64 / 1e9;
+            let help = "From the last alert that was delivered to its delivery.";
+            let labels = [("receiver", receiver.name.as_str())];
+            add("haltline_alert_delivery_latency_seconds", help, gauge, &labels, latency);
+        }
         samples
     }
 }
@@ -75,7 +97,7 @@ mod tests {
     fn open_alerts_are_counted_by_severity_and_state_and_the_oldest_has_an_age() {
         let clock = TestClock::new();
         let alerts = Arc::new(Alerts::default());
-        let source = AlertSource { alerts: alerts.clone(), clock: clock.clone() };
+        let source = AlertSource { alerts: alerts.clone(), clock: clock.clone(), receivers: vec![] };
         let value = |name: &str, labels: &[&str]| {
             let fits =
                 |s: &Sample| s.name == name && s.labels.iter().map(|(_, v)| v.as_str()).eq(labels.iter().copied());

@@ -1,8 +1,9 @@
-//! The file with the alerts that are not over: `alerts.json` in the state directory.
+//! Small files of the state directory that are written whole: the alerts that are not over (`alerts.json`), what the guard has
+//! learned (`guard.json`).
 //!
 //! ```text
-//! haltline-alerts 1 <BLAKE3 of what follows, hexadecimal>
-//! { … }                                                    kill::alerts::Saved
+//! haltline-state 1 <BLAKE3 of what follows, hexadecimal>
+//! { … }                                                   kill::alerts::Saved, guard::watch::SavedWatch
 //! ```
 //!
 //! A new file is written beside it, synced, and renamed over it: after a crash there is the old one or the new one.
@@ -11,32 +12,39 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use crate::kill::alerts::Saved;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-const MAGIC: &str = "haltline-alerts 1 ";
-/// More than [`crate::kill::alerts::KEPT`] alerts and all changes can take.
+const MAGIC: &str = "haltline-state 1 ";
+/// More than all alerts and all changes can take.
 const SIZE_MAX: u64 = 256 << 20;
 
 /// What was found at start.
 #[derive(Debug)]
-pub enum Found {
+pub enum Found<T> {
     /// There is none yet.
     None,
     /// As it was written.
-    Intact(Box<Saved>),
+    Intact(Box<T>),
     /// It is not what was written: why, in words. It was put aside.
     Damaged(String),
 }
 
-/// The file in the state directory `dir`.
+/// The file of alerts in the state directory `dir`.
 #[must_use]
 pub fn path(dir: &Path) -> PathBuf {
     dir.join("alerts.json")
 }
 
-/// Reads the file. A damaged one is renamed to `alerts.damaged`, for a person to look at.
+/// The file of what the guard has learned.
 #[must_use]
-pub fn load(path: &Path) -> Found {
+pub fn guard_path(dir: &Path) -> PathBuf {
+    dir.join("guard.json")
+}
+
+/// Reads a file. A damaged one is renamed to end with `.damaged`, for a person to look at.
+#[must_use]
+pub fn load<T: DeserializeOwned>(path: &Path) -> Found<T> {
     match read(path) {
         Ok(None) => Found::None,
         Ok(Some(saved)) => Found::Intact(Box::new(saved)),
@@ -51,7 +59,7 @@ pub fn load(path: &Path) -> Found {
     }
 }
 
-fn read(path: &Path) -> Result<Option<Saved>, String> {
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, String> {
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(format!("cannot be read: {error}")),
@@ -60,18 +68,18 @@ fn read(path: &Path) -> Result<Option<Saved>, String> {
     }
     let text = fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
     let (head, body) = text.split_once('\n').ok_or("has no first line")?;
-    let hash = head.strip_prefix(MAGIC).ok_or("is not a file of alerts of this version")?;
+    let hash = head.strip_prefix(MAGIC).ok_or("is not a file of state of this version")?;
     if blake3::hash(body.as_bytes()).to_hex().as_str() != hash {
         return Err("does not match its hash".to_owned());
     }
     serde_json::from_str(body).map(Some).map_err(|error| format!("does not say what it should: {error}"))
 }
 
-/// Writes the file, and returns when it is on disk.
+/// Writes a file, and returns when it is on disk.
 ///
 /// # Errors
 /// The system's; the file is then as it was.
-pub fn save(path: &Path, saved: &Saved) -> io::Result<()> {
+pub fn save(path: &Path, saved: &impl Serialize) -> io::Result<()> {
     let body = serde_json::to_string(saved)?;
     let text = format!("{MAGIC}{}\n{body}", blake3::hash(body.as_bytes()).to_hex());
     let new = path.with_extension("new");
@@ -88,7 +96,7 @@ pub fn save(path: &Path, saved: &Saved) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kill::alerts::{Alerts, Raise};
+    use crate::kill::alerts::{Alerts, Raise, Saved};
 
     fn saved() -> Saved {
         let alerts = Alerts::default();
@@ -101,10 +109,10 @@ mod tests {
     fn what_was_saved_is_found_again() {
         let dir = tempfile::tempdir().unwrap();
         let file = path(dir.path());
-        assert!(matches!(load(&file), Found::None));
+        assert!(matches!(load::<Saved>(&file), Found::None));
         save(&file, &Saved::default()).unwrap();
         save(&file, &saved()).unwrap();
-        let Found::Intact(found) = load(&file) else { panic!("not intact") };
+        let Found::Intact(found) = load::<Saved>(&file) else { panic!("not intact") };
         assert_eq!(*found, saved());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
@@ -123,7 +131,7 @@ mod tests {
         }
         for bytes in broken {
             fs::write(&file, &bytes).unwrap();
-            match load(&file) {
+            match load::<Saved>(&file) {
                 Found::Damaged(why) => assert!(why.contains("it is now"), "{why}"),
                 other => panic!("{other:?} from {:?}", String::from_utf8_lossy(&bytes)),
             }

@@ -1,56 +1,23 @@
 //! Alerts: the list, one of them, and the answer of a person.
 
-use std::collections::HashMap;
-
 use axum::body::Body;
-use axum::extract::{Path, Query, State, rejection::QueryRejection};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::api::auth::Role;
 use crate::api::problem::Problem;
-use crate::api::routes::{Api, Caller, Shared, answer, not_found, parse_id, query_fields, read_fields};
+use crate::api::routes::{AnyQuery, Api, Caller, Shared, answer, not_found, parse_id, query_fields, read_fields};
 use crate::kill::alerts::{AckRefused, Alert, Filter, Severity, State as AlertState};
 use crate::kill::words::{ScopeName, rfc3339};
 
 /// The most alerts of one answer.
 const COUNT_MAX: usize = 1_000;
 
-/// An alert as JSON: what `GET /v1/alerts` lists, and what a webhook is sent.
-pub(super) fn view(alert: &Alert) -> Value {
-    let ack = alert.acknowledged.as_ref();
-    json!({
-        "id": alert.number.to_string(),
-        "number": alert.number,
-        "kind": alert.kind,
-        "name": alert.name,
-        "scope": alert.scope,
-        "severity": alert.severity.name(),
-        "state": alert.state.name(),
-        "owner": alert.owner,
-        "owners": alert.owners,
-        "runbook": alert.runbook,
-        "text": alert.text,
-        "first_text": alert.first_text,
-        "count": alert.count,
-        "at": rfc3339(alert.at),
-        "last_at": rfc3339(alert.last_at),
-        "escalations": alert.escalations,
-        "acknowledged": ack.map(|ack| json!({ "by": ack.by, "reason": ack.reason, "at": rfc3339(ack.at) })),
-        "resolved_at": alert.resolved_at.map(rfc3339),
-        "summed_up": alert.summed_up,
-        "needs_acknowledgement": alert.is_unanswered_critical(),
-    })
-}
-
 /// `GET /v1/alerts?state=&open=&severity=&owner=&kind=&name=&scope_kind=&scope_name=&before=&count=`: newest first. `next` is
 /// the `before` of the next page.
-pub(super) async fn list(
-    State(api): Shared,
-    caller: Caller,
-    query: Result<Query<HashMap<String, String>>, QueryRejection>,
-) -> Result<Response, Problem> {
+pub(super) async fn list(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.needs(Role::Viewer)?;
     let mut fields = query_fields(query)?;
     let mut filter = Filter::default();
@@ -87,7 +54,7 @@ pub(super) async fn list(
         StatusCode::OK,
         &json!({
             "at": rfc3339(api.parts.clock.now().unix.0),
-            "alerts": list.iter().map(view).collect::<Vec<_>>(),
+            "alerts": list.iter().map(Alert::to_json).collect::<Vec<_>>(),
             "next": next,
             "unacknowledged_critical": standing.unanswered,
             "blocks_open": !api.parts.alerts.blocking().is_empty(),
@@ -99,7 +66,7 @@ pub(super) async fn list(
 pub(super) async fn one(State(api): Shared, caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
     caller.needs(Role::Viewer)?;
     let alert = api.parts.alerts.get(parse_id(&id)?).ok_or_else(|| refused(&AckRefused::Unknown))?;
-    Ok(answer(StatusCode::OK, &view(&alert)))
+    Ok(answer(StatusCode::OK, &alert.to_json()))
 }
 
 /// `POST /v1/alerts/{id}/ack` with `{reason}`: the caller looks at it.
@@ -115,6 +82,11 @@ pub(super) async fn acknowledge(
     let mut fields = read_fields(&api, &headers, body).await?;
     let reason = fields.text("reason")?.unwrap_or_default();
     fields.finish()?;
+    // An answer may be what a re-arm of the scope waits for.
+    let about = api.parts.alerts.get(number).and_then(|alert| alert.scope);
+    if let Some(scope) = about.and_then(|scope| scope.find(api.parts.switch.universe())) {
+        caller.at(&api, "ack", scope)?;
+    }
     let taken = api.parts.alerts.acknowledge(number, caller.name(), &reason, api.parts.clock.now().unix.0);
     let mut entry = caller.entry("ack").because(&reason).detail(format!("alert {number}"));
     if let Some(alert) = api.parts.alerts.get(number) {
@@ -129,7 +101,7 @@ pub(super) async fn acknowledge(
     });
     let alert = taken.map_err(|why| refused(&why))?;
     tracing::warn!(event = "ack", alert = number, name = alert.name, actor = caller.name(), reason, "acknowledged");
-    Ok(answer(StatusCode::OK, &view(&alert)))
+    Ok(answer(StatusCode::OK, &alert.to_json()))
 }
 
 fn refused(why: &AckRefused) -> Problem {

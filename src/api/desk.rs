@@ -26,6 +26,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use serde_json::{Value, json};
 
+use crate::api::ApiParts;
 use crate::api::auth::Role;
 use crate::api::problem::Problem;
 use crate::api::routes::{
@@ -313,6 +314,7 @@ async fn ask(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body)
     let reason = fields.text("reason")?.unwrap_or_default();
     let etag = fields.text("etag")?.or_else(|| if_match(&headers));
     fields.finish()?;
+    caller.at(&api, "override", place.scope)?;
     let actor = caller.0.name.clone();
     let ask = Ask { place, value, for_ns: seconds * 1_000_000_000, actor, reason: reason.clone() };
     let entry = caller.entry("override").on(ScopeName::of(api.parts.switch.universe(), place.scope)).because(&reason);
@@ -356,6 +358,10 @@ async fn decide(
     let mut fields = read_fields(api, &headers, body).await?;
     let reason = fields.text("reason")?.unwrap_or_default();
     fields.finish()?;
+    let about = desk(api)?.overrides().iter().find(|o| o.id == id).map(|o| o.scope.clone());
+    if let Some(scope) = about.and_then(|scope| scope.find(api.parts.switch.universe())) {
+        caller.at(api, action, scope)?;
+    }
     let entry = caller.entry(action).because(&reason);
     let actor = caller.0.name.clone();
     let result = api.at_the_desk(move |desk| call(desk, id, &actor, &reason)).await;
@@ -466,6 +472,7 @@ async fn replace(State(api): Shared, caller: Caller, headers: HeaderMap, body: B
     if reason.trim().is_empty() {
         return Err(fields.wrong("reason", &reason.into(), "a change of limits needs a reason"));
     }
+    caller.at(&api, "limits", Scope::Firm)?;
     let entry = caller.entry("limits").because(&reason);
     let (actor, etag) = (caller.0.name.clone(), if_match(&headers));
     let result = api.at_the_desk(move |desk| desk.replace(&text, &actor, &reason, etag.as_deref())).await;
@@ -494,6 +501,20 @@ fn probation(one: &Probation, now: Now) -> Value {
         "clean_orders": volume,
         "clean_orders_needed": one.steps.clean_volume,
     })
+}
+
+/// The overrides in force, for `GET /v1/state`.
+pub(super) fn active(parts: &ApiParts) -> Vec<Value> {
+    let Some(desk) = &parts.desk else { return Vec::new() };
+    let (universe, now) = (parts.switch.universe(), parts.clock.now());
+    desk.overrides().iter().filter(|o| o.is_active()).map(|o| shown(universe, o, now)).collect()
+}
+
+/// Who is on probation, for `GET /v1/state`.
+pub(super) fn on_probation(parts: &ApiParts) -> Vec<Value> {
+    let Some(desk) = &parts.desk else { return Vec::new() };
+    let now = parts.clock.now();
+    desk.probations().iter().map(|p| probation(p, now)).collect()
 }
 
 async fn probations(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
@@ -532,6 +553,7 @@ async fn promote_scope(
     let mut fields = read_fields(api, headers, body).await?;
     let reason = fields.text("reason")?.unwrap_or_default();
     fields.finish()?;
+    caller.at(api, "promote", scope)?;
     let name = ScopeName::of(api.parts.switch.universe(), scope);
     let entry = caller.entry("promote").on(name.clone()).because(&reason);
     let actor = caller.0.name.clone();

@@ -104,6 +104,9 @@ async fn begin(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bod
     };
     let reason = fields.text("reason")?.unwrap_or_default();
     fields.finish()?;
+    if let Some(scope) = scope {
+        caller.at(&api, "drill", scope)?;
+    }
     let mut entry = caller.entry("drill").because(&reason);
     if let Some(scope) = scope {
         entry = entry.on(ScopeName::of(api.parts.switch.universe(), scope));

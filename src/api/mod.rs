@@ -2,7 +2,7 @@
 //! neither a scrape nor a browser is in the way of the event streams.
 //!
 //! It has two doors, each with a thread and places of its own, so that a crowd at one keeps nobody out of the other:
-//! TCP, where a caller is known by a bearer token, and a Unix socket, where the kernel says which user calls
+//! TCP, where a caller is known by a bearer token, the cookie of a login or a client certificate, and a Unix socket, where the kernel says which user calls
 //! ([`LocalUsers`]).
 //!
 //! | Endpoint | Role | |
@@ -14,6 +14,10 @@
 //! | `GET /v1/rearm`, `GET /v1/rearm/{id}` | viewer | re-arms, newest first |
 //! | `GET /v1/state` | viewer | modes, causes, sessions, totals, engine, latch, alerts |
 //! | `GET /v1/stream` | viewer | the same as it changes, see `api/stream` |
+//! | `GET /v1/strategies?name=&rows=&from=` | viewer | each strategy with its limits and their use |
+//! | `GET /v1/incidents?count=&before=`, `GET /v1/incidents/{id}` | viewer | reports of trips and kills, newest first |
+//! | `GET /v1/audit?actor=&action=&scope=&since=&until=&refused=&count=&before=` | risk | who did what, newest first |
+//! | `POST /v1/login`, `POST /v1/logout`, `GET /v1/me` | – / viewer | a cookie for a browser, see `api/login` |
 //! | `GET /v1/limits?kind=&name=&all=&rows=&from=` | viewer | limits with their use; `next` is the `from` of the next page |
 //! | `POST /v1/limits/reload` | risk | `{reason}` → the new generation, or every violation |
 //! | overrides, what-if, `PUT /v1/limits`, probation | viewer, risk | see [`desk`] |
@@ -21,6 +25,7 @@
 //! | `POST /v1/drills`, `GET /v1/drills`, `GET /v1/drills/{id}` | risk, viewer | `{scope?, force?, reason}` → what the rehearsal showed, see [`drills`] |
 //! | `GET /v1/alerts?state=&open=&severity=&owner=&kind=&name=&scope_kind=&scope_name=&before=&count=` | viewer | alerts, newest first; `next` is the `before` of the next page |
 //! | `GET /v1/alerts/{id}` | viewer | one of them |
+//! | `GET /v1/signatures?count=`, `GET /v1/peers` | viewer | what the guard has learned of texts and of rates |
 //! | `POST /v1/alerts/{id}/ack` | operator | `{reason}` → the alert, which the caller looks at from now on |
 //! | `GET /livez`, `GET /readyz?verbose` | – | |
 //! | `GET /`, `GET /console/…` | – | the console: a page, no data |
@@ -34,26 +39,39 @@ pub mod auth;
 mod console;
 pub mod desk;
 pub mod drills;
+mod guard;
+mod login;
 pub mod problem;
+mod reads;
 mod routes;
 mod server;
 mod stream;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_login;
+#[cfg(test)]
+mod tests_reads;
+#[cfg(test)]
 mod tests_stream;
+#[cfg(test)]
+mod tests_tls;
+pub mod tls;
 mod view;
 
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-pub use auth::{Authenticator, Caller, LocalUsers, Principal, Role};
+pub use auth::{Authenticator, Caller, CertificateBy, Certified, LocalUsers, Principal, Role, Scopes};
+pub use login::LASTS as LOGIN_LASTS;
+pub use reads::{AuditPage, AuditQuery, Files};
 pub use routes::BODY_MAX;
 pub use server::{run, run_local};
 
 use crate::duty::Clock;
 use crate::engine::durability::Durability;
 use crate::engine::published::Published;
+use crate::guard::watch::Watch;
 use crate::kill::alerts::Alerts;
 use crate::kill::audit::Audit;
 use crate::kill::switch::Switch;
@@ -115,16 +133,22 @@ pub struct ApiParts {
     pub limits: Arc<RwLock<Arc<LimitTable>>>,
     /// Who may call over the network.
     pub auth: Arc<Authenticator>,
+    /// What the network door speaks; `None`: plain HTTP.
+    pub tls: Option<Arc<tls::Tls>>,
     /// Who may call over the local socket.
     pub local: LocalUsers,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// The last alerts.
     pub alerts: Arc<Alerts>,
+    /// What looks at texts and rates; `None`: nobody does.
+    pub watch: Option<Arc<Watch>>,
     /// Where control records go.
     pub audit: Arc<Audit>,
     /// How the journal is doing; `None`: there is none.
     pub journal: Option<Arc<Durability>>,
+    /// What happened, as far as it is kept.
+    pub files: Files,
     /// Renders `/metrics`. May take long.
     pub render_metrics: Box<dyn Fn() -> String + Send + Sync>,
     /// `POST /v1/limits/reload`.

@@ -21,16 +21,18 @@ use crate::api::ApiParts;
 use crate::api::alerts;
 use crate::api::auth::{self, Role, same_origin};
 use crate::api::console;
+use crate::api::guard;
 use crate::api::problem::Problem;
+use crate::api::server::Line;
 use crate::api::stream::{self, Hub};
 use crate::api::view;
-use crate::api::{desk, drills};
+use crate::api::{desk, drills, login, reads};
 use crate::kill::audit::Entry;
 use crate::kill::rearm::{Rearm, RearmAsk, RearmRefused, RearmState};
 use crate::kill::switch::Stop;
 use crate::kill::words::ScopeName;
 use crate::model::{Mode, Scope, ScopeKind};
-use crate::units::Now;
+use crate::units::{MonoNanos, Now};
 
 /// The largest body that is read.
 pub const BODY_MAX: usize = 64 * 1024;
@@ -65,7 +67,7 @@ pub(super) struct Api {
     keys: Mutex<VecDeque<PressKey>>,
     /// Something has become durable.
     progressed: Arc<Notify>,
-    lanes: [Arc<Semaphore>; 5],
+    lanes: [Arc<Semaphore>; 6],
     pub(super) stream: Hub,
 }
 
@@ -82,6 +84,8 @@ pub(super) enum Lane {
     Limits,
     /// Drills.
     Drills,
+    /// What is read from disk: incidents, the audit.
+    Files,
 }
 
 struct PressKey {
@@ -119,8 +123,17 @@ pub(super) fn router(parts: Arc<ApiParts>, stop: watch::Receiver<bool>) -> Route
         .route("/v1/rearm/{id}/approve", post(approve))
         .route("/v1/state", get(state))
         .route("/v1/stream", get(stream::stream))
+        .route("/v1/strategies", get(reads::strategies))
+        .route("/v1/incidents", get(reads::incidents))
+        .route("/v1/incidents/{id}", get(reads::incident_by_id))
+        .route("/v1/audit", get(reads::audit))
+        .route("/v1/login", post(login::login))
+        .route("/v1/logout", post(login::logout))
+        .route("/v1/me", get(login::me))
         .route("/v1/limits", get(limits))
         .route("/v1/limits/reload", post(reload))
+        .route("/v1/signatures", get(guard::signatures))
+        .route("/v1/peers", get(guard::peers))
         .route("/v1/alerts", get(alerts::list))
         .route("/v1/alerts/{id}", get(alerts::one))
         .route("/v1/alerts/{id}/ack", post(alerts::acknowledge))
@@ -145,7 +158,20 @@ pub(super) fn not_found(detail: impl Into<String>) -> Problem {
 }
 
 /// An authenticated caller. Every handler that takes one says which role it needs before anything else.
-pub(super) struct Caller(pub(super) auth::Caller, String);
+pub(super) struct Caller(pub(super) auth::Caller, String, Way);
+
+/// How a caller is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// By the kernel's word.
+    Local,
+    /// By the token sent along.
+    Token,
+    /// By the cookie of a login, whose hash this is.
+    Login([u8; 32]),
+    /// By the certificate of the connection.
+    Certificate,
+}
 
 impl Caller {
     /// Who calls.
@@ -165,6 +191,34 @@ impl Caller {
         })
     }
 
+    /// Whether what the caller's role allows, it allows at `scope`; a refusal is recorded. Everything that changes a scope
+    /// asks this besides [`Caller::may`].
+    pub(super) fn at(&self, api: &Api, action: &str, scope: Scope) -> Result<(), Problem> {
+        let universe = api.parts.switch.universe();
+        self.0.covers(universe, scope).inspect_err(|_| {
+            let entry = self.entry(action).on(ScopeName::of(universe, scope));
+            api.parts.audit.record(entry.refused("the role does not count for this scope"));
+        })
+    }
+
+    /// The hash of the login that the caller is known by.
+    pub(super) fn login(&self) -> Option<&[u8; 32]> {
+        match &self.2 {
+            Way::Login(hash) => Some(hash),
+            Way::Local | Way::Token | Way::Certificate => None,
+        }
+    }
+
+    /// How the caller is known, in a word.
+    pub(super) fn way(&self) -> &'static str {
+        match self.2 {
+            Way::Local => "local",
+            Way::Token => "token",
+            Way::Login(_) => "login",
+            Way::Certificate => "certificate",
+        }
+    }
+
     /// A control record of the caller's.
     pub(super) fn entry(&self, action: &str) -> Entry {
         Entry::new(&self.0.name, action).from(&self.1)
@@ -176,22 +230,42 @@ impl FromRequestParts<Arc<Api>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Caller, Problem> {
         same_origin(&parts.headers)?;
-        let (caller, source) = match parts.extensions.get::<Origin>().copied() {
+        let (known, source) = match parts.extensions.get::<Origin>().copied() {
             // A token that is sent along says nothing here: whose request it is must not depend on two things.
-            Some(Origin::Local(uid)) => (api.parts.local.caller(uid).cloned(), format!("uid {uid}")),
+            Some(Origin::Local(uid)) => {
+                (api.parts.local.caller(uid).map(|caller| (caller.clone(), Way::Local)), format!("uid {uid}"))
+            }
             Some(Origin::Network(peer)) => {
                 let now = api.parts.clock.now().mono;
-                (api.parts.auth.caller(&parts.headers, peer.ip(), now), peer.ip().to_string())
+                (known(api, parts, peer, now), peer.ip().to_string())
             }
             None => return Err(not_found("it is not known where the request comes from")),
         };
-        if caller.is_err() {
+        if known.is_err() {
             let what = format!("{} {}", parts.method, parts.uri.path());
             let entry = Entry::new("?", "auth").from(&source).detail(what);
             api.parts.audit.record(entry.refused("nobody that is known"));
         }
-        caller.map(|caller| Caller(caller, source))
+        known.map(|(caller, way)| Caller(caller, source, way))
     }
+}
+
+/// Who asks over the network. A token that is sent counts before everything else, right or wrong; what a browser sends by
+/// itself only for what a page of ours has asked for.
+fn known(api: &Api, parts: &Parts, peer: SocketAddr, now: MonoNanos) -> Result<(auth::Caller, Way), Problem> {
+    if !parts.headers.contains_key(header::AUTHORIZATION) {
+        let login = api.parts.auth.logins.of(&parts.headers, now);
+        let certified = || parts.extensions.get::<Line>()?.certified.clone();
+        let by_itself = match login {
+            Some((caller, hash)) => Some((caller, Way::Login(hash))),
+            None => certified().map(|caller| (caller, Way::Certificate)),
+        };
+        if let Some(known) = by_itself {
+            login::meant(&parts.method, &parts.headers)?;
+            return Ok(known);
+        }
+    }
+    api.parts.auth.caller(&parts.headers, peer.ip(), now).map(|caller| (caller, Way::Token))
 }
 
 /// The fields of a JSON object, taken one by one; what is left over is unknown.
@@ -399,6 +473,7 @@ async fn kill(
     let reason = fields.text("reason")?.unwrap_or_default();
     let wait = fields.wait()?;
     fields.finish()?;
+    caller.at(&api, "kill", scope)?;
 
     let actor = &caller.0.name;
     let key = headers.get("idempotency-key").map(|k| *blake3::hash(k.as_bytes()).as_bytes());
@@ -604,6 +679,7 @@ async fn rearm(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bod
     let (acknowledge, nonce) = (fields.text("acknowledge")?, fields.text("nonce")?);
     let wait = fields.wait()?;
     fields.finish()?;
+    caller.at(&api, "rearm", scope)?;
     alerts::may_rearm(&api, &ScopeName::of(api.parts.switch.universe(), scope))?;
     let prepared = desk::prepare_rearm(&api, scope, epoch, &caller.0.name, false).await;
     let now = api.parts.clock.now();
@@ -629,10 +705,12 @@ async fn approve(
     let reason = fields.text("reason")?.unwrap_or_default();
     let wait = fields.wait()?;
     fields.finish()?;
-    if let Some(asked) = api.parts.switch.rearm(id, api.parts.clock.now()) {
+    let now = api.parts.clock.now();
+    if let Some(asked) = api.parts.switch.rearm(id, now) {
+        caller.at(&api, "approve", asked.scope)?;
         alerts::may_rearm(&api, &ScopeName::of(api.parts.switch.universe(), asked.scope))?;
     }
-    let prepared = match api.parts.switch.rearm(id, api.parts.clock.now()) {
+    let prepared = match api.parts.switch.rearm(id, now) {
         Some(Rearm { scope, word, state: RearmState::Pending, actor, .. }) if actor != caller.0.name => {
             desk::prepare_rearm(&api, scope, word.epoch, &caller.0.name, true).await
         }
@@ -758,6 +836,8 @@ async fn limits(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<R
 
 async fn reload(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "limits")?;
+    // A file is of the whole firm.
+    caller.at(&api, "limits", Scope::Firm)?;
     let mut fields = read_fields(&api, &headers, body).await?;
     let reason = fields.text("reason")?.unwrap_or_default();
     fields.finish()?;

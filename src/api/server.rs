@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
@@ -28,7 +28,8 @@ use tower::ServiceExt;
 
 use crate::api::problem::Problem;
 use crate::api::routes::{Origin, Received, router};
-use crate::api::{ApiOptions, ApiParts};
+use crate::api::tls::Tls;
+use crate::api::{ApiOptions, ApiParts, Authenticator, Caller};
 use crate::duty::Clock;
 
 /// Serves on `listener` until `stop` is true (or its sender is gone). A thread's whole life: it makes its own runtime.
@@ -52,8 +53,8 @@ pub fn run_local(listener: StdUnixListener, parts: Arc<ApiParts>, stop: watch::R
 fn on_a_runtime(serving: impl Future<Output = io::Result<()>>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // State, limits, metrics and a reload; kills need none of them.
-        .max_blocking_threads(4)
+        // One for each lane, one for the stream; kills need none of them.
+        .max_blocking_threads(8)
         .thread_name("api-blocking")
         .build()?;
     runtime.block_on(serving)?;
@@ -70,6 +71,9 @@ trait Door {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     async fn connected(&self) -> io::Result<(Self::Stream, Origin)>;
+
+    /// What is spoken here instead of plain HTTP.
+    fn tls(parts: &ApiParts) -> Option<Arc<Tls>>;
 }
 
 impl Door for TcpListener {
@@ -82,6 +86,10 @@ impl Door for TcpListener {
         let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNANSWERED_MS);
         Ok((stream, Origin::Network(peer)))
     }
+
+    fn tls(parts: &ApiParts) -> Option<Arc<Tls>> {
+        parts.tls.clone()
+    }
 }
 
 impl Door for UnixListener {
@@ -93,14 +101,23 @@ impl Door for UnixListener {
         let uid = stream.peer_cred()?.uid();
         Ok((stream, Origin::Local(uid)))
     }
+
+    fn tls(_: &ApiParts) -> Option<Arc<Tls>> {
+        None
+    }
 }
 
-async fn serve(door: impl Door, parts: Arc<ApiParts>, mut stop: watch::Receiver<bool>) -> io::Result<()> {
-    let options = parts.options;
-    let clock = parts.clock.clone();
-    let router = router(parts, stop.clone());
-    let places = Arc::new(Places::new(options.connections, options.reserved));
+async fn serve<D: Door>(door: D, parts: Arc<ApiParts>, mut stop: watch::Receiver<bool>) -> io::Result<()> {
+    let places = Arc::new(Places::new(parts.options.connections, parts.options.reserved));
     let graceful = GracefulShutdown::new();
+    let drain = parts.options.drain;
+    let server = Arc::new(Server {
+        router: router(parts.clone(), stop.clone()),
+        auth: parts.auth.clone(),
+        tls: D::tls(&parts),
+        clock: parts.clock.clone(),
+        options: parts.options,
+    });
     loop {
         let accepted = tokio::select! {
             biased;
@@ -112,8 +129,7 @@ async fn serve(door: impl Door, parts: Arc<ApiParts>, mut stop: watch::Receiver<
                 let Some(place) = places.take() else { continue };
                 let watcher = graceful.watcher();
                 let number = place.number;
-                let task =
-                    tokio::spawn(connection(stream, origin, place, router.clone(), clock.clone(), options, watcher));
+                let task = tokio::spawn(server.clone().connection(stream, origin, place, watcher));
                 places.set_task(number, task.abort_handle());
             }
             Err(error) => {
@@ -124,67 +140,101 @@ async fn serve(door: impl Door, parts: Arc<ApiParts>, mut stop: watch::Receiver<
         }
     }
     drop(door);
-    let _ = tokio::time::timeout(options.drain, graceful.shutdown()).await;
+    let _ = tokio::time::timeout(drain, graceful.shutdown()).await;
     Ok(())
 }
 
-async fn connection(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    origin: Origin,
-    place: Place,
+/// What every connection of a door is served with.
+struct Server {
     router: Router,
+    auth: Arc<Authenticator>,
+    tls: Option<Arc<Tls>>,
     clock: Arc<dyn Clock>,
     options: ApiOptions,
-    watcher: hyper_util::server::graceful::Watcher,
-) {
-    let line = Line { hangup: Arc::default(), busy: place.busy.clone() };
-    let hangup = line.hangup.clone();
-    let kill_only = place.kill_only;
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let router = router.clone();
-        let received = Received(clock.now());
-        let (line, busy) = (line.clone(), line.busy());
-        async move {
-            let mut request: Request = request.map(axum::body::Body::new);
-            let reserved = kill_only && request.uri().path() != "/v1/kill";
-            let mut response: Response = if reserved {
-                Problem::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "too-many-connections",
-                    "Too many connections",
-                    "only a kill is taken on the last connections",
-                )
-                .into_response()
-            } else {
-                request.extensions_mut().insert(origin);
-                request.extensions_mut().insert(received);
-                request.extensions_mut().insert(line);
-                // The router is always ready and cannot fail.
-                router.oneshot(request).await.into_response()
-            };
-            if kill_only {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+}
+
+impl Server {
+    async fn connection(
+        self: Arc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        origin: Origin,
+        place: Place,
+        watcher: Watcher,
+    ) {
+        let mut line = Line { tls: false, certified: None, hangup: Arc::default(), busy: place.busy.clone() };
+        match &self.tls {
+            None => self.talk(stream, origin, line, place.kill_only, watcher).await,
+            Some(tls) => {
+                // A handshake that fails or takes too long concerns nobody else.
+                let shaken = tokio::time::timeout(self.options.header_timeout, tls.accept(stream)).await;
+                if let Ok(Ok((stream, names))) = shaken {
+                    line.tls = true;
+                    line.certified = names.and_then(|names| self.auth.certified(&names));
+                    self.talk(stream, origin, line, place.kill_only, watcher).await;
+                }
             }
-            drop(busy);
-            Ok::<_, Infallible>(response)
         }
-    });
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(options.header_timeout)
-        .max_buf_size(64 * 1024)
-        .serve_connection(TokioIo::new(stream), service);
-    // What ends a connection (a time-out, a peer that is gone, bytes that are not HTTP) concerns nobody else.
-    tokio::select! {
-        _ = watcher.watch(serving) => {}
-        () = hangup.notified() => {}
+        drop(place);
     }
-    drop(place);
+
+    async fn talk(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        origin: Origin,
+        line: Line,
+        kill_only: bool,
+        watcher: Watcher,
+    ) {
+        let hangup = line.hangup.clone();
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let router = self.router.clone();
+            let received = Received(self.clock.now());
+            let (line, busy) = (line.clone(), line.busy());
+            async move {
+                let mut request: Request = request.map(axum::body::Body::new);
+                let reserved = kill_only && request.uri().path() != "/v1/kill";
+                let mut response: Response = if reserved {
+                    Problem::new(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "too-many-connections",
+                        "Too many connections",
+                        "only a kill is taken on the last connections",
+                    )
+                    .into_response()
+                } else {
+                    request.extensions_mut().insert(origin);
+                    request.extensions_mut().insert(received);
+                    request.extensions_mut().insert(line);
+                    // The router is always ready and cannot fail.
+                    router.oneshot(request).await.into_response()
+                };
+                if kill_only {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                drop(busy);
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let serving = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.options.header_timeout)
+            .max_buf_size(64 * 1024)
+            .serve_connection(TokioIo::new(stream), service);
+        // What ends a connection (a time-out, a peer that is gone, bytes that are not HTTP) concerns nobody else.
+        tokio::select! {
+            _ = watcher.watch(serving) => {}
+            () = hangup.notified() => {}
+        }
+    }
 }
 
 /// What an endpoint may do with the connection that its request came over.
 #[derive(Clone)]
 pub(super) struct Line {
+    /// Whether nobody on the way can read along.
+    pub(super) tls: bool,
+    /// Whom the certificate names that the other end sent.
+    pub(super) certified: Option<Caller>,
     /// Ends the connection, whatever it is at.
     pub(super) hangup: Arc<Notify>,
     /// How many reasons there are not to take its place away.

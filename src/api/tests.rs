@@ -34,6 +34,8 @@ pub(super) struct Setup {
     pub(super) engine: bool,
     pub(super) latch: bool,
     pub(super) options: ApiOptions,
+    pub(super) files: Files,
+    pub(super) tls: Option<Arc<tls::Tls>>,
     pub(super) render: Box<dyn Fn() -> String + Send + Sync>,
 }
 
@@ -44,6 +46,8 @@ impl Default for Setup {
             engine: true,
             latch: true,
             options: ApiOptions::default(),
+            files: Files::default(),
+            tls: None,
             render: Box::new(|| "# nothing\n".to_owned()),
         }
     }
@@ -151,19 +155,34 @@ impl World {
         let principals = TOKENS.map(|(name, token, role)| Principal {
             name: name.into(),
             role,
+            scopes: Scopes::EVERYTHING,
             token_hash: auth::hash_token(token),
         });
-        let auth = Arc::new(Authenticator::new(principals.to_vec()));
+        let mut principals = principals.to_vec();
+        let only_alpha = ScopeName { kind: "strategy".into(), name: "alpha".into() };
+        for (name, role) in [("oscar", Role::Operator), ("ravi", Role::Risk)] {
+            let scopes = Scopes::only(vec![only_alpha.clone()]);
+            let token_hash = auth::hash_token(&format!("token-of-{name}"));
+            principals.push(Principal { name: name.into(), role, scopes, token_hash });
+        }
+        let certificates = vec![Certified {
+            by: CertificateBy::Subject("CN=carol".into()),
+            caller: Caller { name: "carol".into(), role: Role::Operator, scopes: Scopes::EVERYTHING },
+        }];
+        let auth = Arc::new(Authenticator::new(principals).with_certificates(certificates));
         let parts = ApiParts {
             switch: switch.clone(),
             published: published.clone(),
             limits: limits.clone(),
             auth: auth.clone(),
+            tls: setup.tls,
             local: LocalUsers::default(),
             clock: clock.clone(),
             alerts: alerts.clone(),
+            watch: None,
             audit: Arc::new(crate::kill::audit::Audit::new(None, clock.clone())),
             journal: None,
+            files: setup.files,
             render_metrics: setup.render,
             reload: Box::new(|_, reason| match reason {
                 "good" => Ok(7),

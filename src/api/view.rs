@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::api::ApiParts;
+use crate::api::desk;
 use crate::engine::durability::JournalState;
 use crate::kill::rearm::{Rearm, RearmState};
 use crate::kill::receipt::Receipt;
@@ -205,7 +206,7 @@ pub(super) fn state(parts: &ApiParts) -> Value {
     let warnings = by_name(&mut Rule::ALL.iter().zip(&published.warnings).map(|(r, c)| (r.name(), c.get())));
     let anomalies = by_name(&mut AnomalyKind::ALL.iter().zip(&published.anomalies).map(|(k, c)| (k.name(), c.get())));
     let latch = switch.latch();
-    let alerts: Vec<Value> = parts.alerts.newest(50).iter().map(super::alerts::view).collect();
+    let alerts: Vec<Value> = parts.alerts.newest(50).iter().map(crate::kill::alerts::Alert::to_json).collect();
     let health = engine_health(parts);
     json!({
         "at": rfc3339(parts.clock.now().unix.0),
@@ -228,6 +229,8 @@ pub(super) fn state(parts: &ApiParts) -> Value {
         },
         "journal": parts.journal.as_ref().map_or(json!({ "state": "off" }), |journal| journal_value(&journal.state())),
         "limits_generation": published.limits_generation.get(),
+        "overrides": desk::active(parts),
+        "probation": desk::on_probation(parts),
         "alerts": alerts,
     })
 }
@@ -314,7 +317,7 @@ pub(super) fn limits(parts: &ApiParts, table: &LimitTable, query: &LimitsQuery) 
     })
 }
 
-fn usage_value(parts: &ApiParts, scope: Scope, usage: Usage, same_generation: bool) -> Value {
+pub(super) fn usage_value(parts: &ApiParts, scope: Scope, usage: Usage, same_generation: bool) -> Value {
     let universe = parts.switch.universe();
     let rule = usage.rule;
     // Rates are matched by position, which only means something under the same limits.

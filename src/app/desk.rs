@@ -26,7 +26,7 @@ use crate::engine::Instruction;
 use crate::engine::published::Published;
 use crate::guard::overrides::{Ask, Book, Override, State, View};
 use crate::guard::ramp::{After, Counts, Moved, Probation, Probations, Steps};
-use crate::kill::alerts::Alerts;
+use crate::kill::alerts::{Alerts, Raise};
 use crate::kill::audit::{Audit, Entry};
 use crate::kill::switch::Switch;
 use crate::kill::words::{self, ScopeName};
@@ -263,8 +263,9 @@ impl Desk {
             true => Ok(()),
             false => desk_file::write(&self.file, &saved),
         };
-        inner.durable = written.is_ok();
-        if let Err(error) = written {
+        let was = std::mem::replace(&mut inner.durable, written.is_ok());
+        // It is tried again all the time: the first failure is told, the metric shows the rest.
+        if let (true, Err(error)) = (was, written) {
             tracing::error!(event = "overlays", %error, "cannot write {}", self.file.display());
         }
         inner.durable
@@ -376,12 +377,17 @@ impl Desk {
         Counts { admitted: 0, breaches: breaches.map_or(0, |counter| counter.get()) }
     }
 
+    /// Each change of limits is an event of its own.
+    fn tell(&self, name: &str, scope: &ScopeName, text: &str) {
+        self.alerts.raise(Raise::new(self.clock.now().unix.0, "limits", name, text).on(scope.clone()).afresh());
+    }
+
     fn tell_ended(&self, one: &Override) {
         let State::Ended(how) = &one.state else { return };
         let text =
             format!("override {} of {} at {} by {} is over: {}", one.id, one.rule, one.scope, one.by, how.name());
         tracing::warn!(event = "override", "{text}");
-        self.alerts.push(self.clock.now().unix.0, "limits", "override_ended", text.clone());
+        self.tell("override_ended", &one.scope, &text);
         self.audit.record(Entry::new("haltline", "override_end").on(one.scope.clone()).detail(text));
     }
 
@@ -401,7 +407,7 @@ impl Desk {
             one.reason
         );
         tracing::warn!(event = "override", "{text}");
-        self.alerts.push(self.clock.now().unix.0, "limits", "override_begun", text);
+        self.tell("override_begun", &one.scope, &text);
     }
 
     fn tell_moved(&self, one: &Probation, how: Moved) {
@@ -413,7 +419,7 @@ impl Desk {
             Moved::Over => format!("{} has all of its limits again: it was clean after {}", one.scope, one.after),
         };
         tracing::warn!(event = "probation", "{text}");
-        self.alerts.push(self.clock.now().unix.0, "limits", "probation", text.clone());
+        self.tell("probation", &one.scope, &text);
         self.audit.record(Entry::new("haltline", "probation").on(one.scope.clone()).detail(text));
     }
 }
@@ -462,8 +468,11 @@ impl LimitsDesk for Desk {
     }
 
     fn probations(&self) -> Vec<Probation> {
-        // Their progress, which is not a change of limits.
-        self.lock().probations.iter().cloned().collect()
+        // With their progress, which is no change of limits; who looks does not wait for one that is being made.
+        match self.inner.try_lock() {
+            Ok(inner) => inner.probations.iter().cloned().collect(),
+            Err(_) => self.shown().probations.clone(),
+        }
     }
 
     fn is_durable(&self) -> bool {
@@ -515,7 +524,7 @@ impl LimitsDesk for Desk {
         drop(inner);
         let text = format!("{actor} promoted {scope}: it has all of its limits again");
         tracing::warn!(event = "probation", reason, "{text}");
-        self.alerts.push(self.clock.now().unix.0, "limits", "probation", text);
+        self.tell("probation", scope, &text);
         Ok(over)
     }
 
@@ -640,8 +649,8 @@ impl Desk {
         })?;
         let generation = u64::from(inner.generation);
         drop(inner);
-        self.audit.record(Entry::new(actor, "probation").on(name).detail(&text));
-        self.alerts.push(now.unix.0, "limits", "probation", text);
+        self.tell("probation", &name, &text);
+        self.audit.record(Entry::new(actor, "probation").on(name).detail(text));
         let begin = Instant::now();
         while self.published.limits_generation.get() < generation {
             if begin.elapsed() > HAND_OVER {

@@ -17,7 +17,7 @@ use crate::app::desk_file;
 use crate::duty::Clock;
 use crate::engine::published::Published;
 use crate::ingest::client::{self, Endpoint, Memory, Receiver, Reply, Sender};
-use crate::kill::alerts::Alerts;
+use crate::kill::alerts::{Alerts, Raise};
 use crate::kill::drill::{Judged, Left, Observed, Report};
 use crate::kill::receipt::Receipt;
 use crate::kill::switch::{Stop, Switch};
@@ -272,7 +272,8 @@ impl Drills for DrillRoom {
         let text = format!("the drill of {} at {} {how}", report.observed.by, report.observed.scope);
         tracing::warn!(event = "drill", id = report.observed.id, "{text}");
         let name = if report.passed { "drill_passed" } else { "drill_not_passed" };
-        self.alerts.push(self.clock.now().unix.0, "drill", name, text);
+        let raise = Raise::new(self.clock.now().unix.0, "drill", name, text);
+        self.alerts.raise(raise.on(report.observed.scope.clone()).afresh());
         Ok(report)
     }
 

@@ -15,12 +15,15 @@ use crate::engine::agent::Begin;
 use crate::engine::core::Engine;
 use crate::engine::durability::Durability;
 use crate::engine::record::{Name, Progress, Recorder};
+use crate::journal::at_trip::ReplayParts;
+use crate::journal::compact::{Compaction, CompactorOptions, CompactorParts, run_compactor};
 use crate::journal::disk::SystemDisk;
 use crate::journal::key;
 use crate::journal::recover::{Places, Recovered, make_ring, recover, set_aside};
 use crate::journal::replay::{Input, Made, Replayed, Watch};
 use crate::journal::run::RunStart;
 use crate::journal::writer::{NotEnded, Writer, WriterOptions, WriterParts, hex};
+use crate::kill::audit::Audit;
 use crate::kill::words::{self, ScopeName};
 use crate::limits::LimitTable;
 use crate::model::{Effect, Mode, Trip, Universe};
@@ -54,6 +57,7 @@ pub(super) struct Parts {
     pub audit: Sender<String>,
     ring: PathBuf,
     writer: WriterParts,
+    compactor: Option<CompactorOptions>,
 }
 
 /// The thread that writes.
@@ -61,6 +65,8 @@ pub(super) struct Running {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<(), NotEnded>>,
     ring: PathBuf,
+    stop_compactor: Arc<AtomicBool>,
+    compactor: Option<JoinHandle<()>>,
 }
 
 /// Makes a configuration of the text that a journal keeps.
@@ -71,24 +77,23 @@ pub(super) fn make(text: &str) -> Result<Made, String> {
 }
 
 /// Remembers the last trip of every scope.
+#[derive(Default)]
 struct Trips {
-    universe: Option<Arc<Universe>>,
     last: Vec<Option<Trip>>,
 }
 
 impl Watch for Trips {
-    fn input(&mut self, _: u64, _: Now, input: Input<'_>, effects: &[Effect], _: &Engine) {
-        if let (Input::Start(start), None) = (input, &self.universe)
-            && let Ok(made) = make(&start.config)
-        {
-            self.last = vec![None; made.universe.scope_count()];
-            self.universe = Some(made.universe);
-        }
+    fn begin(&mut self, _: Option<&Engine>) {
+        self.last.clear();
+    }
+
+    fn input(&mut self, _: u64, _: Now, _: Input<'_>, effects: &[Effect], engine: &Engine) {
         for effect in effects {
-            if let (Effect::Trip(trip), Some(universe)) = (effect, &self.universe)
-                && let Some(place) = universe.slot(trip.scope).and_then(|slot| self.last.get_mut(slot))
+            if let Effect::Trip(trip) = effect
+                && let Some(slot) = engine.universe().slot(trip.scope)
             {
-                *place = Some(*trip);
+                self.last.resize(engine.universe().scope_count(), None);
+                self.last[slot] = Some(*trip);
             }
         }
     }
@@ -111,8 +116,7 @@ pub(super) fn prepare(
         let dir = loaded.service.state_dir.join("journal");
         if dir.exists() {
             // What happens from now on is not in it: it must not be taken for the whole story later.
-            let places = Places { ring: dir.join("ring"), dir, journal: [0; 16], boot: [0; 16] };
-            let put = set_aside(&places, now.unix.0)?;
+            let put = set_aside(&dir, &dir.join("ring"), now.unix.0)?;
             tracing::warn!(
                 event = "recovery",
                 "there is no journal any more; that of before was put to {}",
@@ -145,9 +149,10 @@ pub(super) fn prepare(
         dir: state.join("journal"),
         ring: loaded.journal.ring_dir.join(format!("haltline-{}.ring", hex(&journal))),
         journal,
+        key: key.verifying_key(),
         boot: boot(),
     };
-    let mut trips = Trips { universe: None, last: Vec::new() };
+    let mut trips = Trips::default();
     let mut recovered = recover(&places, &make, killed, now.unix.0, &mut trips)?;
     for note in &recovered.notes {
         tracing::warn!(event = "recovery", "{note}");
@@ -157,7 +162,7 @@ pub(super) fn prepare(
     }
     let same = |r: &Replayed| *r.universe == *loaded.universe && r.sizing == loaded.engine.sizing;
     if let Some(replayed) = recovered.replayed.take_if(|replayed| !same(replayed)) {
-        let put = set_aside(&places, now.unix.0)?;
+        let put = set_aside(&places.dir, &places.ring, now.unix.0)?;
         let why = format!(
             "names or table sizes of the configuration changed: the journal of before was put to {}",
             put.display()
@@ -168,6 +173,7 @@ pub(super) fn prepare(
         }
         recovered.tip = crate::journal::format::Tip::BEGIN;
         recovered.cells.clear();
+        recovered.snapshot = None;
     } else if recovered.replayed.is_none() && events_taken {
         let lost = "positions and working orders are unknown: events were taken before there was a journal";
         recovered.unknown.get_or_insert(lost.to_owned());
@@ -192,7 +198,7 @@ fn go_on(
     let text_max = loaded.text.len() + config::OVERLAYS_MAX * config::OVERLAY_BYTES;
     let least = 4 * Recorder::reserve(scopes) + 4 * Recorder::blob_cells(text_max);
     let (ring_writer, ring_reader) = make_ring(&places, &recovered, options.ring_cells.max(least))?;
-    let Recovered { replayed, tip, unknown, .. } = recovered;
+    let Recovered { replayed, tip, unknown, snapshot, .. } = recovered;
 
     let clock = match &replayed {
         Some(r) => Arc::new(ContinuedClock::new(clock.clone(), resume_at(r, &clock))) as Arc<dyn Clock>,
@@ -223,7 +229,8 @@ fn go_on(
             next_seq = (0..loaded.universe.sessions.len()).map(|s| r.engine.expected(SessionId(s as u16))).collect();
             names = r.names;
             let events = r.progress.events;
-            tracing::info!(event = "recovery", events, checks = r.checks, "the journal was replayed");
+            let from_snapshot = snapshot.map_or(0, |header| header.events);
+            tracing::info!(event = "recovery", events, from_snapshot, checks = r.checks, "the journal was replayed");
             (r.engine, r.progress)
         }
     };
@@ -244,6 +251,7 @@ fn go_on(
         }
         false => Box::new(|| ()),
     };
+    let compactor = options.snapshot_segments.map(|segments| CompactorOptions { segments, keep: options.keep });
     let writer = WriterParts {
         dir: places.dir,
         disk: Box::new(SystemDisk),
@@ -263,7 +271,7 @@ fn go_on(
         },
     };
     let begin = Begin { now, start: start.encode(), limits };
-    let parts = Parts { recorder, begin, durability, audit, ring: places.ring, writer };
+    let parts = Parts { recorder, begin, durability, audit, ring: places.ring, writer, compactor };
     Ok(Prepared { engine, clock, unknown, latched, next_seq, names, limits: table, parts: Some(parts) })
 }
 
@@ -315,24 +323,70 @@ pub(super) fn init(state: &Path) -> anyhow::Result<()> {
     key::make(state).map(drop).with_context(|| format!("cannot make the journal's key in {}", state.display()))
 }
 
-/// Starts the journal's thread.
-pub(super) fn spawn(ring: PathBuf, parts: WriterParts) -> anyhow::Result<Running> {
+/// What the journal's threads are made of.
+pub(super) struct ThreadParts {
+    ring: PathBuf,
+    writer: WriterParts,
+    compactor: Option<CompactorOptions>,
+    /// What the compactor shows.
+    pub compaction: Arc<Compaction>,
+}
+
+impl ThreadParts {
+    /// What others replay the journal with.
+    pub fn replay(&self) -> ReplayParts {
+        ReplayParts { make: Arc::new(make), key: self.writer.key.verifying_key() }
+    }
+}
+
+/// Starts the journal's threads.
+pub(super) fn spawn(parts: ThreadParts, audit: &Arc<Audit>) -> anyhow::Result<Running> {
     let stop = Arc::new(AtomicBool::new(false));
+    let ThreadParts { ring, writer, compactor, compaction } = parts;
+    let compactor = compactor.map(|options| CompactorParts {
+        dir: writer.dir.clone(),
+        disk: Box::new(SystemDisk),
+        key: writer.key.clone(),
+        journal: writer.journal,
+        make: Arc::new(make),
+        audit: audit.clone(),
+        clock: writer.clock.clone(),
+        durability: writer.durability.clone(),
+        shown: compaction,
+        options,
+    });
     let thread = {
         let stop = stop.clone();
-        super::service::spawn("journal", move || Writer::new(parts).run(&stop))?
+        super::service::spawn("journal", move || Writer::new(writer).run(&stop))?
     };
-    Ok(Running { stop, thread, ring })
+    let stop_compactor = Arc::new(AtomicBool::new(false));
+    let compactor = match compactor {
+        None => None,
+        Some(parts) => {
+            let stop = stop_compactor.clone();
+            Some(super::service::spawn("compactor", move || run_compactor(parts, &stop))?)
+        }
+    };
+    Ok(Running { stop, thread, ring, stop_compactor, compactor })
 }
 
 impl Parts {
-    /// What the engine takes, and what the journal's thread is made of.
-    pub fn split(self) -> (Recorder, Begin, PathBuf, WriterParts) {
-        (self.recorder, self.begin, self.ring, self.writer)
+    /// What the engine takes, and what the journal's threads are made of.
+    pub fn split(self) -> (Recorder, Begin, ThreadParts) {
+        let Parts { recorder, begin, durability: _, audit: _, ring, writer, compactor } = self;
+        (recorder, begin, ThreadParts { ring, writer, compactor, compaction: Arc::default() })
     }
 }
 
 impl Running {
+    /// Ends the compactor: it makes no records any more.
+    pub fn end_compactor(&mut self) -> anyhow::Result<()> {
+        self.stop_compactor.store(true, Ordering::Release);
+        let Some(compactor) = self.compactor.take() else { return Ok(()) };
+        compactor.thread().unpark();
+        compactor.join().map_err(|_| anyhow::anyhow!("the compactor thread panicked"))
+    }
+
     /// Writes what is left and the end of the run. Nothing is recorded any more.
     pub fn end(self) -> anyhow::Result<()> {
         self.stop.store(true, Ordering::Release);

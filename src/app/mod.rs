@@ -1,10 +1,12 @@
 //! Everything put together: configuration, clocks, threads, the async runtimes.
 
+mod alerting;
 pub mod config;
 mod desk;
 mod desk_file;
 mod desk_opening;
 mod drill;
+mod guard;
 mod journal;
 mod killfile;
 mod logs;

@@ -27,11 +27,14 @@ use crate::alert::keeper::{self, KeeperParts};
 use crate::alert::report::AlertSource;
 use crate::alert::store;
 use crate::api::auth::{hash_token, new_token};
+use crate::api::tls::Tls;
 use crate::api::{self, ApiOptions, ApiParts, Authenticator, Principal};
+use crate::app::alerting::{self, Alerting};
 use crate::app::config::{self, Loaded};
 use crate::app::desk::{self, Desk, DeskParts};
 use crate::app::desk_opening::Opening;
 use crate::app::drill::{DrillRoom, Rehearser};
+use crate::app::guard::{self, GuardParts, GuardSource};
 use crate::app::journal;
 use crate::app::killfile::{self, KillFile};
 use crate::app::logs;
@@ -41,9 +44,11 @@ use crate::app::socket::{self, SocketFile};
 use crate::duty::{Clock, SystemClock};
 use crate::engine::agent::{AgentParts, EngineAgent, Wake, port};
 use crate::engine::published::Published;
+use crate::guard::watch::Watch;
 use crate::ingest::gates::{self, GateOptions, GateParts};
 use crate::ingest::tokens::SessionTokens;
 use crate::ingest::ws::{self, IngestOptions, IngestParts, IngestStats, IngestWake};
+use crate::journal::audit::newest;
 use crate::journal::control::{ControlParts, run_control};
 use crate::journal::incident::{IncidentParts, run_incidents};
 use crate::journal::latch::{LatchStore, run_latch};
@@ -97,6 +102,7 @@ pub struct Running {
     pub clock: Arc<dyn Clock>,
     audit: Arc<Audit>,
     desk: Arc<Desk>,
+    tls: Option<Arc<Tls>>,
     threads: Threads,
 }
 
@@ -125,8 +131,9 @@ struct Threads {
     journal: Option<journal::Running>,
     stop_incidents: Arc<AtomicBool>,
     incidents: Option<JoinHandle<()>>,
-    stop_keeper: Arc<AtomicBool>,
-    keeper: JoinHandle<()>,
+    alerting: Alerting,
+    stop_guard: Arc<AtomicBool>,
+    guard: JoinHandle<()>,
 }
 
 /// Events that may wait in front of the engine. At a million events a second that is 16 ms.
@@ -167,15 +174,21 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
     let running = start(loaded, StartOptions { path: Some(path.to_owned()), ..StartOptions::default() })?;
     abort_on_panic(&running);
     tracing::info!(event = "started", ws = %running.ws_addr, http = %running.http_addr, socket = %running.socket.display(), "serving");
-    let serving = format!("serving: events at ws://{}, people at http://{}", running.ws_addr, running.http_addr);
+    let scheme = if running.tls.is_some() { "https" } else { "http" };
+    let serving = format!("serving: events at ws://{}, people at {scheme}://{}", running.ws_addr, running.http_addr);
     eprintln!("{serving}");
     let notifier = Notifier::start(manager, running.published.clone(), serving)?;
     // Beside the thread that hears signals: a file that cannot be read must not keep a kill waiting.
     let (ask_reload, reloads) = crossbeam_channel::bounded::<()>(1);
     let (reloader, audit, tell) = (running.desk.clone(), running.audit.clone(), notifier.teller());
+    let tls = running.tls.clone();
     spawn("reload", move || {
         while reloads.recv().is_ok() {
             tell(Told::Reloading);
+            // Apart from the limits: a fault in one is no reason to go on with the other's old state.
+            if let Some(tls) = &tls {
+                reload_certificates(tls, &audit);
+            }
             let entry = Entry::new("signal", "limits").because("SIGHUP");
             audit.record(match reloader.reload("signal", "SIGHUP") {
                 Ok(generation) => entry.detail(format!("generation {generation}")),
@@ -221,10 +234,12 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     // 1. What can fail for a reason outside: addresses, state directory.
     let ws = listen(loaded.ingest.listen, options.any_port).context("the event listener")?;
     let http = listen(loaded.http.listen, options.any_port).context("the HTTP listener")?;
+    let tls = loaded.http.tls.clone().map(Tls::load).transpose().context("TLS at the HTTP listener")?.map(Arc::new);
     let (ws_addr, http_addr) = (ws.local_addr()?, http.local_addr()?);
     if let Some(path) = &loaded.local.kill_file {
         killfile::check(path).with_context(|| format!("the kill file {}", path.display()))?;
     }
+    let outlets = alerting::outlets(&loaded.alerts.delivery, &clock)?;
     LatchStore::check(&loaded.service.state_dir)?;
     let socket = loaded.control_socket();
     let (local, socket_file) = SocketFile::listen(&socket, loaded.local.group.as_ref())
@@ -274,8 +289,8 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let (recorder, begin, writer, durability, audit_to) = match prepared.parts {
         Some(parts) => {
             let (durability, audit) = (parts.durability.clone(), parts.audit.clone());
-            let (recorder, begin, ring, writer) = parts.split();
-            (Some(recorder), Some(begin), Some((ring, writer)), Some(durability), Some(audit))
+            let (recorder, begin, threads) = parts.split();
+            (Some(recorder), Some(begin), Some(threads), Some(durability), Some(audit))
         }
         None => (None, None, None, None, None),
     };
@@ -289,6 +304,10 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let alerts = Arc::new(Alerts::new(loaded.alerts.policy.clone()));
     let alerts_file = store::path(&loaded.service.state_dir);
     keeper::restore(&alerts, &alerts_file, clock.now().unix.0);
+    let watch = Arc::new(Watch::new(loaded.watch.clone(), &universe));
+    let guard_file = store::guard_path(&loaded.service.state_dir);
+    guard::restore(&watch, &alerts, &guard_file, clock.now().unix.0);
+    let (texts, take_texts) = crossbeam_channel::bounded(guard::TEXTS);
     let gates = Arc::new(Gates::default());
     // Before anybody can press: who was attached to the run before may send as soon as the lease is renewed.
     let former = match &gate_door {
@@ -369,9 +388,11 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     principals.extend(loaded.auth.operators.iter().map(|operator| Principal {
         name: operator.name.clone(),
         role: operator.role,
+        scopes: operator.scopes.clone(),
         token_hash: operator.hash,
     }));
-    let auth = Arc::new(Authenticator::new(principals));
+    let auth = Authenticator::new(principals).with_certificates(loaded.auth.certificates.clone());
+    let auth = Arc::new(auth.with_logins_for(loaded.auth.login_lifetime));
     let local_users = socket::users(&loaded.local.operators);
 
     let desk = Arc::new(Desk::new(DeskParts {
@@ -407,10 +428,16 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             Some(auth.clone() as Arc<dyn Source>),
             Some(stats.clone()),
             durability.clone().map(|d| d as _),
+            writer.as_ref().map(|threads| threads.compaction.clone() as _),
             Some(desk.clone() as _),
             Some(drills.clone() as _),
-            Some(Arc::new(AlertSource { alerts: alerts.clone(), clock: clock.clone() })),
-            durability.clone().map(|d| d as _),
+            Some(Arc::new(AlertSource {
+                alerts: alerts.clone(),
+                clock: clock.clone(),
+                receivers: outlets.iter().map(|outlet| outlet.status.clone()).collect(),
+            })),
+            Some(Arc::new(GuardSource(watch.clone()))),
+            tls.clone().map(|tls| tls as _),
         ]
         .into_iter()
         .flatten()
@@ -427,11 +454,12 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         let (switch, clock, stop) = (switch.clone(), clock.clone(), stop_latch.clone());
         spawn("latch", move || run_latch(store, &switch, &latch_jobs, &clock, &stop))?
     };
-    let journal = writer.map(|(ring, parts)| journal::spawn(ring, parts)).transpose()?;
+    let replay = writer.as_ref().map(|threads| threads.replay());
+    let journal = writer.map(|threads| journal::spawn(threads, &audit)).transpose()?;
     let stop_incidents = flag();
-    let (report, incidents) = match &durability {
+    let (report, incidents) = match durability.as_ref().zip(replay) {
         None => (None, None),
-        Some(durability) => {
+        Some((durability, replay)) => {
             let (report, take) = crossbeam_channel::bounded(INCIDENTS);
             let state = &loaded.service.state_dir;
             let parts = IncidentParts {
@@ -441,22 +469,31 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
                 published: published.clone(),
                 durability: durability.clone(),
                 config: blake3::Hash::from_bytes(loaded.hash).to_hex().to_string(),
+                replay,
             };
             let stop = stop_incidents.clone();
             (Some(report), Some(spawn("incidents", move || run_incidents(&parts, &take, &stop))?))
         }
     };
-    let stop_keeper = flag();
-    let keeper = {
-        let (wake, woken) = keeper::bell();
-        alerts.on_change(Box::new(move || {
-            // Full: it is about to look anyway.
-            let _ = wake.try_send(());
-        }));
+    let alerting = {
         let (alerts, switch, audit) = (alerts.clone(), switch.clone(), audit.clone());
         let parts = KeeperParts { alerts, switch, audit, clock: clock.clone(), path: alerts_file };
-        let stop = stop_keeper.clone();
-        spawn("alerts", move || keeper::run(&parts, &woken, &stop))?
+        alerting::start(parts, outlets)?
+    };
+    let stop_guard = flag();
+    let guard = {
+        let parts = GuardParts {
+            watch: watch.clone(),
+            texts: take_texts,
+            published: published.clone(),
+            alerts: alerts.clone(),
+            switch: switch.clone(),
+            audit: audit.clone(),
+            clock: clock.clone(),
+            path: guard_file,
+        };
+        let stop = stop_guard.clone();
+        spawn("guard", move || guard::run(&parts, &stop))?
     };
     let control = {
         let (switch, alerts, published, stop) =
@@ -494,11 +531,14 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             published: published.clone(),
             limits: limits.clone(),
             auth,
+            tls: tls.clone(),
             local: local_users,
             clock: clock.clone(),
             alerts,
+            watch: Some(watch),
             audit: audit.clone(),
             journal: durability.clone(),
+            files: files(durability.is_some(), &loaded.service.state_dir),
             render_metrics: Box::new(move || metrics.render()),
             reload: Box::new(move |actor, reason| reload.reload(actor, reason)),
             desk: Some(desk.clone()),
@@ -563,6 +603,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             port: edge,
             clock: clock.clone(),
             auth: tokens,
+            texts,
             listener: ws,
             options: IngestOptions {
                 connections_max: loaded.ingest.max_connections,
@@ -604,14 +645,15 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         journal,
         stop_incidents,
         incidents,
-        stop_keeper,
-        keeper,
+        alerting,
+        stop_guard,
+        guard,
     };
     let hash = blake3::Hash::from_bytes(loaded.hash).to_hex();
     let found = prepared.unknown.as_deref().unwrap_or("positions are exact");
     let detail = format!("version {}, configuration {hash}, {found}", env!("CARGO_PKG_VERSION"));
     audit.record(Entry::new("haltline", "start").detail(detail));
-    Ok(Running { ws_addr, http_addr, socket, universe, limits, published, switch, clock, audit, desk, threads })
+    Ok(Running { ws_addr, http_addr, socket, universe, limits, published, switch, clock, audit, desk, tls, threads })
 }
 
 impl Running {
@@ -662,18 +704,23 @@ impl Running {
         if let Some(killfile) = t.killfile {
             killfile.join().map_err(|_| joined("killfile"))?;
         }
+        t.stop_guard.store(true, Ordering::Release);
+        t.guard.join().map_err(|_| joined("guard"))?;
         // After everybody who raises alerts, before the latch: it may halt.
-        t.stop_keeper.store(true, Ordering::Release);
-        t.keeper.join().map_err(|_| joined("alerts"))?;
+        t.alerting.stop().map_err(|name| joined(&name))?;
         t.stop_latch.store(true, Ordering::Release);
         let store = t.latch.join().map_err(|_| joined("latch"))?;
         t.stop_incidents.store(true, Ordering::Release);
         if let Some(incidents) = t.incidents {
             incidents.join().map_err(|_| joined("incidents"))?;
         }
+        let mut journal = t.journal;
+        if let Some(journal) = &mut journal {
+            journal.end_compactor()?;
+        }
         // The last record, when everybody who might make one has ended.
         self.audit.record(Entry::new("haltline", "stop"));
-        if let Some(journal) = t.journal {
+        if let Some(journal) = journal {
             journal.end()?;
         }
         noted.context("could not write down that events were taken")?;
@@ -803,6 +850,40 @@ fn abort_on_panic(running: &Running) {
         }
         std::process::abort();
     }));
+}
+
+fn reload_certificates(tls: &Tls, audit: &Audit) {
+    let entry = Entry::new("signal", "certificates").because("SIGHUP");
+    audit.record(match tls.reload() {
+        Ok(()) => {
+            tracing::info!(event = "reload", "the certificates of the HTTP listener were read again");
+            entry
+        }
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            tracing::error!(event = "reload", "the old certificates stay in force: {error:#}");
+            entry.refused(&format!("{error:#}"))
+        }
+    });
+}
+
+/// How long a question about the audit may read on: what it has not found by then it says where to go on from.
+const AUDIT_READ: Duration = Duration::from_secs(2);
+
+/// What the API shows of the journal's directory.
+fn files(journal: bool, state_dir: &Path) -> api::Files {
+    if !journal {
+        return api::Files::default();
+    }
+    let dir = state_dir.join("journal");
+    let audit = move |query: &api::AuditQuery| {
+        let until = Instant::now() + AUDIT_READ;
+        let newest = newest(&dir, query.count, query.before, until, |entry| query.passes(entry));
+        let newest = newest.map_err(|error| error.to_string())?;
+        let entries = newest.found.into_iter().map(|found| (found.group, found.entry)).collect();
+        Ok(api::AuditPage { entries, next: newest.next, note: newest.note })
+    };
+    api::Files { incidents: Some(state_dir.join("incidents")), audit: Some(Box::new(audit)) }
 }
 
 fn rearm_policy(loaded: &Loaded) -> RearmPolicy {

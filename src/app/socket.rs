@@ -103,7 +103,7 @@ pub(super) fn users(configured: &[LocalOperator]) -> LocalUsers {
         let name = entries(&passwd).find(|(_, known)| *known == uid).map(|(name, _)| name.to_owned());
         (uid, name.unwrap_or_else(|| uid.to_string()))
     });
-    let caller = |o: &LocalOperator| (o.uid, Caller { name: o.name.clone(), role: o.role });
+    let caller = |o: &LocalOperator| (o.uid, Caller { name: o.name.clone(), role: o.role, scopes: o.scopes.clone() });
     LocalUsers::new(configured.iter().map(caller).collect(), trusted.into())
 }
 

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use haltline::app::replay::journal_dir;
 use haltline::journal::audit::{Found, read_all};
 use haltline::journal::key::{from_hex, load_public};
-use haltline::journal::reader::End;
+use haltline::journal::reader::{End, header_of, segments};
 use haltline::journal::verify::verify;
 use haltline::journal::writer::{Head, hex};
 use haltline::kill::words::rfc3339;
@@ -99,7 +99,11 @@ pub fn run(args: &AuditArgs) -> Result<ExitCode> {
 
 fn list(args: &ListArgs) -> Result<ExitCode> {
     let Some(dir) = &args.dir else { bail!("which journal? Give its state directory") };
-    let (found, end) = read_all(&journal_dir(dir))?;
+    let dir = &journal_dir(dir);
+    let (found, end) = read_all(dir)?;
+    if let Some(first) = segments(dir)?.first().and_then(|(_, path)| header_of(path)).filter(|h| h.first_group > 0) {
+        eprintln!("what was recorded before {} is not there any more", rfc3339(first.made));
+    }
     let mut out = String::new();
     if matches!(args.format, Format::Csv) {
         out.push_str("at,group,actor,from,action,scope,reason,outcome,detail\n");
@@ -207,19 +211,20 @@ fn run_verify(args: &VerifyArgs) -> Result<ExitCode> {
         let object = json!({
             "ok": good, "faults": report.faults, "notes": report.notes, "segments": report.segments,
             "groups": report.groups, "cells": report.cells, "checkpoints": report.checkpoints,
-            "unsigned_groups": report.unsigned, "head": tip, "end": end_text(&report.end), "key": key.is_some(),
+            "snapshots": report.snapshots, "unsigned_groups": report.unsigned, "head": tip, "end": end_text(&report.end), "key": key.is_some(),
         });
         say(&format!("{object:#}\n"))?;
     } else {
         let mut out = String::new();
         let _ = writeln!(
             out,
-            "{}: {} segments, {} groups, {} cells, {} checkpoints signed{}",
+            "{}: {} segments, {} groups, {} cells, {} checkpoints signed, {} snapshots{}",
             if good { "intact" } else { "NOT INTACT" },
             report.segments,
             report.groups,
             report.cells,
             report.checkpoints,
+            report.snapshots,
             if key.is_some() { "" } else { " (by a key that was not given: shows accidents only)" }
         );
         let _ = writeln!(out, "{}; {} groups behind the last signature", end_text(&report.end), report.unsigned);

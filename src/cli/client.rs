@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::tls::Trust;
 use super::{EXIT_FAILED, EXIT_NOT_REACHED, EXIT_REFUSED, EXIT_USAGE, Exit};
 
 /// Where the service is and who asks.
@@ -34,6 +35,15 @@ pub struct Target {
     /// A file that holds a token and nothing else: its owner is who asks, over HTTP
     #[arg(long, value_name = "FILE", env = "HALTLINE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
+    /// PEM file of the authorities to believe at an https address [default: the system's]
+    #[arg(long, value_name = "FILE", env = "HALTLINE_CA")]
+    pub ca: Option<PathBuf>,
+    /// PEM file of a client certificate: who is named in it is who asks, over HTTPS
+    #[arg(long, value_name = "FILE", env = "HALTLINE_CERT", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// PEM file of the certificate's private key
+    #[arg(long, value_name = "FILE", env = "HALTLINE_KEY", requires = "cert")]
+    pub key: Option<PathBuf>,
 }
 
 /// A way to the service.
@@ -41,12 +51,14 @@ pub struct Target {
 pub enum Door {
     /// The Unix socket at this path.
     Local(PathBuf),
-    /// HTTP at this address, with the token in this file.
+    /// HTTP at this address.
     Http {
-        /// `http://HOST:PORT`.
+        /// `http://HOST:PORT` or `https://HOST:PORT`.
         url: String,
-        /// Holds the token.
-        token_file: PathBuf,
+        /// Holds a token.
+        token_file: Option<PathBuf>,
+        /// For https.
+        trust: Trust,
     },
 }
 
@@ -87,15 +99,20 @@ impl Target {
             }
         };
         let url = self.url.clone().unwrap_or_else(|| match named.http {
+            Some(listen) if named.tls => format!("https://{listen}"),
             Some(listen) => format!("http://{listen}"),
             None => format!("http://{}", config::Http::default().listen),
         });
-        if self.url.is_some() && self.token_file.is_none() {
+        let known = self.token_file.is_some() || self.cert.is_some();
+        if self.url.is_some() && !known {
             lacking.push(format!("{url} needs a token: --token-file FILE"));
         }
+        let identity = self.cert.clone().zip(self.key.clone());
+        let trust = Trust { ca: self.ca.clone(), identity };
+        let token_file = self.token_file.clone();
         Ways {
             local: self.socket.clone().or(named.socket).map(Door::Local),
-            http: self.token_file.clone().map(|token_file| Door::Http { url, token_file }),
+            http: known.then_some(Door::Http { url, token_file, trust }),
             kill_file: named.kill_file,
             page: named.page,
             lacking,
@@ -169,11 +186,12 @@ pub fn ask(
     body: Option<&Value>,
     patience: Duration,
 ) -> Result<Result<Value, Failure>> {
-    let token = match door {
-        Door::Local(_) => None,
-        Door::Http { url, token_file } => {
-            authority(url)?;
-            Some(read_token(token_file)?)
+    let (token, tls) = match door {
+        Door::Local(_) => (None, None),
+        Door::Http { url, token_file, trust } => {
+            let (tls, authority) = authority(url)?;
+            let tls = tls.then(|| trust.connector(authority)).transpose()?;
+            (token_file.as_deref().map(read_token).transpose()?, tls)
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -188,10 +206,21 @@ pub fn ask(
             }
             Door::Http { url, .. } => {
                 // Checked above.
-                let authority = authority(url).unwrap_or_default();
-                let stream = TcpStream::connect(authority).await.map_err(|e| Failure::NotReached(e.to_string()))?;
-                connected.set(Some(None));
-                exchange(stream, authority, token.as_deref(), method, path, body).await
+                let (_, authority) = authority(url).unwrap_or_default();
+                let not_reached = |error: std::io::Error| Failure::NotReached(error.to_string());
+                let stream = TcpStream::connect(authority).await.map_err(not_reached)?;
+                match tls {
+                    None => {
+                        connected.set(Some(None));
+                        exchange(stream, authority, token.as_deref(), method, path, body).await
+                    }
+                    Some((connector, name)) => {
+                        // Before the handshake is over nothing was said that could be heard.
+                        let stream = connector.connect(name, stream).await.map_err(not_reached)?;
+                        connected.set(Some(None));
+                        exchange(stream, authority, token.as_deref(), method, path, body).await
+                    }
+                }
             }
         }
     };
@@ -236,14 +265,18 @@ fn read_token(path: &Path) -> Result<String> {
     Ok(token.to_owned())
 }
 
-/// Host and port of `http://host:port`. The service speaks plain HTTP, on loopback or behind a proxy.
-fn authority(url: &str) -> Result<&str> {
-    let authority = url.strip_prefix("http://").context("the address must begin with http://")?;
+/// Whether the address is one of TLS, and its host and port.
+fn authority(url: &str) -> Result<(bool, &str)> {
+    let (tls, authority) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+        (Some(authority), _) => (false, authority),
+        (None, Some(authority)) => (true, authority),
+        (None, None) => anyhow::bail!("the address must begin with http:// or https://"),
+    };
     let authority = authority.strip_suffix('/').unwrap_or(authority);
     let bare = !authority.contains(['/', '?', '#', '@', ' ']);
     let port = authority.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    ensure!(bare && port, "the address must be http://HOST:PORT");
-    Ok(authority)
+    ensure!(bare && port, "the address must be http://HOST:PORT or https://HOST:PORT");
+    Ok((tls, authority))
 }
 
 async fn exchange(
@@ -260,6 +293,8 @@ async fn exchange(
         .uri(path)
         .header(header::HOST, host)
         .header(header::CONTENT_TYPE, "application/json")
+        // What is known by its certificate alone has to say that it means it.
+        .header("x-haltline", "1")
         .header(header::CONNECTION, "close");
     if let Some(token) = token {
         request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
@@ -297,10 +332,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_plain_http_with_a_port() {
-        assert_eq!(authority("http://127.0.0.1:7402/").unwrap(), "127.0.0.1:7402");
-        assert_eq!(authority("http://[::1]:7402").unwrap(), "[::1]:7402");
-        for bad in ["https://127.0.0.1:7402", "127.0.0.1:7402", "http://127.0.0.1", "http://a:1/v1", "http://u@h:1"] {
+    fn an_address_is_http_or_https_with_a_port() {
+        assert_eq!(authority("http://127.0.0.1:7402/").unwrap(), (false, "127.0.0.1:7402"));
+        assert_eq!(authority("https://[::1]:7402").unwrap(), (true, "[::1]:7402"));
+        for bad in ["ftp://127.0.0.1:7402", "127.0.0.1:7402", "http://127.0.0.1", "http://a:1/v1", "http://u@h:1"] {
             assert!(authority(bad).is_err(), "{bad:?}");
         }
     }
@@ -326,7 +361,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let token_file = dir.path().join("token");
         std::fs::write(&token_file, "abc123\n").unwrap();
-        let door = Door::Http { url, token_file };
+        let door = Door::Http { url, token_file: Some(token_file), trust: Trust::default() };
         let answer = ask(&door, Method::POST, "/v1/kill", Some(&json!({ "reason": "r" })), PATIENCE).unwrap();
         assert_eq!(answer, Err(Failure::Refused("403 Forbidden: No not yours".to_owned())));
         let request = server.join().unwrap();
@@ -359,7 +394,8 @@ mod tests {
         let ways = target.ways();
         assert_eq!((ways.local, ways.http), (Some(Door::Local("/s/control.sock".into())), None));
         target.token_file = Some("t".into());
-        let http = |url: &str| Some(Door::Http { url: url.into(), token_file: "t".into() });
+        let http =
+            |url: &str| Some(Door::Http { url: url.into(), token_file: Some("t".into()), trust: Trust::default() });
         assert_eq!(target.ways().http, http("http://127.0.0.1:9"));
         target.url = Some("http://127.0.0.1:8".into());
         target.socket = Some("/other".into());

@@ -7,12 +7,14 @@ mod client;
 mod drill;
 mod html;
 mod kill;
+mod lint;
 mod overrides;
 mod page;
 mod rearm;
 mod replay;
 mod state;
 mod suggest;
+mod tls;
 mod token;
 
 use std::fmt;
@@ -41,7 +43,8 @@ const EXIT_CONFIG: u8 = 78;
 /// What the exit codes mean, for `--help`.
 const EXIT_CODES: &str = "Exit codes:
    0  done; kill: confirmed; state: everything is normal
-   1  failed; kill: raised, but not confirmed; rearm: not done yet; drill: not passed; state: the engine makes no progress
+   1  failed; kill: raised, but not confirmed; rearm: not done yet; drill: not passed; limits lint: something is wrong;
+      state: the engine makes no progress
    2  called wrongly
    3  state: something is halted or reduce-only; alerts: a critical one is not acknowledged
    4  refused by the service
@@ -99,7 +102,7 @@ enum Command {
     Alerts(alerts::AlertsArgs),
     /// List who did what, from the journal; `audit verify` checks the journal itself
     Audit(audit::AuditArgs),
-    /// Change limits for a while, ask what a change would do, or propose limits from observed flow
+    /// Change limits for a while, ask what a change would do, propose limits from observed flow, or lint those there are
     Limits(suggest::LimitsArgs),
     /// Run a journal again: checks that it comes to the same, shows what limits did and how close they came
     Replay(replay::ReplayArgs),

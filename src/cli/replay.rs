@@ -10,6 +10,7 @@ use clap::Args;
 use haltline::app::config;
 use haltline::app::replay::{Replay, replay};
 use haltline::journal::reader::End;
+use haltline::journal::snapshot::Header;
 use haltline::journal::tally::{Headroom, Tally};
 use haltline::kill::words::{self, ScopeName, rfc3339};
 use haltline::limits::UNLIMITED;
@@ -80,6 +81,10 @@ pub(super) fn end_text(end: &End) -> String {
     }
 }
 
+fn from_text(header: &Header) -> String {
+    format!("the snapshot of {} (record {}, {} events)", rfc3339(header.made), header.tip.cell, header.events)
+}
+
 pub(super) fn scope_text(universe: &Universe, scope: Scope) -> String {
     ScopeName::of(universe, scope).to_string()
 }
@@ -101,6 +106,9 @@ fn to_text(replay: &Replay, rows: usize, seconds: f64) -> String {
     };
     // Writing to a string cannot fail.
     let _ = writeln!(out, "journal        {}", end_text(&replay.end));
+    if let Some(from) = &replay.from {
+        let _ = writeln!(out, "begins         behind {}: what was before was removed", from_text(from));
+    }
     let _ = writeln!(out, "flow           {}", span(was));
     let _ = writeln!(out, "events         {events} ({:.0} a second replayed)", events as f64 / seconds.max(1e-9));
     let _ =
@@ -149,6 +157,7 @@ fn tally_text(out: &mut String, tally: &Tally, rows: usize) {
 pub(super) fn to_json(replay: &Replay, rows: usize) -> Value {
     json!({
         "end": end_text(&replay.end),
+        "begins_behind": replay.from.as_ref().map(from_text),
         "events": replay.progress.events,
         "effects": replay.progress.effects,
         "digest": hash(replay.progress.digest.value()),

@@ -9,14 +9,15 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use haltline::app::config;
-use haltline::journal::tally::{Tally, limit_of};
+use haltline::app::replay::same_names;
+use haltline::journal::tally::Tally;
 use haltline::kill::words::{ScopeName, unit};
-use haltline::limits::{Gauge, LimitTable, UNLIMITED};
 use haltline::model::rule::{Unit, applies};
 use haltline::model::{Rule, Scope, ScopeKind};
 use haltline::units::REPRESENTABLE_MAX;
 use serde_json::{Value, json};
 
+use super::lint::{self, Finding, LintArgs};
 use super::overrides::{self, OverrideArgs, OverridesArgs, ProbationArgs, WhatIfArgs};
 use super::replay::{number, scope_text, with_progress};
 use super::say;
@@ -32,6 +33,11 @@ pub struct LimitsArgs {
 enum LimitsCommand {
     /// Propose limits from a journal's flow, and tell what is wrong with those of a configuration
     Suggest(SuggestArgs),
+    /// Tell what is wrong with the limits of a configuration, by a journal's flow; exits with 1 if anything is
+    ///
+    /// Replays the flow under them: limits that would have tripped or denied, that allow many times what was seen or more than
+    /// a day's volume, and those that nothing can reach because another one always comes first.
+    Lint(LintArgs),
     /// Give one limit another number for a while
     ///
     /// Raising one takes what re-arming its scope takes: two people, where that is configured.
@@ -63,7 +69,7 @@ struct SuggestArgs {
 }
 
 /// Rules with a number that a flow shows a peak of. The others depend on more than the flow.
-const RULES: [Rule; 14] = [
+pub(super) const RULES: [Rule; 14] = [
     Rule::OrderQty,
     Rule::OrderNotional,
     Rule::OrderParticipation,
@@ -80,19 +86,11 @@ const RULES: [Rule; 14] = [
     Rule::LossVelocity,
 ];
 
-/// What is wrong with a limit.
-#[derive(Debug)]
-struct Finding {
-    scope: Scope,
-    rule: Rule,
-    what: &'static str,
-    text: String,
-}
-
 /// See the module.
 pub fn run(args: &LimitsArgs) -> Result<ExitCode> {
     match &args.command {
         LimitsCommand::Suggest(args) => suggest(args),
+        LimitsCommand::Lint(args) => lint::run(args),
         LimitsCommand::Override(args) => overrides::ask(args),
         LimitsCommand::Overrides(args) => overrides::overrides(args),
         LimitsCommand::WhatIf(args) => overrides::what_if(args),
@@ -105,7 +103,7 @@ fn suggest(args: &SuggestArgs) -> Result<ExitCode> {
     let replay = with_progress(&args.dir, None)?;
     let tally = &replay.was;
     let limits = match &other {
-        Some(other) if *other.universe != **tally.universe() => {
+        Some(other) if !same_names(&other.universe, tally.universe()) => {
             bail!(
                 "the configuration has other accounts, strategies, instruments, sessions or currencies than the journal"
             )
@@ -113,7 +111,8 @@ fn suggest(args: &SuggestArgs) -> Result<ExitCode> {
         Some(other) => Arc::new(other.limits.clone()),
         None => tally.limits().clone(),
     };
-    let findings = lint(tally, &limits, i64::from(args.loose));
+    let mut findings = lint::of_peaks(tally, &limits, i64::from(args.loose));
+    findings.sort_by_key(|f| (f.scope, f.rule, f.what));
     let proposals = propose(tally, i64::from(args.multiple));
     let text = match args.json {
         true => format!("{:#}\n", to_json(tally, &proposals, &findings)),
@@ -159,47 +158,6 @@ fn round_up(n: i64) -> i64 {
     n.checked_add(step - 1).map_or(n, |n| n / step * step)
 }
 
-fn lint(tally: &Tally, limits: &LimitTable, loose: i64) -> Vec<Finding> {
-    let universe = tally.universe();
-    let mut findings = Vec::new();
-    for (scope, rule, peak) in tally.peaks() {
-        let Some(limit) = limits.scope(universe, scope).and_then(|l| limit_of(l, rule)) else { continue };
-        if limit >= UNLIMITED || !RULES.contains(&rule) {
-            continue;
-        }
-        let mut add = |what, text| findings.push(Finding { scope, rule, what, text });
-        let show = |n| number(universe, rule, scope, n);
-        if peak.observed > limit {
-            add("tripped", format!("would have been breached: peak {} of {}", show(peak.observed), show(limit)));
-        } else if peak.observed > 0 && limit / peak.observed >= loose {
-            let times = limit / peak.observed;
-            add("loose", format!("{times} times the observed peak: {} of {}", show(peak.observed), show(limit)));
-        }
-        if let Scope::Instrument(instrument) = scope
-            && matches!(rule, Rule::OrderQty | Rule::PositionLong | Rule::PositionShort)
-            && let Some(volume) = universe.instruments[instrument.0 as usize].average_daily_volume
-            && limit > volume.0
-        {
-            add("volume", format!("more than a day's volume: {} of {}", show(limit), show(volume.0)));
-        }
-        // What is added up over strategies is at least as large in the account and in the firm.
-        let sums = Gauge::of(rule).is_some() && matches!(rule.unit(), Unit::Notional | Unit::Count);
-        let losses =
-            matches!(rule, Rule::DailyLoss | Rule::Drawdown | Rule::LossVelocity | Rule::NetLong | Rule::NetShort);
-        if sums && !losses && scope != Scope::Firm {
-            let firm = limits.scope(universe, Scope::Firm).and_then(|l| limit_of(l, rule)).unwrap_or(UNLIMITED);
-            if firm < limit {
-                add(
-                    "unreachable",
-                    format!("nothing can reach it: the firm's limit is {}, this one {}", show(firm), show(limit)),
-                );
-            }
-        }
-    }
-    findings.sort_by_key(|f| (f.scope, f.rule, f.what));
-    findings
-}
-
 fn to_text(
     tally: &Tally,
     proposals: &BTreeMap<(ScopeKind, Rule), Proposal>,
@@ -243,7 +201,7 @@ fn to_text(
         let _ = writeln!(out, "# nothing is wrong with the limits that there are, as far as this flow tells");
     }
     for f in findings {
-        let _ = writeln!(out, "# {} {}: {}: {}", scope_text(universe, f.scope), f.rule.name(), f.what, f.text);
+        let _ = writeln!(out, "# {} {}: {}: {}", scope_text(universe, f.scope), f.rule.name(), f.what.name(), f.text);
     }
     out
 }
@@ -260,14 +218,7 @@ fn to_json(tally: &Tally, proposals: &BTreeMap<(ScopeKind, Rule), Proposal>, fin
             })
         })
         .collect();
-    let findings: Vec<Value> = findings
-        .iter()
-        .map(|f| {
-            let scope = ScopeName::of(universe, f.scope);
-            json!({ "scope": scope, "rule": f.rule.name(), "finding": f.what, "text": f.text })
-        })
-        .collect();
-    json!({ "proposals": proposals, "findings": findings })
+    json!({ "proposals": proposals, "findings": lint::to_json(universe, findings)["findings"] })
 }
 
 #[cfg(test)]

@@ -10,6 +10,9 @@
 //! with any one of them armed. So the controls run together until one fires, that one is taken out, and
 //! so on until the rest see the morning end ([`Trial::run_all`]).
 
+#[cfg(test)]
+mod journalled;
+
 use std::sync::Arc;
 
 use super::gateway::{Gateway, MarketData, Route};
@@ -348,7 +351,19 @@ struct Morning {
     healthy_denied: bool,
     #[cfg(test)]
     anomalies: Vec<crate::model::Anomaly>,
+    #[cfg(test)]
+    tape: Option<journalled::Tape>,
 }
+
+const SIZING: Sizing = Sizing {
+    working_orders: 1 << 16,
+    remembered_orders: 1 << 16,
+    // Every execution of a whole morning: four million bad ones and less than one million others.
+    execs: 5_000_000,
+    pairs: 1 << 20,
+    parents: 1 << 12,
+    recent_orders: 1 << 18,
+};
 
 /// What is due next.
 enum Due {
@@ -369,16 +384,9 @@ impl Morning {
         cast: &Cast,
         seed: u64,
     ) -> anyhow::Result<Morning> {
-        let sizing = Sizing {
-            working_orders: 1 << 16,
-            remembered_orders: 1 << 16,
-            // Every execution of a whole morning: four million bad ones and less than one million others.
-            execs: 5_000_000,
-            ..Sizing::default()
-        };
         let gateways = cast.gateways(universe, seed)?;
         Ok(Morning {
-            engine: Engine::new(universe.clone(), table, sizing, OPEN),
+            engine: Engine::new(universe.clone(), table, SIZING, OPEN),
             effects: Effects::new(),
             seqs: vec![0; gateways.len() + 1],
             gateways,
@@ -390,6 +398,8 @@ impl Morning {
             healthy_denied: false,
             #[cfg(test)]
             anomalies: Vec::new(),
+            #[cfg(test)]
+            tape: None,
         })
     }
 
@@ -415,6 +425,8 @@ impl Morning {
             Due::Tick => {
                 self.next_tick += TICK_NS;
                 self.effects.clear();
+                #[cfg(test)]
+                self.tape.iter_mut().for_each(|tape| tape.tick(clock(at)));
                 self.engine.tick(clock(at), &mut self.effects);
                 self.look(at);
             }
@@ -478,6 +490,8 @@ impl Morning {
         event.seq = self.seqs[source];
         event.sent_at = clock(at).unix;
         self.effects.clear();
+        #[cfg(test)]
+        self.tape.iter_mut().for_each(|tape| tape.event(clock(at), &event));
         self.engine.step(clock(at), &event, &mut self.effects);
         if source < self.gateways.len()
             && let Some(verdict) = self.effects.verdict()
@@ -491,6 +505,8 @@ impl Morning {
 
     /// Looks for the control among the effects of a step.
     fn look(&mut self, at: u64) {
+        #[cfg(test)]
+        self.tape.iter_mut().for_each(|tape| tape.done(clock(at), &self.effects, &self.engine));
         let denied = self.effects.verdict().filter(|v| v.kind != EventKind::Cancel).and_then(|v| v.denial);
         let tripped = self.effects.trips().next().copied();
         #[cfg(test)]
@@ -622,7 +638,7 @@ mod tests {
     }
 
     /// What the demo runs with.
-    fn demo() -> Trial {
+    pub(super) fn demo() -> Trial {
         let loaded = crate::app::config::load("demo.toml", include_str!("../../config/demo.toml"));
         let loaded = loaded.unwrap_or_else(|violations| panic!("{violations}"));
         Trial { universe: loaded.universe, limits: Arc::new(loaded.limits), cast: Cast::default(), seed: 70_694 }

@@ -8,7 +8,7 @@ use anyhow::Context;
 
 use super::{Controls, DemoArgs, ServiceHandle};
 use crate::api::auth::{hash_token, new_token};
-use crate::api::{Principal, Role};
+use crate::api::{Principal, Role, Scopes};
 use crate::app::config::{self, ConfigError};
 use crate::app::service::{StartOptions, init_state_dir, start};
 use crate::duty::{Clock, SystemClock};
@@ -72,7 +72,7 @@ pub(super) fn service(args: &DemoArgs) -> anyhow::Result<ServiceHandle> {
         session_hashes.insert(session.name.clone(), hash);
     }
     let (operator_token, token_hash) = token()?;
-    let operator = Principal { name: "demo".to_owned(), role: Role::Operator, token_hash };
+    let operator = Principal { name: "demo".to_owned(), role: Role::Operator, scopes: Scopes::EVERYTHING, token_hash };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::faster(args.speed));
     let running = start(
         loaded,

@@ -614,6 +614,9 @@ impl Shell {
             engine.step(now, &inbound.event, &mut self.effects);
         }
         self.published.events[inbound.event.kind as usize - 1].add(1);
+        if let Some(counts) = self.published.instances.get(usize::from(inbound.event.session.0)) {
+            counts.count(inbound.event.kind);
+        }
         if inbound.event.kind == EventKind::Rejected
             && let Some(flow) = self.published.sessions.get(usize::from(inbound.event.session.0))
         {

@@ -24,7 +24,7 @@ use crate::risk::duplicates::DuplicateLog;
 use crate::risk::execs::ExecTable;
 use crate::risk::fan::Fans;
 use crate::risk::losses::LossTrack;
-use crate::risk::orders::{NONE, OrderTable};
+use crate::risk::orders::{NONE, Order, OrderTable};
 use crate::risk::pairs::{Gauges, Pair, PairTable};
 use crate::risk::parents::ParentTable;
 use crate::risk::rate::Rates;
@@ -723,6 +723,23 @@ impl Engine {
     #[must_use]
     pub fn limits(&self) -> &Arc<LimitTable> {
         &self.table
+    }
+
+    /// Every order that is pending or working. Not for the live engine: it looks at all that there ever were.
+    pub fn live_orders(&self) -> impl Iterator<Item = &Order> {
+        self.orders.each_live()
+    }
+
+    /// Orders that are pending or working.
+    #[must_use]
+    pub fn working_orders(&self) -> u64 {
+        self.working
+    }
+
+    /// Inputs taken since the journal began: a replay comes to the same number.
+    #[must_use]
+    pub fn inputs(&self) -> u64 {
+        self.step_number
     }
 
     /// Whether the core was told that the journal is behind.

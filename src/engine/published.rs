@@ -100,6 +100,30 @@ struct Cell {
     words: [AtomicI64; WORDS],
 }
 
+/// How much of what a session has sent.
+#[derive(Debug, Default)]
+pub struct InstanceCounts {
+    /// Orders and replaces, whatever became of them.
+    pub orders: Counter,
+    /// Fills.
+    pub fills: Counter,
+    /// Rejects of the venue.
+    pub rejects: Counter,
+}
+
+impl InstanceCounts {
+    /// Counts an event. The engine's thread only.
+    #[inline]
+    pub fn count(&self, kind: EventKind) {
+        match kind {
+            EventKind::New | EventKind::Replace => self.orders.add(1),
+            EventKind::Fill => self.fills.add(1),
+            EventKind::Rejected | EventKind::CancelRejected => self.rejects.add(1),
+            _ => {}
+        }
+    }
+}
+
 /// What one session's flow has come to.
 #[derive(Debug, Default)]
 pub struct SessionFlow {
@@ -114,6 +138,8 @@ pub struct SessionFlow {
 /// Everything that the engine publishes.
 #[derive(Debug)]
 pub struct Published {
+    /// Counts by session.
+    pub instances: Box<[InstanceCounts]>,
     scopes: Box<[Cell]>,
     /// Events taken, by kind (index: wire number - 1).
     pub events: [Counter; EventKind::ALL.len()],
@@ -170,6 +196,7 @@ impl Published {
     pub fn new(universe: &Universe) -> Published {
         let cell = || Cell { version: AtomicU64::new(0), words: core::array::from_fn(|_| AtomicI64::new(0)) };
         Published {
+            instances: universe.sessions.iter().map(|_| InstanceCounts::default()).collect(),
             scopes: (0..universe.scope_count()).map(|_| cell()).collect(),
             events: Default::default(),
             sessions: universe.sessions.iter().map(|_| SessionFlow::default()).collect(),

@@ -2,4 +2,8 @@
 //! returns, and the layers above act on it.
 
 pub mod overrides;
+pub mod peers;
 pub mod ramp;
+pub mod signatures;
+pub mod template;
+pub mod watch;

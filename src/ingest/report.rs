@@ -41,6 +41,12 @@ impl Source for IngestStats {
             ("haltline_ws_mode_pushes_total", "Halt page states pushed to clients.", &self.mode_pushes),
             ("haltline_ws_withdrawn_total", "Admissions withheld because of a halt in between.", &self.withdrawn),
             ("haltline_ws_received_bytes_total", "Bytes of messages received.", &self.bytes_in),
+            ("haltline_ws_texts_total", "Log lines and reject texts passed to the guard.", &self.log_texts),
+            (
+                "haltline_ws_texts_dropped_total",
+                "Log lines and reject texts for which the guard had no room.",
+                &self.log_texts_dropped,
+            ),
             ("haltline_ws_sent_bytes_total", "Bytes of messages sent.", &self.bytes_out),
         ] {
             add(name, help, counter, none, value);

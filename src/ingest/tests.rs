@@ -163,6 +163,7 @@ struct Rig {
     board: Arc<SessionBoard>,
     wake: IngestWake,
     stats: Arc<IngestStats>,
+    take_texts: crossbeam_channel::Receiver<crate::guard::signatures::Text>,
     taken: Arc<Mutex<Vec<Event>>>,
     paused: Arc<AtomicBool>,
     refused: Arc<AtomicU64>,
@@ -196,6 +197,7 @@ impl Rig {
             skip: Arc::clone(&skip),
         };
         let (stop, stopped) = watch::channel(false);
+        let (texts, take_texts) = crossbeam_channel::bounded(4);
         let parts = IngestParts {
             universe: universe.clone(),
             page: page.clone(),
@@ -203,6 +205,7 @@ impl Rig {
             port: edge,
             clock: Arc::new(SystemClock::new()),
             auth: Arc::new(Tokens),
+            texts,
             listener,
             options,
             wake: wake.clone(),
@@ -215,7 +218,22 @@ impl Rig {
             std::thread::spawn(move || fake.run()),
             std::thread::spawn(move || run(parts).expect("the transport runs")),
         ];
-        Rig { address, universe, page, board, wake, stats, taken, paused, refused, skip, engine_stop, stop, threads }
+        Rig {
+            address,
+            universe,
+            page,
+            board,
+            wake,
+            stats,
+            take_texts,
+            taken,
+            paused,
+            refused,
+            skip,
+            engine_stop,
+            stop,
+            threads,
+        }
     }
 
     fn endpoint(&self, token: &str, protocol: Protocol) -> Endpoint {
@@ -586,6 +604,26 @@ async fn answers_that_are_kept_no_longer_are_said_to_be_lost() {
         assert!(matches!(hear(&mut ws).await, Server::Verdict(v) if v.out == 5));
     }
     assert_eq!(rig.taken().len(), 5);
+}
+
+#[tokio::test]
+async fn texts_go_to_the_guard_beside_the_sequence_and_what_finds_no_room_is_counted() {
+    let rig = Rig::new(64, IngestOptions::default());
+    let mut ws = rig.json().await;
+    say(&mut ws, r#"{"type":"text","text":"Power Peg disabled"}"#).await;
+    say(&mut ws, r#"{"type":"text","text":"a","source":"mail"}"#).await;
+    assert!(matches!(hear(&mut ws).await, Server::Error { seq: None, field, .. } if field == "source"));
+    // The next event is still the first.
+    say(&mut ws, r#"{"type":"heartbeat","seq":1}"#).await;
+    assert_eq!(hear(&mut ws).await, Server::Applied { seq: 1 });
+    let text = rig.take_texts.try_recv().unwrap();
+    assert_eq!((text.session, text.source, text.text.as_str()), (SessionId(0), "log", "Power Peg disabled"));
+    for _ in 0..6 {
+        say(&mut ws, r#"{"type":"text","text":"again"}"#).await;
+    }
+    say(&mut ws, r#"{"type":"heartbeat","seq":2}"#).await;
+    assert_eq!(hear(&mut ws).await, Server::Applied { seq: 2 });
+    assert_eq!((rig.take_texts.len(), rig.stats.log_texts_dropped.load(Ordering::SeqCst)), (4, 2));
 }
 
 #[tokio::test]

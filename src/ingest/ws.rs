@@ -45,6 +45,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Message, Utf8Bytes};
 use crate::duty::Clock;
 use crate::engine::agent::{EdgePort, Inbound, Wake};
 use crate::engine::record::{Name, NameOf};
+use crate::guard::signatures::Text;
 use crate::ingest::intern::{NOBODY, Names, parent_number};
 use crate::kill::board::SessionBoard;
 use crate::kill::page::{HaltPage, ModeWord};
@@ -52,6 +53,7 @@ use crate::model::effect::Denial;
 use crate::model::{Effect, Event, EventKind, Mode, Rule, Scope, SessionKind, Universe, Verdict, Why};
 use crate::units::{ExecId, InstrumentId, OrdId, SessionId, StrategyId};
 use crate::wire::json::{Client, Hello, ScopeMode, Server, VerdictMessage, WireLimits};
+use crate::wire::text::{self, TextMessage};
 use crate::wire::{Draft, Fault, MESSAGE_BYTES_MAX, Problem, Protocol, bin, json};
 
 /// Who a bearer token belongs to.
@@ -160,6 +162,10 @@ stats! {
     withdrawn,
     /// Texts for which there was no room.
     texts_full,
+    /// Log lines and reject texts passed to the guard.
+    log_texts,
+    /// Log lines and reject texts for which the guard had no room.
+    log_texts_dropped,
     /// Times that a read waited because the engine's ring was full.
     ring_full,
 }
@@ -216,6 +222,8 @@ pub struct IngestParts {
     pub clock: Arc<dyn Clock>,
     /// Who is who.
     pub auth: Arc<dyn Authenticate>,
+    /// Where log lines and reject texts go. Never waited for: what finds no room is counted.
+    pub texts: crossbeam_channel::Sender<Text>,
     /// Where to listen.
     pub listener: TcpListener,
     /// Bounds and times.
@@ -277,6 +285,7 @@ async fn serve(parts: IngestParts) -> io::Result<()> {
         board: parts.board,
         clock: parts.clock,
         auth: parts.auth,
+        texts: parts.texts,
         options: parts.options,
         wake,
         stats: parts.stats,
@@ -519,6 +528,7 @@ struct Edge {
     board: Arc<SessionBoard>,
     clock: Arc<dyn Clock>,
     auth: Arc<dyn Authenticate>,
+    texts: crossbeam_channel::Sender<Text>,
     options: IngestOptions,
     wake: IngestWake,
     stats: Arc<IngestStats>,
@@ -978,6 +988,17 @@ impl Edge {
         match message {
             Message::Text(text) => {
                 count(&self.stats.bytes_in, text.len() as u64);
+                match text::decode(&text) {
+                    None => {}
+                    Some(Ok(said)) => {
+                        self.take_text(session, said);
+                        return true;
+                    }
+                    Some(Err(problem)) => {
+                        self.send_error(conn, None, problem);
+                        return true;
+                    }
+                }
                 match json::decode(&text, &self.universe, session) {
                     Ok(Client::Hello(_)) => {
                         let problem = Problem::new("type", "hello", "must be said once, first");
@@ -1024,6 +1045,17 @@ impl Edge {
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => true,
             Message::Close(_) => false,
         }
+    }
+
+    /// Passes a log line or a reject text to the guard. An order must never wait for one.
+    fn take_text(&self, session: SessionId, said: TextMessage) {
+        let TextMessage { source, text } = said;
+        let text = Text { at: self.clock.now().unix.0, session, source, text };
+        let counter = match self.texts.try_send(text) {
+            Ok(()) => &self.stats.log_texts,
+            Err(_) => &self.stats.log_texts_dropped,
+        };
+        count(counter, 1);
     }
 
     async fn take_fault(&self, conn: &Conn, fault: Fault<'_>) -> bool {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Where segments are made.
+/// Where segments and snapshots are made.
 pub trait Disk: Send {
     /// Makes a new file at `path` with room for `bytes`, and makes its name durable.
     ///
@@ -18,9 +18,21 @@ pub trait Disk: Send {
     /// # Errors
     /// What the file system said. If it stays, readers pass it over.
     fn remove(&mut self, path: &Path) -> io::Result<()>;
+
+    /// Gives `from` the name `to`, in place of what has it, and makes that durable.
+    ///
+    /// # Errors
+    /// What the file system said. Which of them there is under `to` is not known.
+    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Makes what was removed from `dir` durable.
+    ///
+    /// # Errors
+    /// What the file system said.
+    fn sync_names(&mut self, dir: &Path) -> io::Result<()>;
 }
 
-/// A segment that is being written.
+/// A segment or a snapshot that is being written.
 pub trait SegmentFile: Send {
     /// Writes all of `bytes` at `offset`.
     ///
@@ -58,6 +70,15 @@ impl Disk for SystemDisk {
 
     fn remove(&mut self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)?;
+        sync_parent(to)
+    }
+
+    fn sync_names(&mut self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
     }
 }
 

@@ -8,7 +8,8 @@
 //!
 //! The events are the last of the scope in the journal's newest segments, up to the trip; so the report waits for the
 //! journal, for half a second at most, and says if it could not have them. It is written once at once, and once more
-//! when the kill is confirmed or a second is over.
+//! when the kill is confirmed or a second is over. Orders and exposure at the trip itself come from a [replay](crate::journal::at_trip)
+//! up to it: they are added when no other report waits, and until then the report says so and has what was last shown.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
@@ -23,12 +24,12 @@ use serde_json::{Value, json};
 use crate::engine::durability::Durability;
 use crate::engine::published::Published;
 use crate::engine::record::{Name, NameOf, Record, cells_of, decode};
+use crate::journal::at_trip::{Moment, ReplayParts, gauges, states_at};
 use crate::journal::format::{GroupKind, Tip};
 use crate::journal::reader::{Reader, segments};
 use crate::kill::switch::Switch;
 use crate::kill::words::{self, ScopeName, rfc3339};
 use crate::limits::Gauge;
-use crate::model::rule::applies;
 use crate::model::{Event, EventKind, Scope, Trip, Universe};
 use crate::ring::cells::Cell;
 use crate::units::{SessionId, UnixNanos, format_decimal};
@@ -56,6 +57,8 @@ pub struct IncidentParts {
     pub durability: Arc<Durability>,
     /// BLAKE3 of the configuration, hex.
     pub config: String,
+    /// What the orders and the exposure at the trip are replayed with.
+    pub replay: ReplayParts,
 }
 
 /// Events of the scope in a report.
@@ -70,10 +73,12 @@ const PER_MINUTE: usize = 20;
 /// The thread's loop: until `stop`, and then what is still in the channel.
 pub fn run_incidents(parts: &IncidentParts, incidents: &Receiver<Incident>, stop: &AtomicBool) {
     let mut recent: VecDeque<Instant> = VecDeque::new();
+    let mut incomplete: Vec<Incomplete> = Vec::new();
     loop {
         let stopping = stop.load(Ordering::Acquire);
-        let wait = if stopping { Duration::ZERO } else { Duration::from_millis(50) };
+        let wait = if stopping || !incomplete.is_empty() { Duration::ZERO } else { Duration::from_millis(50) };
         let Ok(incident) = incidents.recv_timeout(wait) else {
+            complete(parts, core::mem::take(&mut incomplete));
             if stopping {
                 return;
             }
@@ -85,19 +90,52 @@ pub fn run_incidents(parts: &IncidentParts, incidents: &Receiver<Incident>, stop
             continue;
         }
         recent.push_back(Instant::now());
-        if let Err(error) = report(parts, incident, stop) {
-            tracing::error!(event = "incident", ?incident, %error, "an incident report could not be written");
+        match report(parts, incident, stop) {
+            Ok(report) => incomplete.extend(report),
+            Err(error) => {
+                tracing::error!(event = "incident", ?incident, %error, "an incident report could not be written");
+            }
         }
     }
 }
 
-fn report(parts: &IncidentParts, incident: Incident, stop: &AtomicBool) -> std::io::Result<()> {
+/// A report without the orders at the trip.
+struct Incomplete {
+    moment: Moment,
+    scope: Scope,
+    dir: PathBuf,
+    body: Value,
+}
+
+/// Adds orders and exposure to reports, all of them by one replay.
+fn complete(parts: &IncidentParts, reports: Vec<Incomplete>) {
+    if reports.is_empty() {
+        return;
+    }
+    let moments: Vec<(Moment, Scope)> = reports.iter().map(|report| (report.moment, report.scope)).collect();
+    let (states, missing) = match states_at(&parts.journal, &parts.replay, &moments) {
+        Ok(states) => (states, "the journal does not have the input that did it".to_owned()),
+        Err(why) => (Vec::new(), format!("the journal could not be replayed: {why}")),
+    };
+    let states = states.into_iter().chain(core::iter::repeat_with(|| None));
+    for (Incomplete { scope, dir, mut body, .. }, state) in reports.into_iter().zip(states) {
+        match state {
+            Some(state) => state.tell(parts.switch.universe(), scope, &mut body),
+            None => body["working_orders"]["note"] = missing.clone().into(),
+        }
+        if let Err(error) = write(&dir, &body) {
+            tracing::error!(event = "incident", dir = %dir.display(), %error, "a report could not be completed");
+        }
+    }
+}
+
+fn report(parts: &IncidentParts, incident: Incident, stop: &AtomicBool) -> std::io::Result<Option<Incomplete>> {
     let begin = Instant::now();
     let recorded = parts.durability.recorded.get();
     while parts.durability.synced() < recorded && begin.elapsed() < WAIT[0] {
         std::thread::park_timeout(Duration::from_millis(1));
     }
-    let Some((dir, body)) = collect(parts, incident) else { return Ok(()) };
+    let Some((dir, mut body)) = collect(parts, incident) else { return Ok(None) };
     write(&dir, &body)?;
     tracing::warn!(event = "incident", dir = %dir.display(), "an incident report was written");
     if let Incident::Kill(id) = incident {
@@ -105,11 +143,18 @@ fn report(parts: &IncidentParts, incident: Incident, stop: &AtomicBool) -> std::
         {
             std::thread::park_timeout(Duration::from_millis(5));
         }
-        if let Some((_, body)) = collect(parts, incident) {
+        if let Some((_, confirmed)) = collect(parts, incident) {
+            body = confirmed;
             write(&dir, &body)?;
         }
     }
-    Ok(())
+    let at = match incident {
+        Incident::Trip(trip, at) => Some((Moment::Trip(trip, at), trip.scope)),
+        Incident::Kill(id) => {
+            parts.switch.receipt(id).map(|receipt| (Moment::Mode(receipt.scope, receipt.word.epoch), receipt.scope))
+        }
+    };
+    Ok(at.map(|(moment, scope)| Incomplete { moment, scope, dir, body }))
 }
 
 fn collect(parts: &IncidentParts, incident: Incident) -> Option<(PathBuf, Value)> {
@@ -157,21 +202,19 @@ fn collect(parts: &IncidentParts, incident: Incident) -> Option<(PathBuf, Value)
     };
     let (events, records, complete) = tail(parts, scope, at);
     let exposure = |scope: Scope| -> Value {
-        let Some(view) = universe.slot(scope).and_then(|slot| parts.published.scope(slot)) else { return Value::Null };
-        let gauges = Gauge::ALL.into_iter().filter(|g| applies(g.rule(), scope.kind()) && *g != Gauge::DayQty);
-        let values = gauges.map(|g| {
-            let value = words::value(universe, g.rule(), scope, view.gauges[g as usize]);
-            (g.rule().name().to_owned(), value.into())
-        });
-        Value::Object(values.collect())
+        let view = universe.slot(scope).and_then(|slot| parts.published.scope(slot));
+        gauges(universe, scope, view.map(|view| view.gauges))
     };
+    let working = universe.slot(scope).and_then(|slot| parts.published.scope(slot));
+    let working = working.map(|view| view.gauges[Gauge::Working as usize]);
     let name = ScopeName::of(universe, scope);
     let time = rfc3339(at).replace([':', '.'], "");
     let id = format!("{time}-{what}-{}", name.to_string().replace(' ', "-"));
     let body = json!({
         "id": id, "at": rfc3339(at), "what": what, "scope": name, "cause": cause, "timeline": timeline,
         "events": events, "events_complete": complete,
-        "exposure": { "scope": exposure(scope), "firm": exposure(Scope::Firm) },
+        "exposure": { "as_of": "this report", "scope": exposure(scope), "firm": exposure(Scope::Firm) },
+        "working_orders": { "as_of": "this report", "count": working, "note": "the list follows" },
         "operators": records, "build": env!("CARGO_PKG_VERSION"), "config": parts.config,
     });
     Some((parts.dir.join(id), body))
@@ -299,9 +342,24 @@ fn markdown(body: &Value) -> String {
     for row in body["timeline"].as_array().into_iter().flatten() {
         let _ = writeln!(out, "- {} {}", text(&row["at"]), text(&row["what"]));
     }
-    let _ = writeln!(out, "\n## Exposure\n\n| | scope | firm |\n|---|---|---|");
+    let as_of = text(&body["exposure"]["as_of"]);
+    let _ = writeln!(out, "\n## Exposure, as of {as_of}\n\n| | scope | firm |\n|---|---|---|");
     for (rule, value) in body["exposure"]["firm"].as_object().into_iter().flatten() {
         let _ = writeln!(out, "| {rule} | {} | {} |", text(&body["exposure"]["scope"][rule]), text(value));
+    }
+    let working = &body["working_orders"];
+    let _ = writeln!(out, "\n## Working orders\n\n{} at {}", text(&working["count"]), text(&working["as_of"]));
+    let orders = working["orders"].as_array().map_or(&[][..], Vec::as_slice);
+    if !orders.is_empty() {
+        let _ = writeln!(out, "\n| order | session | strategy | instrument | side | leaves | of | worst px | state |");
+        let _ = writeln!(out, "|---|---|---|---|---|---|---|---|---|");
+    }
+    for o in orders {
+        let keys = ["id", "session", "strategy", "instrument", "side", "leaves", "qty", "worst_px", "state"];
+        let _ = writeln!(out, "| {} |", keys.map(|key| text(&o[key])).join(" | "));
+    }
+    if let Some(note) = working["note"].as_str() {
+        let _ = writeln!(out, "\n{note}");
     }
     let whole = if body["events_complete"] == true { "" } else { " (the journal could not be read to the incident)" };
     let _ =

@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::duty::Clock;
+use crate::journal::step::reached;
 use crate::kill::page::{HaltPage, ModeWord};
 use crate::kill::switch::{Cause, LatchEntry, Snapshot, Switch};
 use crate::model::{Mode, Scope, Universe};
@@ -294,14 +295,19 @@ impl LatchStore {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
             file.write_all(text.as_bytes())?;
             file.sync_data()?;
-            fs::rename(&new, &path)
+            reached("latch written");
+            fs::rename(&new, &path)?;
+            reached("latch renamed");
+            Ok(())
         })();
         if let Err(error) = written {
             // Of no use to anybody; if it cannot be removed the next start does it.
             let _ = fs::remove_file(&new);
             return Err(error);
         }
-        sync_dir(&self.dir)
+        sync_dir(&self.dir)?;
+        reached("latch synced");
+        Ok(())
     }
 
     /// Ends the run in an orderly way: the next start does not find it unclean. Call only when all else is on disk:

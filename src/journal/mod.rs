@@ -3,11 +3,13 @@
 //!
 //! ```text
 //! engine ──ring of cells──▶ writer ──groups──▶ segments ──▶ reader ──▶ verify, replay, audit, recovery
-//!                             ▲
-//!            api, control ────┘ control records
+//!                             ▲                       │
+//!            api, control ────┘ control records       └─▶ compactor ─▶ snapshots ─▶ recovery, replay
 //! ```
 
+pub mod at_trip;
 pub mod audit;
+pub mod compact;
 pub mod control;
 pub mod disk;
 pub mod format;
@@ -19,6 +21,8 @@ pub mod recover;
 pub mod replay;
 mod report;
 pub mod run;
+pub mod snapshot;
+pub mod step;
 pub mod tally;
 #[cfg(test)]
 mod tests;

@@ -115,6 +115,8 @@ pub struct Reader {
     end: Option<End>,
     read: Vec<SegmentInfo>,
     notes: Vec<String>,
+    /// Where a snapshot stands that the reading goes on behind, and whether that place was come by.
+    resumed: Option<(Tip, bool)>,
 }
 
 struct OpenSegment {
@@ -165,7 +167,37 @@ impl Reader {
             end: None,
             read: Vec::new(),
             notes: Vec::new(),
+            resumed: None,
         })
+    }
+
+    /// Goes on behind `tip`, which a snapshot stands for: its segments may be gone. If what is there does not go through
+    /// that place, with that chain, it is [`End::Damaged`], and [`Reader::has_resumed`] says no.
+    pub fn resume_at(&mut self, tip: Tip) {
+        self.segments.retain(|(number, _)| *number >= tip.segment);
+        self.from = tip.cell;
+        let behind = self.segments.iter().filter(|(number, _)| *number > tip.segment);
+        let next = behind.filter_map(|(_, path)| header_of(path)).next();
+        let follows = next.is_some_and(|next| (next.first_group, next.before) == (tip.group, tip.chain));
+        if follows {
+            // The segment that the snapshot ends with need not be read again.
+            self.segments.retain(|(number, _)| *number > tip.segment);
+            self.tip = tip;
+            self.behind = tip.chain;
+        }
+        self.resumed = Some((tip, follows));
+    }
+
+    /// Bytes of the segments that were not begun yet.
+    #[must_use]
+    pub fn bytes_to_read(&self) -> u64 {
+        self.segments.iter().filter_map(|(_, path)| fs::metadata(path).ok()).map(|meta| meta.len()).sum()
+    }
+
+    /// Whether the place of [`Reader::resume_at`] was come by; true if there is none.
+    #[must_use]
+    pub fn has_resumed(&self) -> bool {
+        self.resumed.is_none_or(|(_, come_by)| come_by)
     }
 
     /// Leaves out what lies before `tip`, which a snapshot stands for: its segments may be gone.
@@ -174,6 +206,11 @@ impl Reader {
             self.segments.pop_front();
         }
         self.from = tip.cell;
+    }
+
+    /// Leaves out every segment but this one. What lies around it is neither read nor checked.
+    pub fn only(&mut self, segment: u64) {
+        self.segments.retain(|(number, _)| *number == segment);
     }
 
     /// Behind the last group that was read.
@@ -223,6 +260,7 @@ impl Reader {
                         _ => End::Open,
                     };
                     self.end.get_or_insert(end);
+                    self.end_before_the_snapshot();
                 }
                 continue;
             };
@@ -242,6 +280,17 @@ impl Reader {
                     }
                     self.last_kind = Some(header.kind);
                     self.behind = header.chain;
+                    if let Some((resumed, false)) = self.resumed
+                        && self.tip.group >= resumed.group
+                    {
+                        if (self.tip.group, self.behind) != (resumed.group, resumed.chain) {
+                            let what = "it is not the journal that the snapshot was made of".to_owned();
+                            let file = open.path.clone();
+                            self.damaged(file, offset, what);
+                            return Ok(None);
+                        }
+                        self.resumed = Some((resumed, true));
+                    }
                     return Ok(Some(self.wanted(Group { header, offset, payload })));
                 }
                 Err(stop) => stop,
@@ -250,6 +299,18 @@ impl Reader {
             let open = self.open.take();
             let Some(open) = open else { continue };
             self.open_next(Some((open, stop)))?;
+            self.end_before_the_snapshot();
+        }
+    }
+
+    /// What ends before the place that it should go on behind is not whole.
+    fn end_before_the_snapshot(&mut self) {
+        if let (Some(end), Some((resumed, false))) = (&self.end, self.resumed)
+            && !matches!(end, End::Damaged(_))
+        {
+            let file = self.read.last().map_or_else(PathBuf::new, |info| info.path.clone());
+            let missing = resumed.group.saturating_sub(self.tip.group);
+            self.damaged(file, 0, format!("it ends {missing} group(s) before its snapshot"));
         }
     }
 
@@ -294,7 +355,7 @@ impl Reader {
                 self.damaged(path, 16, "it is another segment than its name says, or of another journal".to_owned());
                 return Ok(false);
             }
-            let first = self.journal.is_none();
+            let first = self.journal.is_none() && self.resumed.is_none_or(|(_, come_by)| !come_by);
             if first && header.first_group > 0 && unread.is_none() {
                 // What lies before the first segment that there is cannot be checked here.
                 self.tip.group = header.first_group;
@@ -355,11 +416,7 @@ impl Reader {
 
     /// The group that the next segment begins with, if there is one that can be read.
     fn next_first_group(&self) -> Option<u64> {
-        self.segments.iter().find_map(|(_, path)| {
-            let mut bytes = [0; SEGMENT_HEADER];
-            fs::File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).ok()?;
-            Some(SegmentHeader::decode(&bytes).ok()?.first_group)
-        })
+        self.segments.iter().find_map(|(_, path)| header_of(path).map(|header| header.first_group))
     }
 
     fn damaged(&mut self, file: PathBuf, offset: u64, what: String) {
@@ -371,6 +428,14 @@ impl Reader {
         let cell = self.tip.cell + stop.cell;
         self.end = Some(End::Damaged(Damage { file, offset: stop.offset, group: self.tip.group, cell, what }));
     }
+}
+
+/// The header of the segment at `path`; `None` if it cannot be read or is none.
+#[must_use]
+pub fn header_of(path: &Path) -> Option<SegmentHeader> {
+    let mut bytes = [0; SEGMENT_HEADER];
+    fs::File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).ok()?;
+    SegmentHeader::decode(&bytes).ok()
 }
 
 /// Where and why a segment's groups end.

@@ -1,8 +1,13 @@
 //! What a start makes of the journal that is there: the engine as it was, and the ring to go on with.
 //!
 //! ```text
-//! segments ─▶ replay ─▶ cells of the ring that are in no segment ─▶ replay ─▶ engine, tip, a new ring with those cells
+//! newest snapshot ─▶ segments behind it ─▶ replay ─▶ cells of the ring that are in no segment ─▶ replay ─▶ engine, tip,
+//!                                                                                       a new ring with those cells
 //! ```
+//!
+//! A snapshot that is damaged, of another version, of another journal, or whose tail does not come to what the run came to, is
+//! passed over for the one before it, and at last for the whole journal. Where that begins late, because segments were
+//! removed, positions are not known.
 //!
 //! | the last run | found | positions |
 //! |---|---|---|
@@ -18,12 +23,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ed25519_dalek::VerifyingKey;
 use thiserror::Error;
 
 use crate::journal::disk::sync_parent;
 use crate::journal::format::{SEGMENT_HEADER, Tip};
 use crate::journal::reader::{Damage, End, ReadError, Reader, segment_path, segments};
-use crate::journal::replay::{FilesReplayed, Make, ReplayError, Replayed, Replayer, Watch, replay_files};
+use crate::journal::replay::{FilesReplayed, Make, ReplayError, Replayed, Replayer, Watch, replay_files, replay_rest};
+use crate::journal::snapshot::{self, snapshot_path, snapshots};
 use crate::ring::cells::{self, Cell, CellReader, CellWriter, Leftover};
 
 /// Where a journal lives.
@@ -35,6 +42,8 @@ pub struct Places {
     pub ring: PathBuf,
     /// Whose journal it is.
     pub journal: [u8; 16],
+    /// What its snapshots are signed with.
+    pub key: VerifyingKey,
     /// The boot that this is.
     pub boot: [u8; 16],
 }
@@ -53,6 +62,8 @@ pub struct Recovered {
     pub damage: Option<(Damage, PathBuf)>,
     /// What else is worth telling.
     pub notes: Vec<String>,
+    /// The snapshot that the replay went on behind, if it did.
+    pub snapshot: Option<snapshot::Header>,
 }
 
 /// Why a start cannot go on.
@@ -94,33 +105,36 @@ pub fn recover(
         Ok(leftover) => Ok(leftover),
         Err(error) => Err(format!("the ring {} cannot be read: {error}", places.ring.display())),
     };
-    let mut replayer = Replayer::new(make);
-    let files = match replay_files(&places.dir, &mut replayer, watch, |_, _| ()) {
-        Ok(files) => files,
+    let mut notes = Vec::new();
+    let (mut replayer, files, snapshot) = match replay_newest(places, make, watch, &mut notes) {
+        Ok(replayed) => replayed,
         Err(ReplayError::Read(error)) => return Err(error.into()),
         Err(error) => {
-            // Its files are whole, but this program does not come to what was: nothing of it can be relied on.
-            let put = set_aside(places, unix)?;
+            // Its files are whole, but this program does not come to what was, or what came before them is gone: nothing of
+            // it can be relied on.
+            let put = set_aside(&places.dir, &places.ring, unix)?;
             return Ok(Recovered {
                 replayed: None,
                 tip: Tip::BEGIN,
                 cells: Vec::new(),
                 unknown: Some(format!("the journal cannot be replayed ({error}) and was put to {}", put.display())),
                 damage: None,
-                notes: Vec::new(),
+                notes,
+                snapshot: None,
             });
         }
     };
     let FilesReplayed { end, reader, .. } = files;
     let mut tip = reader.tip();
-    let mut notes = reader.notes().to_vec();
+    notes.extend_from_slice(reader.notes());
     let mut unknown = None;
     let mut damage = None;
     if let End::Damaged(found) = &end {
         unknown = Some(format!("the journal is damaged: {found}"));
         damage = Some(found.clone());
     }
-    let begins_late = reader.segments_read().first().is_some_and(|info| info.header.first_group > 0);
+    let begins_late =
+        snapshot.is_none() && reader.segments_read().first().is_some_and(|info| info.header.first_group > 0);
     if begins_late {
         unknown.get_or_insert_with(|| "the first segments of the journal are missing".to_owned());
     }
@@ -176,7 +190,37 @@ pub fn recover(
             None
         }
     };
-    Ok(Recovered { replayed: replayer.finish(), tip, cells: behind, unknown, damage, notes })
+    Ok(Recovered { replayed: replayer.finish(), tip, cells: behind, unknown, damage, notes, snapshot })
+}
+
+/// Replays what lies behind the newest snapshot that it can go on from; without one, everything.
+fn replay_newest<'a>(
+    places: &Places,
+    make: &'a Make<'a>,
+    watch: &mut dyn Watch,
+    notes: &mut Vec<String>,
+) -> Result<(Replayer<'a>, FilesReplayed, Option<snapshot::Header>), ReplayError> {
+    for (_, path) in snapshots(&places.dir)?.iter().rev() {
+        let why = match snapshot::load(path, &places.key, make) {
+            Ok((header, _)) if header.journal != places.journal => "it is of another journal".to_owned(),
+            Ok((header, mut replayer)) => {
+                let mut reader = Reader::open(&places.dir)?;
+                reader.resume_at(header.tip);
+                match replay_rest(reader, &mut replayer, watch, |_, _| ()) {
+                    Ok(files) if files.reader.has_resumed() => return Ok((replayer, files, Some(header))),
+                    Ok(FilesReplayed { end: End::Damaged(damage), .. }) => damage.what,
+                    Ok(_) => "the journal does not go through the place where it was made".to_owned(),
+                    Err(ReplayError::Read(error)) => return Err(error.into()),
+                    Err(error) => error.to_string(),
+                }
+            }
+            Err(fault) => fault.to_string(),
+        };
+        notes.push(format!("{}: passed over: {why}", path.display()));
+    }
+    let mut replayer = Replayer::new(make);
+    let files = replay_files(&places.dir, &mut replayer, watch, |_, _| ())?;
+    Ok((replayer, files, None))
 }
 
 /// Makes the ring to go on with: it holds the cells that are in no segment. The old one is replaced at once.
@@ -206,28 +250,29 @@ pub fn make_ring(
     Ok((writer, reader))
 }
 
-/// Puts the whole journal aside; a start without one follows. Returns where it went.
+/// Puts the whole journal in `dir` aside, with the file of its ring; a start without one follows. Returns where it went.
 ///
 /// # Errors
 /// What the file system said.
-pub fn set_aside(places: &Places, unix: u64) -> Result<PathBuf, RecoverError> {
-    let name = places.dir.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let put = places.dir.with_file_name(format!("{name}.until-{unix}"));
-    fs::rename(&places.dir, &put).map_err(io_error("rename", &places.dir))?;
-    if places.ring.exists() {
+pub fn set_aside(dir: &Path, ring: &Path, unix: u64) -> Result<PathBuf, RecoverError> {
+    let name = dir.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let put = dir.with_file_name(format!("{name}.until-{unix}"));
+    fs::rename(dir, &put).map_err(io_error("rename", dir))?;
+    if ring.exists() {
         let kept = put.join("ring");
         // The ring may be on another file system.
-        fs::copy(&places.ring, &kept).map_err(io_error("copy", &places.ring))?;
-        fs::remove_file(&places.ring).map_err(io_error("remove", &places.ring))?;
+        fs::copy(ring, &kept).map_err(io_error("copy", ring))?;
+        fs::remove_file(ring).map_err(io_error("remove", ring))?;
     }
-    fs::create_dir_all(&places.dir).map_err(io_error("make", &places.dir))?;
-    sync_parent(&places.dir).map_err(io_error("sync", &places.dir))?;
+    fs::create_dir_all(dir).map_err(io_error("make", dir))?;
+    sync_parent(dir).map_err(io_error("sync", dir))?;
     Ok(put)
 }
 
 /// Puts a damaged journal aside, and makes a new one of its part before the damage.
 fn keep_the_part_before(places: &Places, reader: &Reader, unix: u64) -> Result<PathBuf, RecoverError> {
-    let put = set_aside(places, unix)?;
+    let put = set_aside(&places.dir, &places.ring, unix)?;
+    keep_what_a_snapshot_needs(places, reader, &put)?;
     for info in reader.segments_read() {
         let from = put.join(info.path.file_name().unwrap_or_default());
         let to = segment_path(&places.dir, info.header.segment);
@@ -241,6 +286,21 @@ fn keep_the_part_before(places: &Places, reader: &Reader, unix: u64) -> Result<P
     }
     sync_parent(&segment_path(&places.dir, 0)).map_err(io_error("sync", &places.dir))?;
     Ok(put)
+}
+
+/// Puts snapshots of the part before the damage, and the segments before those that were read, where they were.
+fn keep_what_a_snapshot_needs(places: &Places, reader: &Reader, put: &Path) -> Result<(), RecoverError> {
+    let first = reader.segments_read().first().map_or(u64::MAX, |info| info.header.segment);
+    let before = segments(put)?.into_iter().filter(|(number, _)| *number < first);
+    let usable = snapshots(put)?.into_iter().filter(|(_, path)| {
+        snapshot::read(path, &places.key).is_ok_and(|(header, _)| header.tip.group <= reader.tip().group)
+    });
+    let files = before.map(|(number, path)| (path, segment_path(&places.dir, number)));
+    for (from, to) in files.chain(usable.map(|(number, path)| (path, snapshot_path(&places.dir, number)))) {
+        fs::copy(&from, &to).map_err(io_error("copy", &from))?;
+        fs::File::open(&to).and_then(|file| file.sync_all()).map_err(io_error("sync", &to))?;
+    }
+    Ok(())
 }
 
 /// Gives back the room behind the last group of a segment whose run was killed, if nothing was ever written there.

@@ -11,9 +11,11 @@ use crate::engine::Command;
 use crate::engine::core::{Engine, Sizing};
 use crate::engine::record::{BlobKind, Check, Name, NameOf, NotARecord, Progress, Record, cells_of, decode};
 use crate::journal::format::GroupKind;
-use crate::journal::reader::{End, ReadError, Reader};
+use crate::journal::reader::{End, Group, ReadError, Reader};
 use crate::journal::run::RunStart;
+use crate::journal::snapshot::SnapshotFault;
 use crate::limits::LimitTable;
+use crate::model::save::{In, Out, Value};
 use crate::model::{Effect, Effects, Event, EventKind, Mode, Scope, Universe};
 use crate::ring::cells::Cell;
 use crate::units::{ExecId, Now, OrdId, SessionId};
@@ -52,6 +54,9 @@ pub enum Input<'a> {
 
 /// Sees every input with its effects.
 pub trait Watch {
+    /// What was seen before does not count: the replay begins, with this engine if a snapshot has one.
+    fn begin(&mut self, _: Option<&Engine>) {}
+
     /// `cell` is the number of the record's first cell; `engine` is as it was behind the input.
     fn input(&mut self, cell: u64, now: Now, input: Input<'_>, effects: &[Effect], engine: &Engine);
 }
@@ -146,6 +151,130 @@ impl<'a> Replayer<'a> {
             checked: true,
             bytes: Vec::new(),
         }
+    }
+
+    /// Whether a run has begun: there is an engine.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.engine.is_some()
+    }
+
+    /// What was counted and digested so far.
+    #[must_use]
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Orders that are pending or working.
+    #[must_use]
+    pub fn working(&self) -> u64 {
+        self.engine.as_ref().map_or(0, Engine::working_orders)
+    }
+
+    /// The generation of the limits in force.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The configuration whose limits are in force.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// How large the engine's tables are.
+    #[must_use]
+    pub fn sizing(&self) -> Sizing {
+        self.sizing
+    }
+
+    /// The last reading.
+    #[must_use]
+    pub fn now(&self) -> Now {
+        self.now
+    }
+
+    /// The engine, if a run has begun.
+    #[must_use]
+    pub fn engine(&self) -> Option<&Engine> {
+        self.engine.as_ref()
+    }
+
+    /// The text that `number` stands for, if it was given one and is not forgotten.
+    #[must_use]
+    pub fn name(&self, session: SessionId, of: NameOf, number: u64) -> Option<&Name> {
+        self.names.get(&(session, of, number))
+    }
+
+    /// Writes everything that a replay from here on depends on. A run has begun, and whole records were taken.
+    pub fn save(&self, out: &mut Out<'_>) {
+        let Replayer {
+            make: _,
+            engine,
+            // Made of the text again.
+            universe: _,
+            sizing: _,
+            text,
+            generation,
+            start,
+            start_at,
+            now,
+            progress,
+            names,
+            effects: _,
+            // Empty between calls of `take`.
+            batch: _,
+            checks,
+            checked: _,
+            bytes: _,
+        } = self;
+        text.save(out);
+        generation.save(out);
+        let run = start.as_ref().map_or_else(Vec::new, RunStart::encode);
+        run.len().save(out);
+        out.bytes(&run);
+        start_at.save(out);
+        now.save(out);
+        progress.save(out);
+        checks.save(out);
+        let mut all: Vec<&Name> = names.values().collect();
+        all.sort_by_key(|name| (name.session, name.of as u8, name.number));
+        all.len().save(out);
+        all.iter().for_each(|name| name.save(out));
+        if let Some(engine) = engine {
+            engine.save(out);
+        }
+    }
+
+    /// A replay that goes on where the saved one was.
+    ///
+    /// # Errors
+    /// [`SnapshotFault::State`] if the bytes are not what [`Replayer::save`] wrote, [`SnapshotFault::Replay`] if the
+    /// configuration in them cannot be made.
+    pub fn load(make: &'a Make<'a>, input: &mut In<'_>) -> Result<Replayer<'a>, SnapshotFault> {
+        let mut replayer = Replayer::new(make);
+        replayer.text = String::load(input)?;
+        replayer.generation = u32::load(input)?;
+        let run = usize::load(input)?;
+        let start = RunStart::decode(input.bytes(run)?).map_err(|_| input.bad("the begin of its run is none"))?;
+        replayer.start = Some(start);
+        replayer.start_at = Now::load(input)?;
+        replayer.now = Now::load(input)?;
+        replayer.progress = Progress::load(input)?;
+        replayer.checks = u64::load(input)?;
+        for _ in 0..usize::load(input)? {
+            let name = Name::load(input)?;
+            replayer.names.insert((name.session, name.of, name.number), name);
+        }
+        let config = |why| Box::new(ReplayError::Config { cell: 0, why });
+        let mut made = make(&replayer.text).map_err(config)?;
+        made.limits.generation = replayer.generation;
+        let engine = Engine::load(made.universe.clone(), Arc::new(made.limits), made.sizing, input)?;
+        replayer.universe = Some(made.universe);
+        replayer.sizing = made.sizing;
+        replayer.engine = Some(engine);
+        Ok(replayer)
     }
 
     /// Checks in the journal are passed over: the replay is meant to come to something else.
@@ -397,26 +526,67 @@ pub fn replay_files(
     dir: &Path,
     replayer: &mut Replayer<'_>,
     watch: &mut dyn Watch,
+    progress: impl FnMut(u64, u64),
+) -> Result<FilesReplayed, ReplayError> {
+    replay_rest(Reader::open(dir)?, replayer, watch, progress)
+}
+
+/// Cells that are read together, so that many events are stepped in one batch however small their groups are.
+const READ_TOGETHER: usize = 8 * BATCH;
+/// How many such parts are read ahead.
+const READ_AHEAD: usize = 4;
+
+/// Replays what `reader` has still to read.
+///
+/// # Errors
+/// See [`ReplayError`].
+pub fn replay_rest(
+    mut reader: Reader,
+    replayer: &mut Replayer<'_>,
+    watch: &mut dyn Watch,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<FilesReplayed, ReplayError> {
-    let mut reader = Reader::open(dir)?;
-    let total: u64 = crate::journal::reader::segments(dir)?
-        .iter()
-        .filter_map(|(_, path)| std::fs::metadata(path).ok())
-        .map(|meta| meta.len())
-        .sum();
-    let (mut taken, mut count) = (0, 0);
-    let mut cells = Vec::new();
-    while let Some(group) = reader.next_group()? {
-        taken += group.header.len() as u64;
-        if group.header.kind == GroupKind::Cells {
+    watch.begin(replayer.engine());
+    let total = reader.bytes_to_read();
+    let (to, from) = crossbeam_channel::bounded::<Vec<Group>>(READ_AHEAD);
+    let (count, reader) = std::thread::scope(|scope| {
+        // Reading and hashing take as long as stepping: a thread of their own does them ahead.
+        let ahead = scope.spawn(move || {
+            let (mut groups, mut cells) = (Vec::new(), 0);
+            while let Some(group) = reader.next_group()? {
+                cells += group.header.cells as usize;
+                groups.push(group);
+                // An error is the taker's: what it stopped at is said there.
+                if cells >= READ_TOGETHER && to.send(core::mem::take(&mut groups)).is_err() {
+                    break;
+                }
+                cells *= usize::from(!groups.is_empty());
+            }
+            let _ = to.send(groups);
+            Ok::<Reader, ReadError>(reader)
+        });
+        let (mut taken, mut count) = (0, 0);
+        let mut cells = Vec::new();
+        for groups in from {
+            let mut first = None;
             cells.clear();
-            cells.extend(group.cells());
+            for group in &groups {
+                taken += group.header.len() as u64;
+                if group.header.kind == GroupKind::Cells {
+                    first.get_or_insert(group.header.first);
+                    cells.extend(group.cells());
+                }
+            }
             count += cells.len() as u64;
-            replayer.take(group.header.first, &cells, watch)?;
+            replayer.take(first.unwrap_or(0), &cells, watch)?;
+            progress(taken, total.max(taken));
         }
-        progress(taken, total);
-    }
+        let reader = match ahead.join() {
+            Ok(reader) => reader?,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        Ok::<_, ReplayError>((count, reader))
+    })?;
     let end = reader.end().cloned().unwrap_or(End::Nothing);
     Ok(FilesReplayed { end, reader, cells: count })
 }

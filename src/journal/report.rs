@@ -2,6 +2,7 @@
 
 use crate::engine::durability::Durability;
 use crate::engine::published::LATENCY_BOUNDS_NS;
+use crate::journal::compact::Compaction;
 use crate::metrics::{Sample, SampleKind, Source};
 
 impl Source for Durability {
@@ -51,5 +52,40 @@ impl Source for Durability {
         );
         add("haltline_journal_sync_seconds_total", "Time spent in syncs.", counter, Vec::new(), sum as f64 / 1e9);
         samples
+    }
+}
+
+impl Source for Compaction {
+    fn samples(&self) -> Vec<Sample> {
+        let sample = |name, help, kind, value: f64| Sample { name, help, kind, labels: Vec::new(), value };
+        let (counter, gauge) = (SampleKind::Counter, SampleKind::Gauge);
+        vec![
+            sample("haltline_snapshots_total", "Snapshots made.", counter, self.snapshots.get() as f64),
+            sample(
+                "haltline_snapshot_failures_total",
+                "Rounds in which no snapshot could be made.",
+                counter,
+                self.failures.get() as f64,
+            ),
+            sample(
+                "haltline_snapshot_timestamp_seconds",
+                "When this run last made a snapshot, Unix time; 0: not yet.",
+                gauge,
+                self.newest.get() as f64 / 1e9,
+            ),
+            sample("haltline_snapshot_bytes", "Size of that snapshot.", gauge, self.bytes.get() as f64),
+            sample(
+                "haltline_snapshot_duration_seconds",
+                "How long replaying up to it, writing it and reading it back took.",
+                gauge,
+                self.took_ns.get() as f64 / 1e9,
+            ),
+            sample(
+                "haltline_journal_removed_segments_total",
+                "Segments removed because they are older than `keep`.",
+                counter,
+                self.removed.get() as f64,
+            ),
+        ]
     }
 }

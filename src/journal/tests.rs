@@ -368,6 +368,14 @@ impl Disk for FaultyDisk {
         // A file that cannot be taken away stays, and nothing depends on it.
         if self.next() == Fault::None { fs::remove_file(path) } else { Err(io::ErrorKind::PermissionDenied.into()) }
     }
+
+    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn sync_names(&mut self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl SegmentFile for FaultyFile {

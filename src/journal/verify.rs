@@ -1,13 +1,19 @@
-//! Checks a journal offline: every byte against the chain, every checkpoint against its signature, and, with a head
-//! that was kept elsewhere, that nothing was cut off behind it.
+//! Checks a journal offline: every byte against the chain, every checkpoint against its signature, every snapshot
+//! against both, and, with a head that was kept elsewhere, that nothing was cut off behind it.
+//!
+//! A journal whose first segments are gone is intact only if the rest says that they were removed by configuration: with
+//! a record that names the chain which the first segment goes on from.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use ed25519_dalek::VerifyingKey;
 
+use crate::journal::compact::Removal;
 use crate::journal::format::{Chain, Checkpoint, GroupKind, Tip};
-use crate::journal::reader::{End, ReadError, Reader, checkpoint_of};
+use crate::journal::reader::{End, ReadError, Reader, checkpoint_of, header_of, segments};
+use crate::journal::snapshot::{self, snapshots};
+use crate::journal::writer::hex;
 
 /// What was found.
 #[derive(Clone, Debug)]
@@ -24,6 +30,8 @@ pub struct Report {
     pub cells: u64,
     /// Checkpoints whose signature and content fit.
     pub checkpoints: u64,
+    /// Snapshots that are whole, signed, and of a place in this journal.
+    pub snapshots: usize,
     /// How it ends.
     pub end: End,
     /// Behind the last whole group.
@@ -58,12 +66,19 @@ pub fn verify(dir: &Path, key: Option<&VerifyingKey>, head: Option<&Chain>) -> R
         groups: 0,
         cells: 0,
         checkpoints: 0,
+        snapshots: 0,
         end: End::Nothing,
         tip: Tip::BEGIN,
         unsigned: 0,
         faults: Vec::new(),
         notes: Vec::new(),
     };
+    let mut removals: Vec<Removal> = Vec::new();
+    // The chain before every group that a snapshot stands at, as far as it was come by.
+    let stands: BTreeMap<PathBuf, Result<snapshot::Header, String>> =
+        snapshots(dir)?.into_iter().map(|(_, path)| (path.clone(), header_of_snapshot(&path, dir, key))).collect();
+    let mut chains: BTreeMap<u64, Option<Chain>> =
+        stands.values().flatten().map(|header| (header.tip.group, None)).collect();
     let mut before = Tip::BEGIN.chain;
     let mut head_seen = head.is_none_or(|head| *head == Tip::BEGIN.chain);
     while let Some(group) = reader.next_group()? {
@@ -71,6 +86,12 @@ pub fn verify(dir: &Path, key: Option<&VerifyingKey>, head: Option<&Chain>) -> R
         report.cells += group.cells().len() as u64 * u64::from(group.header.kind == GroupKind::Cells);
         report.unsigned += 1;
         head_seen |= head == Some(&group.header.chain);
+        if group.header.kind == GroupKind::Audit {
+            removals.extend(Removal::all_in(&String::from_utf8_lossy(&group.payload)));
+        }
+        if let Some(chain) = chains.get_mut(&(group.header.group + 1)) {
+            *chain = Some(group.header.chain);
+        }
         if let Some(checkpoint) = checkpoint_of(&group) {
             let segment = reader.segments_read().last().map(|info| info.header);
             let fault = segment.and_then(|segment| {
@@ -113,6 +134,43 @@ pub fn verify(dir: &Path, key: Option<&VerifyingKey>, head: Option<&Chain>) -> R
         )),
         End::Damaged(damage) => report.faults.push(damage.to_string()),
     }
+    if let Some(first) = reader.segments_read().first().map(|info| info.header).filter(|h| h.first_group > 0) {
+        head_seen |= head == Some(&first.before);
+        if let Some(chain) = chains.get_mut(&first.first_group) {
+            chain.get_or_insert(first.before);
+        }
+        // A removal that was cut short has left later segments than it was to: those are followed, and lead to its head.
+        let stands = |removal: &Removal| {
+            let mut headers = reader.segments_read().iter().map(|info| info.header);
+            headers.any(|h| h.first_group == removal.group && hex(&h.before) == removal.head)
+        };
+        let recorded = removals.iter().any(stands);
+        if recorded {
+            report.notes.push(format!(
+                "it begins with group {}: what was before was removed by configuration, and the journal says so",
+                first.first_group
+            ));
+        } else {
+            report.faults.push(format!(
+                "it begins with group {} in segment {}: what was before is missing, and no record says that it was removed",
+                first.first_group, first.segment
+            ));
+        }
+    }
+    for (path, header) in &stands {
+        let fault = match header {
+            Err(fault) => fault.as_str(),
+            Ok(header) => match chains.get(&header.tip.group).copied().flatten() {
+                Some(chain) if chain == header.tip.chain => {
+                    report.snapshots += 1;
+                    continue;
+                }
+                Some(_) => "it was not made of this journal",
+                None => "the journal does not go through the place where it was made",
+            },
+        };
+        report.faults.push(format!("{}: {fault}", path.display()));
+    }
     if !head_seen {
         report.faults.push("the head that was given is not in it: it was cut off before, or is another journal".into());
     }
@@ -120,4 +178,19 @@ pub fn verify(dir: &Path, key: Option<&VerifyingKey>, head: Option<&Chain>) -> R
         report.notes.push(format!("its segments name {} keys", report.keys.len()));
     }
     Ok(report)
+}
+
+/// What a snapshot says of itself, checked to its last byte. Without a key that of the first segment will do.
+fn header_of_snapshot(path: &Path, dir: &Path, key: Option<&VerifyingKey>) -> Result<snapshot::Header, String> {
+    let named = || key_of_first_segment(dir).ok_or_else(|| "no segment names a key".to_owned());
+    let key = key.copied().map_or_else(named, Ok)?;
+    snapshot::read(path, &key).map(|(header, _)| header).map_err(|fault| fault.to_string())
+}
+
+/// The key that the first segment in `dir` names.
+#[must_use]
+pub fn key_of_first_segment(dir: &Path) -> Option<VerifyingKey> {
+    let all = segments(dir).ok()?;
+    let header = all.iter().find_map(|(_, path)| header_of(path))?;
+    VerifyingKey::from_bytes(&header.key).ok()
 }

@@ -27,6 +27,7 @@ use crate::journal::format::{
     group_len,
 };
 use crate::journal::reader::segment_path;
+use crate::journal::step::reached;
 use crate::ring::cells::{CELL_BYTES, Cell, CellReader};
 
 /// Sizes and times of the writer.
@@ -301,6 +302,7 @@ impl Writer {
         encode_group(&mut tip, kind, payload, now, &mut self.out);
         let Some(segment) = &mut self.segment else { return Ok(()) };
         segment.file.write_all_at(&self.out, segment.used)?;
+        reached("group written");
         segment.used += self.out.len() as u64;
         self.written = tip;
         let shown = &self.parts.durability;
@@ -315,6 +317,7 @@ impl Writer {
         let path = segment_path(&self.parts.dir, self.last_segment);
         let room = self.parts.options.segment_bytes.max(needed + SEGMENT_HEADER as u64);
         let mut file = self.parts.disk.create(&path, room)?;
+        reached("segment made");
         let header = SegmentHeader {
             segment: self.last_segment,
             first_group: self.written.group,
@@ -325,6 +328,7 @@ impl Writer {
             key: self.parts.key.verifying_key().to_bytes(),
         };
         file.write_all_at(&header.encode(), 0)?;
+        reached("segment header written");
         self.written.segment = self.last_segment;
         self.written.chain = header.chain();
         self.segment = Some(Segment { file, path, used: SEGMENT_HEADER as u64, durable: 0, room });
@@ -335,6 +339,7 @@ impl Writer {
     fn close_segment(&mut self) -> std::io::Result<()> {
         if let Some(mut segment) = self.segment.take() {
             segment.file.trim(segment.used)?;
+            reached("segment closed");
         }
         Ok(())
     }
@@ -355,6 +360,7 @@ impl Writer {
         let checkpoint = Checkpoint { chain, group, cell, at, check: self.check };
         let payload = checkpoint.encode(&self.parts.journal, &self.parts.key);
         self.write_group(kind, &payload)?;
+        reached("checkpoint written");
         self.parts.durability.checkpoints.add(1);
         self.last_checkpoint = Instant::now();
         self.checkpointed = self.written;
@@ -366,6 +372,7 @@ impl Writer {
         let Some(segment) = &mut self.segment else { return Ok(()) };
         let begin = Instant::now();
         segment.file.sync()?;
+        reached("group synced");
         segment.durable = segment.used;
         let shown = &self.parts.durability;
         shown.sync_latency.record(begin.elapsed().as_nanos() as u64);
@@ -375,6 +382,7 @@ impl Writer {
         self.audit_written = 0;
         shown.set_synced(self.durable.cell);
         self.parts.ring.release(self.durable.cell);
+        reached("ring released");
         if self.failing {
             self.failing = false;
             shown.recovered();
@@ -393,6 +401,7 @@ impl Writer {
     fn end(&mut self) -> bool {
         let ended =
             self.write_checkpoint(GroupKind::End).and_then(|()| self.sync()).and_then(|()| self.close_segment());
+        reached("run ended");
         match ended {
             Ok(()) => true,
             Err(error) => self.fail(&error),

@@ -291,6 +291,11 @@ impl OrderTable {
         (order.session, order.id)
     }
 
+    /// Every order that can still trade, in no order that means anything. For those who have time: it looks at all.
+    pub fn each_live(&self) -> impl Iterator<Item = &Order> {
+        self.slab.iter().filter(|order| order.is_live())
+    }
+
     /// How many orders and pending replacements are live.
     #[must_use]
     pub fn live(&self) -> usize {

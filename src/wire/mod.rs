@@ -12,6 +12,7 @@ use crate::units::OrdId;
 
 pub mod bin;
 pub mod json;
+pub mod text;
 
 /// The largest WebSocket message that a client may send, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;

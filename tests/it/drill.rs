@@ -25,7 +25,7 @@ fn passed(daemon: &Daemon) -> Value {
 #[test]
 fn a_drill_halts_denies_and_takes_it_back_and_files_the_evidence() {
     let daemon = Daemon::start(&with_drill(""));
-    let metrics = daemon.get("vera", "/metrics").to_string();
+    let metrics = daemon.get("vera", "/metrics").as_str().unwrap().to_owned();
     assert!(metrics.contains("haltline_drill_last_passed_timestamp_seconds 0\n"), "never rehearsed");
     let report = passed(&daemon);
     let observed = &report["observed"];
@@ -51,7 +51,7 @@ fn a_drill_halts_denies_and_takes_it_back_and_files_the_evidence() {
     assert_eq!(list["drills"].as_array().unwrap().len(), 2);
     assert!(list["last_passed"].is_string(), "{list}");
     passed(&daemon);
-    let metrics = daemon.get("vera", "/metrics").to_string();
+    let metrics = daemon.get("vera", "/metrics").as_str().unwrap().to_owned();
     assert!(!metrics.contains("haltline_drill_last_passed_timestamp_seconds 0\n"));
 }
 

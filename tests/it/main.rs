@@ -1,8 +1,10 @@
 //! All integration tests, in one binary.
 
+mod alertmanager;
 mod alerts;
 mod c_client;
 mod c_gate;
+mod crash;
 mod drill;
 mod gate;
 mod gate_damage;
@@ -13,6 +15,7 @@ mod local;
 mod oracle;
 mod oracle_test;
 mod overlay;
+mod power;
 mod prometheus;
 mod recovery;
 mod replay;

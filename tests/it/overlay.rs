@@ -318,3 +318,65 @@ fn a_file_over_the_interface_needs_leave_a_tag_and_nothing_looser() {
     assert_eq!(put(&daemon, &seen, &text).0, 412, "somebody else was faster");
     assert_eq!(buy(&daemon, "1", 8)["limit"], "7");
 }
+
+#[test]
+fn the_command_line_asks_lists_and_takes_back() {
+    let daemon = Daemon::start(LIMITS);
+    let token = daemon.dir.path().join("token");
+    std::fs::write(&token, crate::support::token("rita")).unwrap();
+    let url = format!("http://{}", daemon.http);
+    let run = |args: &[&str]| {
+        let mut command = crate::support::haltline(args);
+        let out = command.args(["--text", "--url", &url, "--token-file"]).arg(&token).output().unwrap();
+        (out.status.code(), String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr))
+    };
+    let place = ["--scope", "strategy:alpha", "--rule", "order_qty", "--limit", "2000"];
+    let (code, said) = run(&[&["limits", "what-if"], &place[..]].concat());
+    assert_eq!((code, said.as_str()), (Some(0), "strategy alpha order_qty: 1000 → 2000 qty_units\n"));
+    let (code, said) = run(&[&["limits", "override"], &place[..], &["--for", "30m", "--reason", "a block"]].concat());
+    assert!(code == Some(0) && said.contains("in force for 1800 s more"), "{said}");
+    let id = said.split(' ').next().unwrap().to_owned();
+    let (code, said) = run(&["limits", "overrides"]);
+    assert!(code == Some(0) && said.contains("2000 instead of 1000 qty_units (by rita: a block)"), "{said}");
+    let (code, said) = run(&["limits", "overrides", "--end", &id, "--reason", "it is done"]);
+    assert!(code == Some(0) && said.contains("over: removed"), "{said}");
+    assert_eq!(run(&["limits", "probation"]), (Some(0), "nobody is on probation\n".to_owned()));
+    let (code, said) = run(&["drill", "--reason", "r"]);
+    assert!(code == Some(4) && said.contains("[drill]"), "none is configured: {said}");
+    assert_eq!(active(&daemon), 0);
+}
+
+#[test]
+fn a_new_build_has_a_fraction_until_it_is_promoted_also_over_a_restart() {
+    use haltline::app::{self, StartOptions, config};
+    use haltline::model::Scope;
+
+    let dir = tempfile::tempdir().unwrap();
+    let ramp = "[ramp]\nsteps = [\"10%\", \"50%\"]\nclean_for = \"1h\"\n";
+    let text = crate::support::config(&dir.path().join("state"), &(ramp.to_owned() + LIMITS));
+    let start = || {
+        let loaded = config::load("test", &text).unwrap();
+        app::start(loaded, StartOptions { any_port: true, ..StartOptions::default() }).unwrap()
+    };
+    let qty = |running: &app::Running| {
+        let session = Scope::Session(running.universe.session("gw-1").unwrap());
+        let limits = running.limits.read().unwrap();
+        limits.scope(&running.universe, session).unwrap().order_qty
+    };
+    app::init_state_dir(&dir.path().join("state")).unwrap();
+    let running = start();
+    assert!(running.new_build("no session", "b2").is_err());
+    running.new_build("gw-1", "b2").unwrap();
+    // Of the session nothing is limited: it has a tenth of what the strategies have.
+    assert_eq!(qty(&running), 100);
+    running.stop().unwrap();
+    let running = start();
+    assert_eq!(qty(&running), 100);
+    let http = running.http_addr.to_string();
+    let (status, list) = ask(&http, "vera", "GET", "/v1/probation", None);
+    assert_eq!((status, &list["probation"][0]["after"]), (200, &json!("the new build b2")), "{list}");
+    let path = "/v1/probation/session/gw-1/promote";
+    assert_eq!(ask(&http, "rita", "POST", path, Some(&json!({ "reason": "watched it" }))).0, 200);
+    assert!(qty(&running) > 1_000);
+    running.stop().unwrap();
+}

@@ -551,9 +551,18 @@ fn a_trip_and_a_kill_leave_a_report() {
     let events: Vec<&str> = trip["events"].as_array().unwrap().iter().map(|e| e["id"].as_str().unwrap()).collect();
     assert_eq!((events, &trip["events_complete"]), (vec!["fine", "too large"], &json!(true)), "{trip}");
     assert_eq!(trip["exposure"]["firm"]["working_orders"], "1");
+    // What was working at the trip is added by a replay up to it.
+    daemon.until("orders are listed", |d| reports(d)[0]["working_orders"]["orders"].is_array());
+    let trip = reports(&daemon).remove(0);
+    let working = &trip["working_orders"];
+    assert_eq!((&working["count"], &working["orders"][0]["id"]), (&json!(1), &json!("fine")), "{working}");
+    assert_eq!((&working["orders"][0]["leaves"], &working["orders"][0]["state"]), (&json!("5"), &json!("pending")));
+    assert!(trip["exposure"]["as_of"].as_str().unwrap().starts_with("record "), "{trip}");
+    assert_eq!(trip["exposure"]["scope"]["gross_exposure"], "50", "{trip}");
     daemon.kill("instrument", "ACME", "it is not ours");
     daemon.until("the kill is reported", |d| {
-        reports(d).iter().any(|r| r["what"] == "kill" && r["cause"]["confirmed"] == true)
+        let complete = |r: &Value| r["cause"]["confirmed"] == true && r["working_orders"]["orders"].is_array();
+        reports(d).iter().any(|r| r["what"] == "kill" && complete(r))
     });
     let dirs = std::fs::read_dir(daemon.dir.path().join("state/incidents")).unwrap();
     let text: String =
@@ -563,4 +572,148 @@ fn a_trip_and_a_kill_leave_a_report() {
     {
         assert!(text.contains(part), "{part}: {text}");
     }
+}
+
+/// The snapshots of the journal, oldest first.
+fn snapshots(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let files = std::fs::read_dir(dir.join("state/journal")).unwrap().map(|entry| entry.unwrap().path());
+    let mut found: Vec<_> = files.filter(|path| path.extension().is_some_and(|e| e == "snap")).collect();
+    found.sort();
+    found
+}
+
+fn flip(path: &std::path::Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let at = bytes.len() * 2 / 3;
+    bytes[at] ^= 4;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_start_goes_on_from_a_snapshot_and_falls_back_from_a_damaged_one_but_never_to_less() {
+    let dir = Daemon::start(LIMITS).terminate().1;
+    let path = dir.path().join("haltline.toml");
+    let text = std::fs::read_to_string(&path).unwrap().replace("execs = 4_096", "execs = 1_000_000");
+    let often = "segment_bytes = 65_536\nsnapshot_segments = 1\nkeep = \"1ms\"";
+    std::fs::write(&path, text.replace("segment_bytes = 1_048_576", often)).unwrap();
+    let daemon = Daemon::run(dir);
+    let (mut book, mut random, mut n) = (Book::default(), Random(3), 0);
+    block_on(async {
+        let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
+        let begin = std::time::Instant::now();
+        while segments(daemon.dir.path())[0].ends_with("00000001.seg") || snapshots(daemon.dir.path()).len() < 2 {
+            assert!(begin.elapsed() < Duration::from_secs(60), "segments are never removed");
+            for _ in 0..100 {
+                let next = book.next(&mut random, n);
+                book.take(&next);
+                send(&mut gateway, &next, n).await;
+                n += 1;
+            }
+            // An answer, so that it is known how far it has come.
+            let last = Sent::Buy(format!("last {n}"), 1);
+            book.take(&last);
+            send(&mut gateway, &last, n).await;
+            n += 1;
+            while gateway.verdict().await["id"] != format!("last {}", n - 1) {}
+        }
+    });
+    daemon.until("positions are shown", |d| shown(d) == expected(&book));
+    let exact = |daemon: &Daemon| {
+        assert_eq!(daemon.mode("firm", ""), "normal");
+        daemon.until("positions are shown", |d| shown(d) == expected(&book));
+        let next = block_on(async { Gateway::connect(daemon, "gw-1").await.1["next_seq"].as_u64().unwrap() });
+        assert_eq!(next, n as u64 + 1, "the stream goes on behind what was taken");
+    };
+    let dir = daemon.sigkill();
+    let (code, replay) = json_of(&["replay", "state", "--json", "--config", "haltline.toml"], dir.path());
+    assert_eq!(code, Some(0));
+    let from = replay["begins_behind"].as_str().unwrap();
+    assert!(from.starts_with("the snapshot of "), "{from}");
+    assert_eq!(replay["was"]["admitted"], replay["would"]["admitted"], "it has the orders of before");
+    let daemon = Daemon::run(dir);
+    exact(&daemon);
+    let (status, dir) = daemon.terminate();
+    assert!(status.success());
+    let (code, report) = json_of(&["audit", "verify", "state", "--json"], dir.path());
+    assert_eq!((code, &report["ok"]), (Some(0), &json!(true)), "{report}");
+    assert!(report["snapshots"].as_u64().unwrap() >= 2, "{report}");
+    assert!(report["notes"].to_string().contains("removed by configuration"), "{report}");
+
+    flip(snapshots(dir.path()).last().unwrap());
+    let (code, report) = json_of(&["audit", "verify", "state", "--json"], dir.path());
+    assert_eq!((code, report["faults"].as_array().unwrap().len()), (Some(1), 1), "{report}");
+    let daemon = Daemon::run(dir);
+    exact(&daemon);
+    let dir = daemon.sigkill();
+
+    // Without a snapshot what is left of the journal says nothing about positions.
+    snapshots(dir.path()).iter().for_each(|path| flip(path));
+    let daemon = Daemon::run(dir);
+    assert_eq!(daemon.mode("firm", ""), "halted");
+    let state = daemon.get("vera", "/v1/state").to_string();
+    assert!(state.contains("the journal cannot be replayed"), "{state}");
+}
+
+#[test]
+fn segments_that_somebody_removed_are_missed() {
+    let dir = with_orders();
+    let daemon = Daemon::run(dir);
+    let dir = daemon.terminate().1;
+    std::fs::remove_file(segments(dir.path()).remove(0)).unwrap();
+    let (code, report) = json_of(&["audit", "verify", "state", "--json"], dir.path());
+    assert_eq!(code, Some(1));
+    assert!(report["faults"].to_string().contains("no record says that it was removed"), "{report}");
+}
+
+#[test]
+fn a_lint_finds_limits_that_are_loose_tripped_denying_or_never_reached() {
+    let dir = with_orders();
+    let base = std::fs::read_to_string(dir.path().join("haltline.toml")).unwrap();
+    let lint = |name: &str, text: String| {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        let (code, value) = json_of(&["limits", "lint", name, "--journal", "state", "--json"], dir.path());
+        let rows = value["findings"].as_array().unwrap().clone();
+        assert_eq!(code, Some(i32::from(!rows.is_empty())), "the exit code tells");
+        rows
+    };
+    let of = |rows: &[Value], finding: &str| -> Vec<String> {
+        let rows = rows.iter().filter(|row| row["finding"] == finding);
+        rows.map(|row| format!("{} {} {}", row["scope"]["kind"], row["rule"], row["text"]).replace('"', "")).collect()
+    };
+    // As in the tests' configuration: a million working orders for 20, a billion for a hundred.
+    let rows = lint("wide.toml", base.clone());
+    assert!(of(&rows, "loose").iter().any(|row| row.starts_with("firm working_orders 50000 times")), "{rows:?}");
+    assert!(of(&rows, "tripped").is_empty() && of(&rows, "denied").is_empty(), "{rows:?}");
+    // The desk allows an order for five million where 79,000 trade a day.
+    let merrill = base.replace("[limits.instrument.\"*\"]\n", "[limits.instrument.\"*\"]\norder_qty = 5_000_000\n");
+    let merrill = merrill.replace("[instruments.ACME]\n", "[instruments.ACME]\naverage_daily_volume = 79_000\n");
+    let rows = lint("merrill.toml", merrill);
+    // Other volumes are other names: this has to be told, not compared.
+    assert!(rows.iter().any(|row| row["finding"] == "volume"), "{rows:?}");
+    let text = of(&rows, "volume").concat();
+    assert!(text.contains("an order for 5000000 of instrument ACME passes: 79000 trade a day"), "{text}");
+    let tight = base.replace(
+        "[limits.strategy.\"*\"]\n",
+        "[limits.strategy.\"*\"]\nworking_orders = { max = 7, action = \"halt\" }\norder_qty = 90\n",
+    );
+    let tight = tight.replace("working_orders = 1_000_000", "working_orders = 5");
+    let rows = lint("tight.toml", tight);
+    assert!(of(&rows, "denied").iter().any(|row| row.contains("working_orders would have denied")), "{rows:?}");
+    let unreachable = of(&rows, "unreachable");
+    assert!(
+        unreachable
+            .iter()
+            .any(|row| row == "strategy working_orders nothing can reach 7: working_orders of firm ends at 5"),
+        "{rows:?}"
+    );
+    assert!(of(&rows, "loose").iter().any(|row| row.contains("order_qty 18 times")), "{rows:?}");
+    let halting = base.replace(
+        "[limits.strategy.\"*\"]\n",
+        "[limits.strategy.\"*\"]\nworking_orders = { max = 7, action = \"halt\" }\n",
+    );
+    let rows = lint("halting.toml", halting);
+    assert!(
+        of(&rows, "tripped").iter().any(|row| row.contains("strategy working_orders would have tripped 1 time(s)")),
+        "{rows:?}"
+    );
 }

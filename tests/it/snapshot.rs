@@ -9,7 +9,7 @@ use haltline::units::{MonoNanos, Now, UnixNanos};
 
 use crate::oracle_test::{Case, Input, Maker, Rng, START, UNIX};
 
-fn saved(engine: &Engine) -> Vec<u8> {
+pub fn saved(engine: &Engine) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut out = Out::new(&mut bytes);
     engine.save(&mut out);

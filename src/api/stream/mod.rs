@@ -42,6 +42,7 @@ mod hub;
 pub(super) mod model;
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::body::{Body, Bytes};
@@ -56,7 +57,7 @@ pub(super) use self::hub::Hub;
 use self::hub::Joined;
 use crate::api::auth::Role;
 use crate::api::problem::Problem;
-use crate::api::routes::{AnyQuery, Caller, Shared, query_fields};
+use crate::api::routes::{AnyQuery, Api, Caller, Shared, query_fields};
 use crate::api::server::{Busy, Line};
 
 /// `GET /v1/stream`.
@@ -74,7 +75,8 @@ pub(super) async fn stream(
     };
     let Some(Extension(line)) = line else { return Err(busy("there is no connection to stream to")) };
     let joined = api.stream.join(&caller.0.name, line.hangup.clone()).await.map_err(busy)?;
-    let reading = Reading { phase: Phase::First, joined, _busy: line.busy() };
+    let login = caller.login().copied();
+    let reading = Reading { api: api.clone(), login, phase: Phase::First, joined, _busy: line.busy() };
     let mut response = Body::from_stream(futures_util::stream::unfold(reading, next)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -86,10 +88,20 @@ pub(super) async fn stream(
 
 /// One client's stream: where it is. Dropped with the connection.
 struct Reading {
+    api: Arc<Api>,
+    /// The login that it is for, if it came with a cookie.
+    login: Option<[u8; 32]>,
     phase: Phase,
     joined: Joined,
     /// A connection with a stream is in use: a flood of others does not push it out of its place.
     _busy: Busy,
+}
+
+impl Reading {
+    fn has_logged_out(&self) -> bool {
+        let parts = &self.api.parts;
+        self.login.is_some_and(|hash| !parts.auth.logins.goes_on(&hash, parts.clock.now().mono))
+    }
 }
 
 enum Phase {
@@ -105,6 +117,10 @@ async fn next(mut reading: Reading) -> Option<(Result<Bytes, Infallible>, Readin
             reading.joined.first.clone()
         }
         Phase::Live => match reading.joined.frames.recv().await {
+            Ok(_) if reading.has_logged_out() => {
+                reading.phase = Phase::Over;
+                last("bye", &json!({ "reason": "the login has ended" }))
+            }
             Ok(frame) => {
                 reading.joined.client.taken.store(frame.seq, Ordering::Relaxed);
                 frame.bytes

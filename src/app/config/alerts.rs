@@ -2,11 +2,13 @@
 
 use core::fmt::Write as _;
 use core::time::Duration;
+use std::path::PathBuf;
 
 use super::file::WEEK_NS;
 use super::print::{list, quoted};
 use super::reader::{Field, NAME_RULE, Reader, format_duration, is_name};
 use super::violation::{Errors, Spot};
+use crate::alert::delivery::{DeliveryOptions, ReceiverKind, ReceiverOptions};
 use crate::kill::alerts::{LastResort, OwnerOf, Policy, Severity};
 use crate::kill::words::ScopeName;
 use crate::model::Universe;
@@ -18,6 +20,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 pub struct AlertsSection {
     /// How alerts are treated.
     pub policy: Policy,
+    /// Who is told.
+    pub delivery: DeliveryOptions,
 }
 
 /// The section, and where its scopes are written: they are looked up when all names are known.
@@ -112,8 +116,77 @@ pub(super) fn read(table: Option<Reader<'_>>) -> AlertsText {
             }
         }
     }
+    read_delivery(&mut table, &mut text.section.delivery);
     table.finish();
     text
+}
+
+fn read_delivery(table: &mut Reader<'_>, delivery: &mut DeliveryOptions) {
+    if let Some(instance) = table.get("instance").and_then(|f| name(&f)) {
+        delivery.instance = instance;
+    }
+    if let Some(url) = table.get("external_url").and_then(|f| address(&f)) {
+        delivery.external_url = url;
+    }
+    if let Some(ns) = table.get("resend_every").and_then(|f| f.duration(SECOND_NS, 3_600 * SECOND_NS)) {
+        delivery.resend_every = Duration::from_nanos(ns);
+    }
+    if let Some(ns) = table.get("timeout").and_then(|f| f.duration(SECOND_NS / 10, 60 * SECOND_NS)) {
+        delivery.timeout = Duration::from_nanos(ns);
+    }
+    for (key, webhook) in [("alertmanagers", false), ("webhooks", true)] {
+        for field in table.get(key).and_then(|f| f.array()).unwrap_or_default() {
+            let Some(mut entry) = field.table() else { continue };
+            let called = entry.need("name", "what metrics and alerts call it").and_then(|f| {
+                let called = name(&f)?;
+                if delivery.receivers.iter().any(|r| r.name == called) {
+                    f.refuse("is used by another receiver");
+                }
+                Some(called)
+            });
+            let url = entry.need("url", "where it is").and_then(|f| address(&f));
+            let kind = if webhook {
+                let secret = entry.need("secret_file", "the file of the secret that messages are signed with");
+                secret.and_then(|f| file(&f)).map(|secret_file| ReceiverKind::Webhook { secret_file })
+            } else {
+                Some(ReceiverKind::Alertmanager { token_file: entry.get("token_file").and_then(|f| file(&f)) })
+            };
+            let ca_file = entry.get("ca_file").and_then(|f| file(&f)).unwrap_or_else(|| PathBuf::from(SYSTEM_CAS));
+            if let (Some(name), Some(url), Some(kind)) = (called, url, kind) {
+                delivery.receivers.push(ReceiverOptions { name, url, kind, ca_file });
+            }
+            entry.finish();
+        }
+    }
+    if delivery.receivers.len() > RECEIVERS_MAX {
+        table.errors.missing(&table.spot, "alertmanagers", format!("at most {RECEIVERS_MAX} receivers in all"));
+    }
+}
+
+/// Each has a thread.
+const RECEIVERS_MAX: usize = 16;
+/// The certificates that Debian and others keep for everybody.
+const SYSTEM_CAS: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+fn address(field: &Field<'_>) -> Option<String> {
+    let url = field.string()?;
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    // A password in an address would be in every log.
+    let bad = |c: char| c.is_control() || c.is_whitespace() || ['@', '#', '"', '\\'].contains(&c);
+    if rest.is_none_or(|rest| rest.is_empty() || rest.starts_with('/')) || url.contains(bad) || url.len() > 512 {
+        field.refuse("must be an address such as https://alerts.example.com:9093, without a user or an anchor");
+        return None;
+    }
+    Some(url.to_owned())
+}
+
+fn file(field: &Field<'_>) -> Option<PathBuf> {
+    let text = field.string()?;
+    if text.is_empty() || text.contains('\0') {
+        field.refuse("must be the path of a file");
+        return None;
+    }
+    Some(PathBuf::from(text))
 }
 
 /// An escalation that takes longer than this to get anywhere is none.
@@ -170,6 +243,11 @@ impl AlertsText {
         writeln!(out, "resolve_after = \"{}\"", span(policy.resolve_after))?;
         writeln!(out, "runbook = {}", quoted(&policy.runbook))?;
         writeln!(out, "flood_burst = {}\nflood_per = \"{}\"", policy.flood_burst, span(policy.flood_per))?;
+        let delivery = &self.section.delivery;
+        writeln!(out, "instance = {}", quoted(&delivery.instance))?;
+        writeln!(out, "external_url = {}", quoted(&delivery.external_url))?;
+        writeln!(out, "resend_every = \"{}\"", span(delivery.resend_every))?;
+        writeln!(out, "timeout = \"{}\"", span(delivery.timeout))?;
         if !policy.owners.is_empty() {
             writeln!(out, "[alerts.owners]")?;
         }
@@ -187,6 +265,21 @@ impl AlertsText {
         }
         for (of, severity) in &policy.severities {
             writeln!(out, "{} = \"{}\"", quoted(of), severity.name())?;
+        }
+        for receiver in &delivery.receivers {
+            let path = |path: &std::path::Path| quoted(&path.to_string_lossy());
+            let secret = match &receiver.kind {
+                ReceiverKind::Alertmanager { token_file } => {
+                    writeln!(out, "[[alerts.alertmanagers]]")?;
+                    token_file.as_ref().map(|file| format!("token_file = {}\n", path(file)))
+                }
+                ReceiverKind::Webhook { secret_file } => {
+                    writeln!(out, "[[alerts.webhooks]]")?;
+                    Some(format!("secret_file = {}\n", path(secret_file)))
+                }
+            };
+            writeln!(out, "name = {}\nurl = {}", quoted(&receiver.name), quoted(&receiver.url))?;
+            writeln!(out, "{}ca_file = {}", secret.unwrap_or_default(), path(&receiver.ca_file))?;
         }
         Ok(())
     }
@@ -210,11 +303,17 @@ mod tests {
         let text = "[alerts]\nowner = \"desk\"\nescalate_after = \"5m\"\nescalation = [\"head\", \"cro\"]\n\
                     escalate_to = \"halt\"\nblocks_open = false\nholds_rearm = true\nresolve_after = \"1h\"\n\
                     runbook = \"https://wiki.example.com/runbook\"\nflood_burst = 3\nflood_per = \"20m\"\n\
+                    instance = \"eu-1\"\nexternal_url = \"https://h.example.com\"\nresend_every = \"10s\"\n\
+                    timeout = \"1s\"\n\
+                    alertmanagers = [{ name = \"am-1\", url = \"http://127.0.0.1:9093\", token_file = \"t\" }]\n\
+                    webhooks = [{ name = \"pager\", url = \"https://p.example.com/in\", secret_file = \"s\" }]\n\
                     [alerts.owners]\norder_rate = \"rates\"\n\"strategy:alpha\" = \"anna\"\n\"firm\" = \"cro\"\n\
                     \"order_rate@strategy:alpha\" = \"both\"\n[alerts.severities]\norder_rate = \"info\"\n";
         let read = section(text).unwrap();
         let policy = &read.policy;
         assert_eq!(policy.escalate_after, Some(Duration::from_secs(300)));
+        let receivers: Vec<_> = read.delivery.receivers.iter().map(|r| r.name.as_str()).collect();
+        assert_eq!((receivers, read.delivery.instance.as_str()), (vec!["am-1", "pager"], "eu-1"));
         assert_eq!((policy.escalation.len(), policy.escalate_to), (2, LastResort::Halt));
         let alpha = ScopeName { kind: "strategy".into(), name: "alpha".into() };
         assert_eq!(policy.owner_of("order_rate", Some(&alpha)), "both");
@@ -230,7 +329,9 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_all_at_once() {
         let wrong = "[alerts]\nowner = \"a b\"\nescalate_after = \"never\"\nescalate_to = \"halt\"\nflood_burst = 0\n\
-                     runbook = \"x#y\"\nloud = true\n[alerts.owners]\n\"strategy:gone\" = \"anna\"\n\"a b\" = \"anna\"\n\
+                     runbook = \"x#y\"\nloud = true\n\
+                     alertmanagers = [{ name = \"a\", url = \"http://u:p@x\" }, { url = \"http://x\" }]\n\
+                     webhooks = [{ name = \"a\", url = \"ftp://x\" }]\n[alerts.owners]\n\"strategy:gone\" = \"anna\"\n\"a b\" = \"anna\"\n\
                      [alerts.severities]\norder_rate = \"bad\"\n";
         let said = section(wrong).unwrap_err();
         for field in [
@@ -239,12 +340,16 @@ mod tests {
             "alerts.flood_burst:",
             "alerts.runbook:",
             "alerts.loud: unknown",
+            "alerts.alertmanagers[0].url:",
+            "alerts.alertmanagers[1].name:",
+            "alerts.webhooks[0].url:",
+            "alerts.webhooks[0].secret_file:",
             "alerts.owners.\"strategy:gone\": no such scope",
             "alerts.owners.\"a b\":",
             "alerts.severities.order_rate:",
         ] {
             assert!(said.iter().any(|line| line.starts_with(field)), "{field} not in {said:#?}");
         }
-        assert_eq!(said.len(), 8, "{said:#?}");
+        assert_eq!(said.len(), 12, "{said:#?}");
     }
 }

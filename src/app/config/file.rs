@@ -6,13 +6,20 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use super::alerts::{self, AlertsText};
+use super::guard;
 use super::reader::{Field, NAME_RULE, Reader, is_name};
 use super::temporary::TemporaryText;
 use super::violation::{Errors, Spot};
-use super::{Auth, EngineOptions, Gate, Group, Http, Ingest, Journal, Local, LocalOperator, Operator, Role, Service};
+use super::{
+    Auth, CertificateBy, Certified, EngineOptions, Gate, Group, Http, Ingest, Journal, Local, LocalOperator, Operator,
+    Role, Scopes, Service, TlsFiles,
+};
+use crate::api::Caller;
 use crate::duty::Idle;
 use crate::engine::core::Sizing;
+use crate::guard::watch::WatchOptions;
 use crate::ingest::gates::GateOptions;
+use crate::kill::words::ScopeName;
 use crate::limits::ParentRule;
 use crate::model::{Event, ScopeKind, SessionKind, Universe};
 use crate::units::{Conversion, DecimalError, Px, Qty};
@@ -27,7 +34,7 @@ const DEFAULT_AGE_NS: u64 = 5_000_000_000;
 pub(super) const ANY_AGE: u64 = u64::MAX;
 
 /// Sections of options: what they say counts from the start of the process on.
-pub(super) const SECTIONS: [&str; 14] = [
+pub(super) const SECTIONS: [&str; 15] = [
     "service",
     "engine",
     "ingest",
@@ -42,6 +49,7 @@ pub(super) const SECTIONS: [&str; 14] = [
     "drill",
     "ramp",
     "alerts",
+    "guard",
 ];
 
 /// A name that refers to something else in the file.
@@ -100,6 +108,8 @@ pub(super) struct LocalSpots {
     pub socket: Option<Spot>,
     pub group: Option<Spot>,
     pub kill_file: Option<Spot>,
+    /// Scopes that operators are limited to.
+    pub scopes: Vec<(ScopeName, Spot)>,
 }
 
 /// Everything but the limits.
@@ -117,8 +127,11 @@ pub(super) struct FileText {
     pub journal: Journal,
     pub temporary: TemporaryText,
     pub alerts: AlertsText,
+    pub watch: WatchOptions,
     /// Where each of `auth.operators` is written.
     pub operator_spots: Vec<Spot>,
+    /// Scopes that they are limited to.
+    pub operator_scopes: Vec<(ScopeName, Spot)>,
     pub base_currency: String,
     /// `None`: refused, so nothing can be said about values.
     pub base_scale: Option<u8>,
@@ -140,10 +153,16 @@ impl FileText {
         let gate = root.table("gate").map(read_gate);
         let http = read_http(root.table("http"));
         let (local, local_spots) = read_local(root.table("local"));
-        let (auth, operator_spots) = read_auth(root.table("auth"));
+        let mut operator_scopes = Vec::new();
+        let (auth, operator_spots) = read_auth(root.table("auth"), &mut operator_scopes);
         let journal = read_journal(root.table("journal"));
         let temporary = TemporaryText::read(root);
         let alerts = alerts::read(root.table("alerts"));
+        let mut watch = WatchOptions::default();
+        if let Some(mut table) = root.table("guard") {
+            watch = guard::read(&mut table);
+            table.finish();
+        }
 
         let mut currencies = Vec::new();
         each_named(root, "currencies", |name, field, mut table| {
@@ -226,7 +245,9 @@ impl FileText {
             journal,
             temporary,
             alerts,
+            watch,
             operator_spots,
+            operator_scopes,
             base_currency,
             base_scale,
             currencies,
@@ -283,6 +304,28 @@ impl FileText {
                             denied";
                 errors.at(spot, rule);
             }
+        }
+
+        for (scope, spot) in self.operator_scopes.iter().chain(&self.local_spots.scopes) {
+            let ScopeName { kind, name } = scope;
+            let (section, known) = match kind.as_str() {
+                "account" => ("accounts", accounts.contains(&**name)),
+                "strategy" => ("strategies", strategies.contains(&**name)),
+                "instrument" => ("instruments", instruments.contains(&**name)),
+                "session" => ("sessions", self.sessions.iter().any(|session| session.name == *name)),
+                _ => continue,
+            };
+            if !known {
+                errors.at(spot, format!("no such {kind}; [{section}.{name}] would declare it"));
+            }
+        }
+
+        let takes_certificates = self.http.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        if !self.auth.certificates.is_empty() && !takes_certificates {
+            let auth = SECTIONS.iter().position(|section| *section == "auth").unwrap_or(0);
+            let spot = Spot { span: self.section_spots[auth].span.clone(), path: "auth".to_owned() };
+            let rule = "are never asked for: http.tls.client_ca has to say whose certificates are taken";
+            errors.missing(&spot, "certificates", rule);
         }
 
         self.check_local(errors);
@@ -458,20 +501,25 @@ fn read_engine(table: Option<Reader<'_>>) -> EngineOptions {
     EngineOptions { idle, sizing }
 }
 
-fn read_listen(table: &mut Reader<'_>, default_port: u16) -> SocketAddr {
+/// The address, and where it is written if other machines can reach it and may.
+fn read_listen<'a>(table: &mut Reader<'a>, default_port: u16) -> (SocketAddr, Option<Field<'a>>) {
     let allow_remote = table.get("allow_remote").and_then(|f| f.boolean()).unwrap_or(false);
     let default = SocketAddr::from((Ipv4Addr::LOCALHOST, default_port));
-    let Some(field) = table.get("listen") else { return default };
-    let Some(listen) = field.socket() else { return default };
-    if !listen.ip().is_loopback() && !allow_remote {
-        field.refuse("can be reached from other machines: write allow_remote = true here if that is meant");
+    let Some(field) = table.get("listen") else { return (default, None) };
+    let Some(listen) = field.socket() else { return (default, None) };
+    if listen.ip().is_loopback() {
+        return (listen, None);
     }
-    listen
+    if !allow_remote {
+        field.refuse("can be reached from other machines: write allow_remote = true here if that is meant");
+        return (listen, None);
+    }
+    (listen, Some(field))
 }
 
 fn read_ingest(table: Option<Reader<'_>>) -> Ingest {
     let Some(mut table) = table else { return Ingest::default() };
-    let listen = read_listen(&mut table, Ingest::PORT);
+    let (listen, _) = read_listen(&mut table, Ingest::PORT);
     let max_connections = table.get("max_connections").and_then(|f| f.integer(1, 65_536));
     let max_connections = max_connections.map_or(Ingest::CONNECTIONS, |n| n as usize);
     let mut allowed_origins = Vec::new();
@@ -533,11 +581,26 @@ fn read_gate(mut table: Reader<'_>) -> Gate {
 
 fn read_http(table: Option<Reader<'_>>) -> Http {
     let Some(mut table) = table else { return Http::default() };
-    let listen = read_listen(&mut table, Http::PORT);
+    let (listen, remote) = read_listen(&mut table, Http::PORT);
+    let insecure = table.get("insecure").and_then(|f| f.boolean()).unwrap_or(false);
+    let tls = table.table("tls").map(|mut tls| {
+        let mut path = |key, what| tls.need(key, what).and_then(|f| read_path(&f)).unwrap_or_default();
+        let certificate = path("certificate", "the file of the server's certificate and those above it, PEM");
+        let key = path("key", "the file of its private key, PEM");
+        let client_ca = tls.get("client_ca").and_then(|f| read_path(&f));
+        tls.finish();
+        TlsFiles { certificate, key, client_ca }
+    });
+    if let Some(field) = remote
+        && tls.is_none()
+        && !insecure
+    {
+        field.refuse("would send tokens where others can read them: give it [http.tls], or write insecure = true here");
+    }
     let streams = table.get("streams").and_then(|f| f.integer(0, 200)).map_or(Http::STREAMS, |n| n as usize);
     let every = table.get("stream_every").and_then(|f| f.duration(100_000_000, 1_000_000_000));
     table.finish();
-    Http { listen, streams, stream_every: every.map_or(Http::STREAM_EVERY, Duration::from_nanos) }
+    Http { listen, tls, streams, stream_every: every.map_or(Http::STREAM_EVERY, Duration::from_nanos) }
 }
 
 fn read_journal(table: Option<Reader<'_>>) -> Journal {
@@ -557,6 +620,13 @@ fn read_journal(table: Option<Reader<'_>>) -> Journal {
     }
     if let Some(cells) = table.get("ring_cells").and_then(|f| f.integer(4_096, 1 << 28)) {
         journal.ring_cells = cells as u64;
+    }
+    if let Some(segments) = table.get("snapshot_segments").and_then(|f| f.integer(0, 1 << 20)) {
+        journal.snapshot_segments = (segments > 0).then_some(segments as u64);
+    }
+    let most = 36_500 * 86_400_000_000_000;
+    if let Some(keep) = table.get("keep").and_then(|f| f.duration_or_unlimited(1_000_000, most)) {
+        journal.keep = keep.map(Duration::from_nanos);
     }
     let mut path = |key| {
         let field = table.get(key)?;
@@ -616,8 +686,9 @@ fn read_local(table: Option<Reader<'_>>) -> (Local, LocalSpots) {
         });
         let name = entry.need("name", "who that is").and_then(|f| reference(&f));
         let role = entry.need("role", "viewer, operator or risk").and_then(|f| f.word(&ROLES));
+        let scopes = read_scopes(&mut entry, &mut spots.scopes);
         if let (Some(uid), Some((name, _)), Some(role)) = (uid, name, role) {
-            local.operators.push(LocalOperator { uid, name, role });
+            local.operators.push(LocalOperator { uid, name, role, scopes });
         }
         entry.finish();
     }
@@ -637,7 +708,7 @@ const HALTABLE: [(&str, ScopeKind); 5] = [
     ("session", ScopeKind::Session),
 ];
 
-fn read_auth(table: Option<Reader<'_>>) -> (Auth, Vec<Spot>) {
+fn read_auth(table: Option<Reader<'_>>, scopes_read: &mut Vec<(ScopeName, Spot)>) -> (Auth, Vec<Spot>) {
     let mut auth = Auth::default();
     let mut spots = Vec::new();
     let Some(mut table) = table else { return (auth, spots) };
@@ -647,12 +718,36 @@ fn read_auth(table: Option<Reader<'_>>) -> (Auth, Vec<Spot>) {
         let name = entry.need("name", "whose token it is").and_then(|f| reference(&f));
         let role = entry.need("role", "viewer, operator or risk").and_then(|f| f.word(&ROLES));
         let hash = entry.need("hash", "the token's hash (see `haltline token`)").and_then(|f| f.hash());
+        let scopes = read_scopes(&mut entry, scopes_read);
         if let (Some((name, spot)), Some(role), Some(hash)) = (name, role, hash) {
             if auth.operators.iter().any(|o| o.name == name) {
                 table.errors.at(&spot, "is used by another token: two people must have two names");
             }
-            auth.operators.push(Operator { name, role, hash });
+            auth.operators.push(Operator { name, role, scopes, hash });
             spots.push(field.spot.clone());
+        }
+        entry.finish();
+    }
+    for field in table.get("certificates").and_then(|f| f.array()).unwrap_or_default() {
+        let Some(mut entry) = field.table() else { continue };
+        let text = |f: Field<'_>| f.string().map(str::to_owned).filter(|text| !text.is_empty());
+        let subject = entry.get("subject").and_then(text).map(CertificateBy::Subject);
+        let san = entry.get("san").and_then(text).map(CertificateBy::Alternative);
+        let name = entry.need("name", "whose certificate it is").and_then(|f| reference(&f));
+        let role = entry.need("role", "viewer, operator or risk").and_then(|f| f.word(&ROLES));
+        let scopes = read_scopes(&mut entry, scopes_read);
+        match (subject, san) {
+            (Some(by), None) | (None, Some(by)) => {
+                if auth.certificates.iter().any(|c| c.by == by) {
+                    field.refuse("names a certificate that another entry names");
+                }
+                if let (Some((name, _)), Some(role)) = (name, role) {
+                    auth.certificates.push(Certified { by, caller: Caller { name, role, scopes } });
+                }
+            }
+            (None, None) | (Some(_), Some(_)) => {
+                field.refuse("needs either subject, such as \"CN=alice,O=Desk\", or san, one of its alternative names");
+            }
         }
         entry.finish();
     }
@@ -663,8 +758,32 @@ fn read_auth(table: Option<Reader<'_>>) -> (Auth, Vec<Spot>) {
     if let Some(ns) = table.get("rearm_expiry").and_then(|f| f.duration(1_000_000_000, 86_400_000_000_000)) {
         auth.rearm_expiry = Duration::from_nanos(ns);
     }
+    if let Some(ns) = table.get("login_lifetime").and_then(|f| f.duration(60_000_000_000, WEEK_NS)) {
+        auth.login_lifetime = Duration::from_nanos(ns);
+    }
     table.finish();
     (auth, spots)
+}
+
+/// Scopes that a role is limited to, such as `["strategy:alpha"]`; all of them also go to `read`, with their places.
+fn read_scopes(entry: &mut Reader<'_>, read: &mut Vec<(ScopeName, Spot)>) -> Scopes {
+    let Some(field) = entry.get("scopes") else { return Scopes::EVERYTHING };
+    let mut list = Vec::new();
+    if field.as_array().is_some_and(|scopes| scopes.is_empty()) {
+        field.refuse("lists no scope: leave it out to allow all");
+    }
+    for (text, field) in field.strings().unwrap_or_default() {
+        let (kind, name) = text.split_once(':').unwrap_or((text, ""));
+        let known = HALTABLE.iter().any(|(word, _)| *word == kind);
+        if !known || (kind == "firm") != name.is_empty() {
+            field.refuse("must be firm, account:NAME, strategy:NAME, instrument:NAME or session:NAME");
+            continue;
+        }
+        let scope = ScopeName { kind: kind.to_owned(), name: name.to_owned() };
+        read.push((scope.clone(), field.spot.clone()));
+        list.push(scope);
+    }
+    Scopes::only(list)
 }
 
 /// Every table of `section`, whose keys are names.

@@ -9,6 +9,7 @@
 
 mod alerts;
 mod file;
+mod guard;
 mod limits;
 mod print;
 mod reader;
@@ -37,9 +38,12 @@ pub use self::temporary::{
 use self::temporary::{OverlayText, bind, build_ceilings, read_ceilings, read_overlays};
 use self::violation::{Errors, Spot};
 pub use self::violation::{Violation, Violations};
-pub use crate::api::Role;
+use crate::api::LOGIN_LASTS;
+pub use crate::api::tls::TlsFiles;
+pub use crate::api::{CertificateBy, Certified, Role, Scopes};
 use crate::duty::Idle;
 use crate::engine::core::Sizing;
+use crate::guard::watch::WatchOptions;
 use crate::ingest::gates::GateOptions;
 use crate::limits::LimitTable;
 use crate::model::universe::{AccountSpec, CurrencySpec, StrategySpec};
@@ -140,10 +144,12 @@ impl Default for Ingest {
 }
 
 /// Section `[http]`: kill, re-arm, state, metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http {
     /// Address; loopback unless the file says `allow_remote`.
     pub listen: SocketAddr,
+    /// Section `[http.tls]`; without it plain HTTP is spoken, on loopback only unless the file says `insecure`.
+    pub tls: Option<TlsFiles>,
     /// Streams of live state at once, per door.
     pub streams: usize,
     /// The shortest time between two events of a stream.
@@ -163,6 +169,7 @@ impl Default for Http {
     fn default() -> Self {
         Http {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, Http::PORT)),
+            tls: None,
             streams: Http::STREAMS,
             stream_every: Http::STREAM_EVERY,
         }
@@ -214,6 +221,8 @@ pub struct LocalOperator {
     pub name: String,
     /// What they may do.
     pub role: Role,
+    /// Where they may do it.
+    pub scopes: Scopes,
 }
 
 /// A person (or a program) with a token.
@@ -223,6 +232,8 @@ pub struct Operator {
     pub name: String,
     /// What the token allows.
     pub role: Role,
+    /// Where it allows it.
+    pub scopes: Scopes,
     /// BLAKE3 of the token's text. The token itself is nowhere.
     pub hash: [u8; 32],
 }
@@ -232,10 +243,14 @@ pub struct Operator {
 pub struct Auth {
     /// Persons. May be empty: then nobody can use the HTTP interface.
     pub operators: Vec<Operator>,
+    /// Persons who are known by the certificate of their connection.
+    pub certificates: Vec<Certified>,
     /// Kinds of scope whose re-arm needs a second person. Firm unless said otherwise.
     pub two_person_rearm: Vec<ScopeKind>,
     /// How long the first person's re-arm waits for the second.
     pub rearm_expiry: Duration,
+    /// How long a login over the console lasts.
+    pub login_lifetime: Duration,
     /// Whether sessions may be without `token_hash`, because whoever starts the service supplies tokens.
     pub tokens_at_runtime: bool,
 }
@@ -256,8 +271,10 @@ impl Default for Auth {
     fn default() -> Self {
         Auth {
             operators: Vec::new(),
+            certificates: Vec::new(),
             two_person_rearm: vec![ScopeKind::Firm],
             rearm_expiry: Duration::from_secs(600),
+            login_lifetime: LOGIN_LASTS,
             tokens_at_runtime: false,
         }
     }
@@ -282,6 +299,10 @@ pub struct Journal {
     pub ring_dir: PathBuf,
     /// A second place for the journal's heads: a file that a line is appended to at every checkpoint.
     pub heads: Option<PathBuf>,
+    /// A snapshot is made after so many segments; `None`: none is made.
+    pub snapshot_segments: Option<u64>,
+    /// How long segments that snapshots stand for are kept; `None`: for ever.
+    pub keep: Option<Duration>,
 }
 
 impl Default for Journal {
@@ -295,6 +316,8 @@ impl Default for Journal {
             ring_cells: 1 << 20,
             ring_dir: PathBuf::from("/dev/shm"),
             heads: None,
+            snapshot_segments: Some(4),
+            keep: None,
         }
     }
 }
@@ -347,6 +370,8 @@ pub struct Loaded {
     pub overlays: Vec<Timed>,
     /// Who owns alerts, what happens when nobody answers.
     pub alerts: AlertsSection,
+    /// Sections `[guard.signatures]` and `[guard.peers]`.
+    pub watch: WatchOptions,
     /// BLAKE3 of each session's token, by [`SessionId`](crate::units::SessionId). `None` only with
     /// [`Auth::tokens_at_runtime`]: such a session cannot connect until it is given one.
     pub session_tokens: Vec<Option<[u8; 32]>>,
@@ -379,6 +404,8 @@ pub struct Doors {
     pub socket: Option<PathBuf>,
     /// The HTTP listener's address.
     pub http: Option<SocketAddr>,
+    /// Whether TLS is spoken there.
+    pub tls: bool,
     /// The file that halts the firm.
     pub kill_file: Option<PathBuf>,
     /// The file of the halt page, if gateways may map it.
@@ -411,7 +438,8 @@ pub fn doors(path: &Path) -> Result<Doors, String> {
         Some(listen) => listen.parse().ok(),
         None => Some(Http::default().listen),
     };
-    Ok(Doors { socket, http, kill_file: text("local", "kill_file").map(PathBuf::from), page })
+    let tls = file.get("http").is_some_and(|http| http.get("tls").is_some());
+    Ok(Doors { socket, http, tls, kill_file: text("local", "kill_file").map(PathBuf::from), page })
 }
 
 /// Why there is no configuration.
@@ -575,7 +603,7 @@ fn finish(read: &Read<'_>, text: &str) -> Option<Loaded> {
         engine: file.engine,
         ingest: file.ingest.clone(),
         gate: file.gate.clone(),
-        http: file.http,
+        http: file.http.clone(),
         local: file.local.clone(),
         auth: file.auth.clone(),
         journal: file.journal.clone(),
@@ -587,6 +615,7 @@ fn finish(read: &Read<'_>, text: &str) -> Option<Loaded> {
         ceilings,
         overlays: Vec::new(),
         alerts: file.alerts.section.clone(),
+        watch: file.watch.clone(),
         session_tokens: file.sessions.iter().map(|s| s.token).collect(),
         hash: *blake3::hash(text.as_bytes()).as_bytes(),
         text: text.into(),
@@ -663,13 +692,16 @@ fn auth_notes(file: &FileText, notes: &mut Vec<Note>) {
         return;
     }
     let mut push = |text: &str| notes.push(Note { field: "auth.tokens".into(), text: text.into() });
-    if file.auth.operators.iter().all(|o| o.role < Role::Operator) {
+    let by_certificate = file.auth.certificates.iter().map(|c| c.caller.role);
+    if file.auth.operators.iter().map(|o| o.role).chain(by_certificate).all(|role| role < Role::Operator) {
         push("nobody has the role operator or risk: nobody can kill over HTTP");
     }
     // One name is one person, with a token, a user id or both.
     let tokens = file.auth.operators.iter().map(|o| (&*o.name, o.role));
     let users = file.local.operators.iter().map(|o| (&*o.name, o.role));
-    let persons: HashSet<&str> = tokens.chain(users).filter(|(_, role)| *role == Role::Risk).map(|(n, _)| n).collect();
+    let certified = file.auth.certificates.iter().map(|c| (&*c.caller.name, c.caller.role));
+    let persons: HashSet<&str> =
+        tokens.chain(users).chain(certified).filter(|(_, role)| *role == Role::Risk).map(|(n, _)| n).collect();
     match persons.len() {
         0 => push("nobody has the role risk: nothing can be re-armed"),
         1 if !file.auth.two_person_rearm.is_empty() => {
@@ -699,6 +731,7 @@ fn unchanged(errors: &Errors<'_>, old: &Loaded, new: &Loaded, file: &FileText, r
         old.drill != new.drill,
         old.ramp != new.ramp,
         old.alerts != new.alerts,
+        old.watch != new.watch,
     ];
     for (spot, changed) in file.section_spots.iter().zip(sections) {
         if changed {

@@ -3,11 +3,12 @@
 
 use core::fmt::Write as _;
 
-use super::Group;
 use super::file::{ANY_AGE, FileText};
+use super::guard;
 use super::limits::{Bound, LimitText, Table, action_word};
 use super::reader::format_duration;
 use super::violation::join;
+use super::{CertificateBy, Group, Scopes};
 use crate::duty::Idle;
 use crate::ingest::gates::GateOptions;
 use crate::limits::{RateKind, RateLimit, ScopeLimits, SideRule, WarnLevels};
@@ -31,6 +32,12 @@ pub(super) fn quoted(text: &str) -> String {
 
 pub(super) fn list<'t>(names: impl Iterator<Item = &'t str>) -> String {
     format!("[{}]", names.map(quoted).collect::<Vec<_>>().join(", "))
+}
+
+/// Scopes that a role is limited to, as they are written; `None`: it is not.
+fn scope_list(scopes: &Scopes) -> Option<String> {
+    let texts: Vec<String> = scopes.list()?.iter().map(|s| s.to_string().replacen(' ', ":", 1)).collect();
+    Some(list(texts.iter().map(|text| &**text)))
 }
 
 fn age(ns: u64) -> String {
@@ -78,7 +85,15 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
     }
     writeln!(out, "\n[http]\nlisten = \"{}\"\nallow_remote = {}", file.http.listen, remote(file.http.listen))?;
     let every = format_duration(file.http.stream_every.as_nanos() as u64);
+    writeln!(out, "insecure = {}", remote(file.http.listen) && file.http.tls.is_none())?;
     writeln!(out, "streams = {}\nstream_every = \"{every}\"", file.http.streams)?;
+    if let Some(tls) = &file.http.tls {
+        let path = |path: &std::path::Path| quoted(&path.to_string_lossy());
+        writeln!(out, "[http.tls]\ncertificate = {}\nkey = {}", path(&tls.certificate), path(&tls.key))?;
+        if let Some(client_ca) = &tls.client_ca {
+            writeln!(out, "client_ca = {}", path(client_ca))?;
+        }
+    }
 
     writeln!(out, "\n[local]")?;
     writeln!(out, "socket = {}", quoted(&file.local.socket_for(&file.service.state_dir).to_string_lossy()))?;
@@ -93,16 +108,35 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
     for o in &file.local.operators {
         writeln!(out, "[[local.operators]]\nuid = {}", o.uid)?;
         writeln!(out, "name = {}\nrole = \"{}\"", quoted(&o.name), o.role.name())?;
+        if let Some(scopes) = scope_list(&o.scopes) {
+            writeln!(out, "scopes = {scopes}")?;
+        }
     }
 
     writeln!(out, "\n[auth]\ntokens_at_runtime = {}", file.auth.tokens_at_runtime)?;
     writeln!(out, "two_person_rearm = {}", list(file.auth.two_person_rearm.iter().map(|kind| kind.name())))?;
-    writeln!(out, "rearm_expiry = \"{}\"\ntokens = [", format_duration(file.auth.rearm_expiry.as_nanos() as u64))?;
+    let nanos = |d: core::time::Duration| format_duration(d.as_nanos() as u64);
+    writeln!(out, "rearm_expiry = \"{}\"", nanos(file.auth.rearm_expiry))?;
+    writeln!(out, "login_lifetime = \"{}\"\ntokens = [", nanos(file.auth.login_lifetime))?;
     for o in &file.auth.operators {
         let hash = blake3::Hash::from_bytes(o.hash).to_hex();
-        writeln!(out, "  {{ name = {}, role = \"{}\", hash = \"{hash}\" }},", quoted(&o.name), o.role.name())?;
+        let scopes = scope_list(&o.scopes).map_or_else(String::new, |list| format!(", scopes = {list}"));
+        let (name, role) = (quoted(&o.name), o.role.name());
+        writeln!(out, "  {{ name = {name}, role = \"{role}\", hash = \"{hash}\"{scopes} }},")?;
     }
     writeln!(out, "]")?;
+
+    for c in &file.auth.certificates {
+        let by = match &c.by {
+            CertificateBy::Subject(subject) => format!("subject = {}", quoted(subject)),
+            CertificateBy::Alternative(name) => format!("san = {}", quoted(name)),
+        };
+        writeln!(out, "[[auth.certificates]]\n{by}\nname = {}", quoted(&c.caller.name))?;
+        writeln!(out, "role = \"{}\"", c.caller.role.name())?;
+        if let Some(scopes) = scope_list(&c.caller.scopes) {
+            writeln!(out, "scopes = {scopes}")?;
+        }
+    }
 
     let journal = &file.journal;
     let span = |d: core::time::Duration| format_duration(d.as_nanos() as u64);
@@ -111,11 +145,14 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
     writeln!(out, "grace = \"{}\"\nsegment_bytes = {}", span(journal.grace), journal.segment_bytes)?;
     writeln!(out, "ring_cells = {}", journal.ring_cells)?;
     writeln!(out, "ring_dir = {}", quoted(&journal.ring_dir.to_string_lossy()))?;
+    writeln!(out, "snapshot_segments = {}", journal.snapshot_segments.unwrap_or(0))?;
+    writeln!(out, "keep = \"{}\"", journal.keep.map_or_else(|| "unlimited".to_owned(), span))?;
     if let Some(heads) = &journal.heads {
         writeln!(out, "heads = {}", quoted(&heads.to_string_lossy()))?;
     }
     file.temporary.write(out)?;
     file.alerts.print(out)?;
+    guard::print(&file.watch, out)?;
 
     for c in &file.currencies {
         writeln!(out, "\n[{}]", join("currencies", &c.name))?;

@@ -89,6 +89,7 @@ pub(super) struct TemporaryText {
     pub overrides: Overrides,
     pub limits_api: LimitsApi,
     pub rearm: Rearm,
+    drill_within_spot: Option<Spot>,
     pub drill: Option<Drill>,
     drill_spots: [Spot; 3],
     pub ramp: Option<Ramp>,
@@ -109,7 +110,7 @@ impl TemporaryText {
             table.finish();
         }
         if let Some(table) = root.table("rearm") {
-            text.rearm = read_rearm(table);
+            text.rearm = read_rearm(table, &mut text.drill_within_spot);
         }
         if let Some(mut table) = root.table("drill") {
             let mut spots: [Spot; 3] = Default::default();
@@ -140,7 +141,12 @@ impl TemporaryText {
 
     /// What only shows when all sections are read.
     pub fn check(&self, errors: &Errors<'_>, file: &FileText) {
-        let Some(drill) = &self.drill else { return };
+        let Some(drill) = &self.drill else {
+            if let Some(spot) = &self.drill_within_spot {
+                errors.at(spot, "needs [drill]: without a session to rehearse with nothing could ever be re-armed");
+            }
+            return;
+        };
         let [session_spot, strategy_spot, instrument_spot] = &self.drill_spots;
         match file.sessions.iter().find(|s| s.name == drill.session) {
             None => errors.at(session_spot, format!("no such session; [sessions.{}] would declare it", drill.session)),
@@ -203,14 +209,17 @@ fn read_fraction(field: &Field<'_>) -> Option<u16> {
     Some(bps as u16)
 }
 
-fn read_rearm(mut table: Reader<'_>) -> Rearm {
+fn read_rearm(mut table: Reader<'_>, drill_within_spot: &mut Option<Spot>) -> Rearm {
     let mut rearm = Rearm::default();
     rearm.acknowledge = table.get("acknowledge").and_then(|f| f.boolean()).unwrap_or(rearm.acknowledge);
     rearm.nonce = table.get("nonce").and_then(|f| f.boolean()).unwrap_or(rearm.nonce);
     if let Some(ns) = table.get("cool_off").and_then(|f| f.duration(0, 24 * HOUR_NS)) {
         rearm.cool_off = Duration::from_nanos(ns);
     }
-    let within = table.get("drill_within").and_then(|f| f.duration(60 * SECOND_NS, 52 * WEEK_NS));
+    let within = table.get("drill_within").and_then(|f| {
+        *drill_within_spot = Some(f.spot.clone());
+        f.duration(60 * SECOND_NS, 52 * WEEK_NS)
+    });
     rearm.drill_within = within.map(Duration::from_nanos);
     rearm.probation = table.get("probation").and_then(|f| {
         let mut inner = f.table()?;
@@ -375,4 +384,149 @@ pub(super) fn build_ceilings(
     universe: &Universe,
 ) -> Option<LimitTable> {
     text.map(|text| text.build(errors, file, universe))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::config::{effective, load, load_in_effect, reload};
+    use crate::limits::Gauge;
+    use crate::limits::overlay::in_effect;
+    use crate::model::Scope;
+    use crate::units::{InstrumentId, SessionId, StrategyId};
+
+    const BASE: &str = r#"
+[service]
+state_dir = "state"
+[auth]
+tokens_at_runtime = true
+[accounts.A]
+[strategies.alpha]
+account = "A"
+instruments = ["SHARE"]
+[strategies.drill]
+account = "A"
+[instruments.SHARE]
+px_scale = 2
+qty_scale = 0
+[sessions.gw]
+kind = "ask"
+[sessions.drill]
+kind = "ask"
+strategies = ["drill"]
+[limits.firm]
+gross_exposure = 1_000
+[limits.strategy."*"]
+order_rate = { count = 10, per = "1s" }
+[limits.session."*"]
+order_qty = 9
+"#;
+
+    const SECTIONS: &str = r#"
+[overrides]
+longest = "2h"
+[limits_api]
+write = true
+[rearm]
+acknowledge = true
+nonce = true
+cool_off = "1m"
+drill_within = "1d"
+probation = { fraction = "12.5%", for = "10m" }
+[drill]
+session = "drill"
+strategy = "drill"
+instrument = "SHARE"
+[ramp]
+steps = ["10%", 2500, "50%"]
+clean_for = "30m"
+clean_volume = 100
+[ceilings.firm]
+gross_exposure = 2_000
+"#;
+
+    #[test]
+    fn every_key_is_read_printed_and_means_the_same_again() {
+        let loaded = load("c", &format!("{BASE}{SECTIONS}")).unwrap();
+        assert_eq!(loaded.overrides.longest, Duration::from_secs(7_200));
+        assert!(loaded.limits_api.write && loaded.rearm.acknowledge && loaded.rearm.nonce);
+        let probation = loaded.rearm.probation.unwrap();
+        assert_eq!((probation.fraction_bps, probation.clean_for), (1_250, Duration::from_secs(600)));
+        assert_eq!(loaded.ramp.as_ref().unwrap().steps_bps, [1_000, 2_500, 5_000]);
+        let ceilings = loaded.ceilings.as_ref().unwrap();
+        assert_eq!(ceilings.at(0).of(Gauge::Gross), 20_000_000);
+        assert_eq!(ceilings.at(0).of(Gauge::NetLong), UNLIMITED, "what is not named has no ceiling");
+        let printed = effective("c", &format!("{BASE}{SECTIONS}")).unwrap();
+        let again = load("printed", &printed).unwrap_or_else(|found| panic!("{}", found.render(false)));
+        assert_eq!((&again.rearm, &again.drill, &again.ramp), (&loaded.rearm, &loaded.drill, &loaded.ramp));
+        assert_eq!((again.overrides, again.limits_api), (loaded.overrides, loaded.limits_api));
+        assert_eq!(again.ceilings.unwrap().at(0), ceilings.at(0));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_where_it_stands() {
+        for (from, to, field) in [
+            ("longest = \"2h\"", "longest = \"0s\"", "overrides.longest"),
+            ("fraction = \"12.5%\"", "fraction = 0", "rearm.probation.fraction"),
+            ("fraction = \"12.5%\"", "fraction = \"101%\"", "rearm.probation.fraction"),
+            ("2500, \"50%\"", "2500, \"5%\"", "ramp.steps"),
+            ("[\"10%\", 2500, \"50%\"]", "[]", "ramp.steps"),
+            ("session = \"drill\"", "session = \"none\"", "drill.session"),
+            ("session = \"drill\"", "session = \"gw\"\nmore = 1", "drill.more"),
+            ("strategy = \"drill\"", "strategy = \"alpha\"", "drill.strategy"),
+            ("instrument = \"SHARE\"", "instrument = \"none\"", "drill.instrument"),
+            ("gross_exposure = 2_000", "gross = 2_000", "ceilings.firm.gross"),
+            ("[drill]\nsession = \"drill\"\nstrategy = \"drill\"\ninstrument = \"SHARE\"", "", "rearm.drill_within"),
+        ] {
+            let text = format!("{BASE}{SECTIONS}").replace(from, to);
+            let found = load("c", &text).expect_err(to);
+            assert!(found.list.iter().any(|v| v.field == field), "{to}: {:?}", found.list);
+        }
+    }
+
+    #[test]
+    fn the_session_that_rehearses_needs_no_token_of_its_own() {
+        let hash = format!("token_hash = \"{}\"", "ab".repeat(32));
+        let text = format!("{BASE}{SECTIONS}").replace("tokens_at_runtime = true", "");
+        let with = text.replace("[sessions.gw]", &format!("[sessions.gw]\n{hash}"));
+        assert!(load("c", &with).is_ok());
+        let found = load("c", &text).unwrap_err();
+        assert_eq!(found.list.iter().map(|v| &*v.field).collect::<Vec<_>>(), ["sessions.gw.token_hash"]);
+    }
+
+    #[test]
+    fn overlays_in_a_text_are_what_was_put_there_and_only_a_service_may() {
+        let loaded = load("c", BASE).unwrap();
+        let set = |id, scope, rule, window_ns, value| Timed {
+            overlay: Overlay { id, scope, change: Change::Set { rule, window_ns, value } },
+            until: 1_800_000_000_000_000_000 + id,
+        };
+        let pair = Scope::Pair(StrategyId(0), InstrumentId(0));
+        let list = [
+            set(1, Scope::Firm, Rule::GrossExposure, None, 7),
+            set(2, Scope::Strategy(StrategyId(0)), Rule::OrderRate, Some(1_000_000_000), 3),
+            set(3, pair, Rule::OrderQty, None, UNLIMITED - 1),
+            Timed {
+                overlay: Overlay { id: 4, scope: Scope::Session(SessionId(1)), change: Change::Fraction(1_250) },
+                until: 0,
+            },
+        ];
+        let text = with_overlays(BASE, &loaded.universe, &list);
+        assert!(text.len() <= BASE.len() + list.len() * OVERLAY_BYTES);
+        assert_eq!(with_overlays(BASE, &loaded.universe, &[]), BASE);
+        let again = load_in_effect("journal", &text).unwrap_or_else(|found| panic!("{}", found.render(false)));
+        assert_eq!(again.overlays, list);
+        let overlays = list.map(|timed| timed.overlay);
+        let expected = in_effect(&loaded.limits, &loaded.universe, &overlays);
+        for slot in 0..loaded.universe.scope_count() {
+            assert_eq!(again.limits.at(slot), expected.at(slot), "{slot}");
+        }
+        assert_eq!(again.limits.pair(StrategyId(0), InstrumentId(0)).order_qty, UNLIMITED - 1);
+        // A file may not have them, also not on a reload.
+        for found in [load("c", &text).unwrap_err(), reload(&loaded, "c", &text).unwrap_err()] {
+            assert_eq!(found.list[0].field, "overlays");
+        }
+        let gone = text.replace("name = \"alpha/SHARE\"", "name = \"alpha/GONE\"");
+        assert!(load_in_effect("journal", &gone).is_err(), "it would be another table than was");
+    }
 }

@@ -231,6 +231,45 @@ const CASES: &[Case] = &[
         "[\"pair\"]",
         "must be one of: firm, account",
     ),
+    (
+        "role = \"risk\", ",
+        "role = \"risk\", scopes = [\"galaxy:x\"], ",
+        "auth.tokens[0].scopes[0]",
+        "galaxy",
+        "must be firm, account:NAME",
+    ),
+    (
+        "role = \"risk\", ",
+        "role = \"risk\", scopes = [\"firm\", \"strategy:gamma\"], ",
+        "auth.tokens[0].scopes[1]",
+        "gamma",
+        "[strategies.gamma] would declare it",
+    ),
+    ("role = \"risk\", ", "role = \"risk\", scopes = [], ", "auth.tokens[0].scopes", "alice", "lists no scope"),
+    ("\"10m\"", "\"10m\"\nlogin_lifetime = \"1s\"", "auth.login_lifetime", "login_lifetime", "must be from 1m to 7d"),
+    (
+        "[ingest]",
+        "[http]\nallow_remote = true\nlisten = \"10.0.0.1:1\"\n[ingest]",
+        "http.listen",
+        "10.0.0.1",
+        "insecure = true",
+    ),
+    ("[ingest]", "[http.tls]\nkey = \"k\"\n[ingest]", "http.tls.certificate", "http.tls", "the server's certificate"),
+    (
+        "\"10m\"",
+        "\"10m\"\ncertificates = [{ name = \"alice\", role = \"risk\" }]",
+        "auth.certificates[0]",
+        "certificates",
+        "needs either subject",
+    ),
+    (
+        "\"10m\"",
+        "\"10m\"\ncertificates = [{ san = \"a\", name = \"alice\", role = \"risk\" }]",
+        "auth.certificates",
+        "[auth]",
+        "http.tls.client_ca has to say",
+    ),
+    ("[ingest]", "[http]\nstream_every = \"1ms\"\n[ingest]", "http.stream_every", "1ms", "must be from 100ms to 1s"),
     ("\"10m\"", "\"2d\"", "auth.rearm_expiry", "\"2d\"", "must be from 1s to 1d"),
     // Names and what they refer to.
     ("[accounts.A]", "[accounts.\"A/B\"]\n[accounts.A]", "accounts.\"A/B\"", "A/B", "a name has 1 to 64"),
@@ -829,7 +868,10 @@ fn the_local_socket_is_in_the_state_directory_unless_said_otherwise() {
     )]);
     let local = loaded(&text).local;
     assert_eq!(local.group, Some(Group::Gid(1001)));
-    assert_eq!(local.operators, [LocalOperator { uid: 1001, name: "alice".into(), role: Role::Risk }]);
+    assert_eq!(
+        local.operators,
+        [LocalOperator { uid: 1001, name: "alice".into(), role: Role::Risk, scopes: Scopes::EVERYTHING }]
+    );
     let printed = loaded(&effective("t", &text).unwrap());
     assert_eq!(printed.local, local);
     // Alice with a token and Alice at this machine are one person, and the firm takes two.

@@ -289,6 +289,8 @@ pub struct Tally {
 pub struct Saved {
     /// When, Unix ns.
     pub at: u64,
+    /// When the first alert of all was counted, Unix ns: numbers that begin anew do not mean the same alerts.
+    pub born: u64,
     /// The next alert's number.
     pub next_number: u64,
     /// The next change's number.
@@ -315,6 +317,7 @@ pub struct Book {
     /// By number, ascending.
     alerts: VecDeque<Alert>,
     open: HashMap<Key, u64>,
+    born: u64,
     next_number: u64,
     changes: VecDeque<Change>,
     next_seq: u64,
@@ -337,6 +340,7 @@ impl Book {
             policy,
             alerts: VecDeque::new(),
             open: HashMap::new(),
+            born: 0,
             next_number: 1,
             changes: VecDeque::new(),
             next_seq: 1,
@@ -349,11 +353,12 @@ impl Book {
         }
     }
 
-    /// Goes on from what an earlier run saved. Time that has passed since counts towards an escalation, but only towards
+    /// Goes on from what an earlier run saved; the default if there is none. Time that has passed since counts towards an escalation, but only towards
     /// the next one: nobody could be told in between.
     pub fn restore(&mut self, saved: Saved, now_unix: u64) {
         let away = now_unix.saturating_sub(saved.at);
         let limit = self.policy.escalate_after.map_or(u64::MAX, nanos);
+        self.born = if saved.born == 0 { now_unix } else { saved.born };
         self.next_number = saved.next_number.max(1);
         self.next_seq = saved.next_seq.max(1);
         self.told = saved.told;
@@ -376,6 +381,7 @@ impl Book {
         let told = self.told.iter().map(|(_, seq)| *seq).min();
         Saved {
             at,
+            born: self.born,
             next_number: self.next_number,
             next_seq: self.next_seq,
             alerts: self.alerts.iter().filter(|alert| alert.state != State::Resolved).cloned().collect(),
@@ -535,6 +541,12 @@ impl Book {
         if let Some((_, told)) = self.told.iter_mut().find(|(name, _)| name == receiver) {
             *told = seq.max(*told);
         }
+    }
+
+    /// See [`Saved::born`].
+    #[must_use]
+    pub const fn born(&self) -> u64 {
+        self.born
     }
 
     /// What has been counted.

@@ -21,6 +21,7 @@
 pub mod book;
 mod flood;
 pub mod policy;
+mod show;
 #[cfg(test)]
 mod tests;
 
@@ -225,6 +226,12 @@ impl Alerts {
     /// `receiver` has been told everything up to `seq`.
     pub fn was_told(&self, receiver: &str, seq: u64) {
         self.lock().was_told(receiver, seq);
+    }
+
+    /// When these alerts were first counted; see [`Saved::born`].
+    #[must_use]
+    pub fn born(&self) -> u64 {
+        self.lock().born()
     }
 
     /// What has to survive a restart.

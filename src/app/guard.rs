@@ -1,0 +1,164 @@
+//! The thread `haltline-guard`: feeds texts and rates to [`Watch`], halts whom it names, keeps what it has learned.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+
+use crate::alert::store::{self, Found};
+use crate::duty::Clock;
+use crate::engine::published::Published;
+use crate::guard::peers::Counts;
+use crate::guard::signatures::Text;
+use crate::guard::watch::{MustStop, SavedWatch, Watch};
+use crate::kill::alerts::{Alerts, Raise};
+use crate::kill::audit::{Audit, Entry};
+use crate::kill::switch::{Stop, Switch};
+use crate::kill::words::ScopeName;
+use crate::metrics::{Sample, SampleKind, Source};
+use crate::model::{Mode, Scope};
+use crate::units::SessionId;
+
+/// Texts that may wait for the thread.
+pub(super) const TEXTS: usize = 4_096;
+/// How often rates are taken.
+const SAMPLE_EVERY: Duration = Duration::from_millis(250);
+/// How often what was learned is written down.
+const SAVE_EVERY: Duration = Duration::from_secs(60);
+/// Texts looked at before the time is looked at again.
+const BATCH: usize = 1_024;
+
+/// What the thread works with.
+pub(super) struct GuardParts {
+    pub watch: Arc<Watch>,
+    pub texts: Receiver<Text>,
+    pub published: Arc<Published>,
+    pub alerts: Arc<Alerts>,
+    pub switch: Arc<Switch>,
+    pub audit: Arc<Audit>,
+    pub clock: Arc<dyn Clock>,
+    /// Where what was learned is kept.
+    pub path: PathBuf,
+}
+
+/// Puts what an earlier run learned into `watch`. If that is damaged there is an alert, and it is learned anew.
+pub(super) fn restore(watch: &Watch, alerts: &Alerts, path: &Path, now_unix: u64) {
+    match store::load::<SavedWatch>(path) {
+        Found::None => {}
+        Found::Intact(saved) => watch.restore(*saved),
+        Found::Damaged(why) => {
+            tracing::error!(event = "guard", "{why}");
+            let text = format!("what texts and rates are usual is learned anew: {why}");
+            alerts.raise(Raise::new(now_unix, "guard", "baseline_lost", text).critical());
+        }
+    }
+}
+
+/// Loops until `stop`, then writes down what was learned.
+pub(super) fn run(parts: &GuardParts, stop: &AtomicBool) {
+    let mut stopped: Vec<SessionId> = Vec::new();
+    let (mut sampled, mut saved, mut failing) = (None::<Instant>, Instant::now(), false);
+    loop {
+        let stopping = stop.load(Ordering::Acquire);
+        if !stopping && let Ok(first) = parts.texts.recv_timeout(SAMPLE_EVERY / 4) {
+            parts.watch.take(&first, &parts.alerts);
+            for text in parts.texts.try_iter().take(BATCH) {
+                parts.watch.take(&text, &parts.alerts);
+            }
+        }
+        if sampled.is_none_or(|at| at.elapsed() >= SAMPLE_EVERY) {
+            sampled = Some(Instant::now());
+            look(parts, &mut stopped);
+        }
+        if stopping || saved.elapsed() >= SAVE_EVERY {
+            saved = Instant::now();
+            save(parts, &mut failing);
+        }
+        if stopping {
+            return;
+        }
+    }
+}
+
+fn look(parts: &GuardParts, stopped: &mut Vec<SessionId>) {
+    let now = parts.clock.now();
+    let mode = |session: SessionId| {
+        let slot = parts.switch.universe().slot(Scope::Session(session));
+        slot.map_or(Mode::Normal, |slot| parts.switch.page().get(slot).mode)
+    };
+    stopped.retain(|session| {
+        let rearmed = mode(*session) == Mode::Normal;
+        if rearmed {
+            parts.watch.rearmed(*session);
+        }
+        !rearmed
+    });
+    let count = |session: &SessionId| {
+        let counts = parts.published.instances.get(usize::from(session.0));
+        counts.map_or(Counts::default(), |counts| Counts {
+            orders: counts.orders.get(),
+            fills: counts.fills.get(),
+            rejects: counts.rejects.get(),
+        })
+    };
+    let counts: Vec<Counts> = parts.watch.instances().iter().map(count).collect();
+    for MustStop { session, reason } in parts.watch.sample(now, &counts, &parts.alerts) {
+        if mode(session) == Mode::Halted {
+            continue;
+        }
+        let Ok(receipt) = parts.switch.press(Scope::Session(session), Stop::Halted, "guard", &reason, now) else {
+            continue;
+        };
+        stopped.push(session);
+        let name = ScopeName::of(parts.switch.universe(), Scope::Session(session));
+        tracing::error!(event = "outlier", scope = %name, "{reason}");
+        let detail = format!("mode halted, epoch {}, receipt {}", receipt.word.epoch, receipt.id);
+        parts.audit.record(Entry::new("guard", "kill").on(name).because(&reason).detail(detail));
+    }
+    parts.watch.tick(now, &parts.alerts);
+}
+
+fn save(parts: &GuardParts, failing: &mut bool) {
+    match store::save(&parts.path, &parts.watch.saved()) {
+        Ok(()) => *failing = false,
+        Err(error) => {
+            if !core::mem::replace(failing, true) {
+                tracing::error!(event = "guard", %error, "what the guard has learned cannot be written down");
+            }
+            let text = format!("{}: {error}: a restart would learn what is usual anew", parts.path.display());
+            parts.alerts.raise(Raise::new(parts.clock.now().unix.0, "guard", "baseline_not_saved", text));
+        }
+    }
+}
+
+/// The guard's numbers.
+pub(super) struct GuardSource(pub Arc<Watch>);
+
+impl Source for GuardSource {
+    fn samples(&self) -> Vec<Sample> {
+        let [kept, unknown, texts, dropped] = self.0.counts();
+        let (far, halted) = self.0.outliers();
+        let sample = |name, help, kind, value: u64| Sample { name, help, kind, labels: vec![], value: value as f64 };
+        let (counter, gauge) = (SampleKind::Counter, SampleKind::Gauge);
+        vec![
+            sample("haltline_text_signatures", "Kinds of text that are kept.", gauge, kept),
+            sample(
+                "haltline_text_signatures_unknown",
+                "Kinds of text that were never seen before, or come far too often, and that nobody has answered for.",
+                gauge,
+                unknown,
+            ),
+            sample("haltline_texts_total", "Log lines and reject texts that were looked at.", counter, texts),
+            sample(
+                "haltline_texts_dropped_total",
+                "Log lines and reject texts that were not looked at because a session sent too many.",
+                counter,
+                dropped,
+            ),
+            sample("haltline_outliers", "Sessions far away from their peers or from their own usual rate.", gauge, far),
+            sample("haltline_outliers_halted", "Those of them that the guard has halted for it.", gauge, halted),
+        ]
+    }
+}
