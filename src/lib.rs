@@ -128,6 +128,7 @@
 //! | An alert names what exists, and is tested | `sre`: `rules_and_dashboard_name_only_what_the_daemon_shows`, `every_alert_has_an_owner_a_summary_a_section_of_the_runbook_and_both_tests` |
 //! | No event is lost or repeated over reconnects | `ingest::tests`: `random_cuts_lose_and_repeat_nothing` |
 //! | Children stay within their parent | `scenarios::conserve`: `what_children_fill_and_what_they_still_may_is_the_parents`, `child_after_its_parent_is_done_halts_its_instance` |
+//! | A check that did not run is a denial | `engine::coverage`: `an_order_is_denied_if_any_check_that_is_asked_for_did_not_run`, for every part and type of order |
 //! | Engine and contract agree | `oracle_test`: `engine_and_oracle_agree_on_random_streams`, against an oracle that shares no code |
 //!
 //! What does not hold yet: over WebSocket `mode_ack` is the gateway's word, only a gate proves; working orders are not

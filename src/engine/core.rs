@@ -237,6 +237,9 @@ pub struct Engine {
     pub(super) behind: bool,
     /// Whom the fill of the present step concerns.
     pub(super) fill: Option<Targets>,
+    /// Checks that are not made, a bit per rule.
+    #[cfg(test)]
+    pub(super) left_out: u64,
 }
 
 /// Instruments that learn of a new rate per step.
@@ -338,6 +341,8 @@ impl Engine {
             working: 0,
             behind: false,
             fill: None,
+            #[cfg(test)]
+            left_out: 0,
             hot: limits.hot().into(),
             table: limits,
             universe,

@@ -5,6 +5,7 @@ mod book;
 pub mod command;
 mod conserve;
 pub mod core;
+mod coverage;
 pub mod durability;
 mod judge;
 pub mod lanes;

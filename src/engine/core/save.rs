@@ -58,6 +58,8 @@ impl Engine {
             working,
             behind,
             fill: _,
+            #[cfg(test)]
+                left_out: _,
         } = self;
         Value::save(&table.generation, out);
         orders.keep(out);
