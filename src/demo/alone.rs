@@ -271,8 +271,9 @@ pub fn isolated(universe: &Universe, full: &LimitTable, controls: &[Control]) ->
         }
     }
     // These are looked at for orders that are held to parents only.
-    let of_parents =
-        |c: &Control| matches!(c.rule, Rule::ParentQty | Rule::ParentState | Rule::ParentPx | Rule::Children);
+    let of_parents = |c: &Control| {
+        matches!(c.rule, Rule::ParentQty | Rule::ParentState | Rule::ParentPx | Rule::Children | Rule::FanOut)
+    };
     if controls.iter().any(of_parents) {
         for s in (0..universe.strategies.len() as u16).map(StrategyId) {
             table.hold_to_parents(s, full.parents(s));
