@@ -143,6 +143,7 @@
 //! | Children stay within their parent | `scenarios::conserve`: `what_children_fill_and_what_they_still_may_is_the_parents`, `child_after_its_parent_is_done_halts_its_instance` |
 //! | The console shows nothing as well that it cannot vouch for | `tests/console`: `fresh.spec.mjs` |
 //! | A kill is pressed once, on purpose, and known or said not to be | `tests/console`: `keyboard.spec.mjs`, `a press whose answer is lost is sent again as the same press until there is one` |
+//! | A check that did not run is a denial | `engine::coverage`: `an_order_is_denied_if_any_check_that_is_asked_for_did_not_run`, for every part and type of order |
 //! | Engine and contract agree | `oracle_test`: `engine_and_oracle_agree_on_random_streams`, against an oracle that shares no code |
 //!
 //! What does not hold yet: over WebSocket `mode_ack` is the gateway's word, only a gate proves; a cancel after a halt is what the

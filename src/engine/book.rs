@@ -3,7 +3,8 @@
 //! Booking: requests that were let through or observed, and what the venue reports.
 
 use crate::engine::core::{Engine, anomaly, verdict};
-use crate::engine::judge::{Added, ENTITY_CHECKS, Judgement, Request, Targets, checks_of, likeness, malformed};
+use crate::engine::coverage;
+use crate::engine::judge::{Added, Judgement, Request, Targets, likeness, malformed};
 use crate::limits::{Gauge, RateOf};
 use crate::model::effect::Denial;
 use crate::model::{Action, AnomalyKind, Effect, Effects, Event, EventKind, OrdType, Rule, Scope, Side, Target, Why};
@@ -120,7 +121,7 @@ impl Engine {
         if let Some(sure) = self.surely_admits(now, event, silence) {
             self.book_sure(now, event, &sure, out);
             if asks {
-                out.push(Effect::Verdict(verdict(event, None, checks_of(false, sure.reduces))));
+                out.push(Effect::Verdict(verdict(event, None, sure.checks)));
             }
             return asks;
         }
@@ -143,7 +144,7 @@ impl Engine {
             j.breach(session_cause(Rule::UnknownEntity, event), Action::Deny);
         }
         if j.denial().is_some() {
-            j.checks = ENTITY_CHECKS;
+            j.checks = coverage::ENTITY;
             let scopes = self.known_scopes(event);
             self.conclude(now, event, asks, &j, &scopes, &targets, out);
             if asks {
@@ -175,11 +176,13 @@ impl Engine {
             r.reduces = self.pairs.get(slot).reduces(r.side, r.qty);
         }
         let mut j = Judgement::new(!asks, r.targets());
+        j.checks = coverage::ENTITY;
         let added = self.judge(now, event, silence, &r, &mut j);
         let denied = asks && j.denial().is_some();
         let scopes = r.scopes();
         let targets = r.targets();
         self.watch_suspense(1 + usize::from(account.0), event, out);
+        self.watch_coverage(&j, event, out);
         self.conclude(now, event, asks, &j, &scopes, &targets, out);
         if !denied && self.orders.find(r.session, event.id).is_none() {
             self.book_new(now, event, &r, &added, out);
@@ -343,7 +346,7 @@ impl Engine {
             }
         }
         let Some(base) = base.filter(|_| j.denial().is_none()) else {
-            j.checks = ENTITY_CHECKS;
+            j.checks = coverage::ENTITY;
             let scopes = match base {
                 Some(slot) if event.flags & Event::MALFORMED == 0 => self.order_scopes(slot),
                 _ => unknown_scopes(event),
@@ -380,9 +383,11 @@ impl Engine {
         r.added_raw = (raw - order.raw()).max(0);
         r.reduces = (r.added_qty == 0 && r.added_raw == 0) || self.pairs.get(order.pair).reduces(r.side, r.added_qty);
         let mut j = Judgement::new(!asks, r.targets());
+        j.checks = coverage::ENTITY;
         let added = self.judge(now, event, silence, &r, &mut j);
         let denied = asks && j.denial().is_some();
         let (scopes, targets) = (r.scopes(), r.targets());
+        self.watch_coverage(&j, event, out);
         self.conclude(now, event, asks, &j, &scopes, &targets, out);
         if !denied && self.orders.find(r.session, event.id).is_none() {
             let replacement = Order {

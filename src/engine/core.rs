@@ -239,6 +239,9 @@ pub struct Engine {
     /// Whom the fill of the present step concerns.
     pub(super) fill: Option<Targets>,
     pub(super) cancels: Cancels,
+    /// Checks that are not made, a bit per rule.
+    #[cfg(test)]
+    pub(super) left_out: u64,
 }
 
 /// Instruments that learn of a new rate per step.
@@ -346,6 +349,8 @@ impl Engine {
                 universe.sessions.len(),
                 now.mono,
             ),
+            #[cfg(test)]
+            left_out: 0,
             hot: limits.hot().into(),
             table: limits,
             universe,

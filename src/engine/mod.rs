@@ -7,6 +7,7 @@ pub mod cancels;
 pub mod command;
 mod conserve;
 pub mod core;
+mod coverage;
 pub mod durability;
 mod judge;
 pub mod lanes;

@@ -245,6 +245,8 @@ pub struct ScopeLimits {
     pub clock_skew_ns: i64,
     /// Children of one parent.
     pub children: i64,
+    /// Bits of those of [`Rule::ParentQty`], [`Rule::ParentState`] and [`Rule::ParentPx`] that are written out as unlimited.
+    pub parent_off: u64,
     /// New orders against open parents; `None`: unlimited.
     pub fan_out: Option<FanOutLimit>,
     /// Gross exposure of a suspense account, base units; [`UNLIMITED`] of every other account.
@@ -275,6 +277,7 @@ impl ScopeLimits {
             heartbeat_ns: UNLIMITED,
             clock_skew_ns: UNLIMITED,
             children: UNLIMITED,
+            parent_off: 0,
             fan_out: None,
             suspense: UNLIMITED,
             action: Rule::ALL.map(default_action),

@@ -59,6 +59,8 @@ impl Engine {
             behind,
             fill: _,
             cancels,
+            #[cfg(test)]
+                left_out: _,
         } = self;
         Value::save(&table.generation, out);
         orders.keep(out);
