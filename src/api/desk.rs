@@ -306,6 +306,7 @@ async fn ask(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body)
     caller.may(&api, Role::Risk, "override")?;
     let mut fields = read_fields(&api, &headers, body).await?;
     let (place, value) = place_and_value(&api, &mut fields)?;
+    caller.at(&api, "override", place.scope)?;
     let seconds_rule = "must be a whole number of seconds, at least 1";
     let seconds = fields.number("for_seconds", seconds_rule, u64::MAX / 1_000_000_000)?;
     let Some(seconds) = seconds.filter(|s| *s > 0) else {
@@ -355,6 +356,9 @@ async fn decide(
 ) -> Result<Response, Problem> {
     caller.may(api, Role::Risk, action)?;
     let id = parse_id(&id)?;
+    let known = desk(api)?.overrides().into_iter().find(|one| one.id == id);
+    let known = known.and_then(|one| one.scope.find(api.parts.switch.universe()));
+    caller.at(api, action, known.ok_or_else(|| refused(DeskRefused::Override(Refused::Unknown)))?)?;
     let mut fields = read_fields(api, &headers, body).await?;
     let reason = fields.text("reason")?.unwrap_or_default();
     fields.finish()?;
@@ -453,6 +457,7 @@ fn would_be(universe: &Universe, row: &WouldBe) -> Value {
 
 async fn file(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "limits_file")?;
+    caller.at(&api, "limits_file", Scope::Firm)?;
     query_fields(query)?.finish()?;
     let desk = desk(&api)?;
     let mut response = desk.text().into_response();
@@ -462,6 +467,7 @@ async fn file(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Res
 
 async fn replace(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "limits")?;
+    caller.at(&api, "limits", Scope::Firm)?;
     let mut fields = read_fields(&api, &headers, body).await?;
     let text = fields.text("text")?;
     let reason = fields.text("reason")?.unwrap_or_default();
@@ -550,6 +556,7 @@ async fn promote_scope(
 ) -> Result<Response, Problem> {
     caller.may(api, Role::Risk, "promote")?;
     let scope = scope.ok_or_else(|| not_found("there is no such scope"))?;
+    caller.at(api, "promote", scope)?;
     let mut fields = read_fields(api, headers, body).await?;
     let reason = fields.text("reason")?.unwrap_or_default();
     fields.finish()?;

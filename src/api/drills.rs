@@ -53,6 +53,8 @@ pub trait Drills: Send + Sync {
     /// # Errors
     /// See [`DrillRefused`].
     fn run(&self, ask: &DrillAsk) -> Result<Report, DrillRefused>;
+    /// What is halted where no scope is named.
+    fn scope_made_for_it(&self) -> Option<Scope>;
     /// The last drills, newest first.
     fn list(&self) -> Vec<Report>;
 }
@@ -102,6 +104,11 @@ async fn begin(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bod
         Value::Bool(true) => true,
         other => return Err(fields.wrong("force", &other, "must be true or false")),
     };
+    let drills = drills(&api)?;
+    // Without any the drill says itself what is missing.
+    if let Some(scope) = scope.or_else(|| drills.scope_made_for_it()) {
+        caller.at(&api, "drill", scope)?;
+    }
     let reason = fields.text("reason")?.unwrap_or_default();
     fields.finish()?;
     if let Some(scope) = scope {
@@ -111,7 +118,7 @@ async fn begin(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bod
     if let Some(scope) = scope {
         entry = entry.on(ScopeName::of(api.parts.switch.universe(), scope));
     }
-    let (drills, ask) = (drills(&api)?, DrillAsk { scope, forced, actor: caller.0.name.clone(), reason });
+    let ask = DrillAsk { scope, forced, actor: caller.0.name.clone(), reason };
     let result = api.beside(Lane::Drills, move |_| drills.run(&ask)).await?;
     api.parts.audit.record(match &result {
         Ok(report) => {

@@ -22,6 +22,7 @@ use crate::api::alerts;
 use crate::api::auth::{self, Role, same_origin};
 use crate::api::console;
 use crate::api::flat;
+use crate::api::fleet;
 use crate::api::guard;
 use crate::api::problem::Problem;
 use crate::api::server::Line;
@@ -134,6 +135,7 @@ pub(super) fn router(parts: Arc<ApiParts>, stop: watch::Receiver<bool>) -> Route
         .route("/v1/me", get(login::me))
         .route("/v1/limits", get(limits))
         .route("/v1/limits/reload", post(reload))
+        .merge(fleet::routes())
         .route("/v1/signatures", get(guard::signatures))
         .route("/v1/peers", get(guard::peers))
         .route("/v1/alerts", get(alerts::list))
@@ -631,6 +633,9 @@ fn refused(refused: RearmRefused) -> Problem {
             "Held",
             "the kill file is there, or cannot be looked at: as long as that is so the scope stays halted",
         ),
+        RearmRefused::HeldBecause(why) => {
+            conflict("held", "Held", &format!("what halted the scope is still there: {why}")).with("why", why)
+        }
         RearmRefused::CoolOff(left_ns) => {
             let seconds = left_ns.div_ceil(1_000_000_000);
             conflict(

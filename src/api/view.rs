@@ -235,6 +235,7 @@ pub(super) fn state(parts: &ApiParts) -> Value {
         "overrides": desk::active(parts),
         "probation": desk::on_probation(parts),
         "alerts": alerts,
+        "attestation": parts.fleet.attestation(),
     })
 }
 

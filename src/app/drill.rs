@@ -24,7 +24,7 @@ use crate::kill::switch::{Stop, Switch};
 use crate::kill::words::{self, ScopeName};
 use crate::limits::Gauge;
 use crate::metrics::{Sample, SampleKind, Source};
-use crate::model::{Event, EventKind, Mode, OrdType, Scope, Side, Universe};
+use crate::model::{Claim, Event, EventKind, Mode, OrdType, Scope, Side, Universe};
 use crate::units::{InstrumentId, OrdId, Px, Qty, SessionId, StrategyId, UnixNanos};
 use crate::wire::Protocol;
 
@@ -239,8 +239,7 @@ impl Drills for DrillRoom {
         if words::clean(&ask.reason).is_empty() {
             return Err(DrillRefused::NoReason);
         }
-        let made_for_it = self.rehearser.as_ref().map(|who| Scope::Strategy(who.strategy));
-        let scope = ask.scope.or(made_for_it).ok_or(DrillRefused::NoScope)?;
+        let scope = ask.scope.or_else(|| self.scope_made_for_it()).ok_or(DrillRefused::NoScope)?;
         let _one = match self.one_at_a_time.try_lock() {
             Ok(one) => one,
             // What a panic left behind is a halt, which the next look at the mode shows.
@@ -275,6 +274,10 @@ impl Drills for DrillRoom {
         let raise = Raise::new(self.clock.now().unix.0, "drill", name, text);
         self.alerts.raise(raise.on(report.observed.scope.clone()).afresh());
         Ok(report)
+    }
+
+    fn scope_made_for_it(&self) -> Option<Scope> {
+        self.rehearser.as_ref().map(|who| Scope::Strategy(who.strategy))
     }
 
     fn list(&self) -> Vec<Report> {
@@ -336,6 +339,7 @@ impl Line {
             token: who.token.clone(),
             protocol: Protocol::Bin,
             universe: universe.clone(),
+            claim: Claim::default(),
             mass_cancel: false,
         };
         let connecting = tokio::time::timeout(PATIENCE, client::connect(&endpoint, &Memory::new(16))).await;

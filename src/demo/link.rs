@@ -17,7 +17,7 @@ use super::live::{Denied, Heard, Link};
 use crate::duty::Clock;
 use crate::ingest::client::{self, Endpoint, Reply};
 use crate::kill::words::mode_named;
-use crate::model::{Event, Rule, ScopeKind, Universe};
+use crate::model::{Claim, Event, Rule, ScopeKind, Universe};
 use crate::wire::Protocol;
 
 /// The answer of `GET path` with the operator's token.
@@ -73,6 +73,7 @@ pub async fn connect(service: &ServiceHandle, session: &str) -> anyhow::Result<W
         token: (service.session_token)(session)?,
         protocol: Protocol::Json,
         universe: service.universe.clone(),
+        claim: Claim::default(),
         mass_cancel: false,
     };
     let memory = client::Memory::new(UNACKNOWLEDGED_MAX);

@@ -13,10 +13,12 @@ use rustix::net::{
     SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
-use crate::gate::hello::{self, Answer, Request};
+use crate::gate::hello::{self, Answer, ClaimOf, Request};
 use crate::gate::page::{BadPage, Closed, PageView};
 use crate::gate::region::{GateKind, Region};
+use crate::model::Claim;
 use crate::model::cancel::Instruction;
+use crate::model::claim::BadClaim;
 use crate::model::effect::Denial;
 use crate::model::event::{Event, EventKind};
 use crate::model::record::VerdictRecord;
@@ -61,6 +63,8 @@ pub enum AttachError {
     Protocol(String),
     /// Only at [`Gate::reconnect`]: haltline has another configuration now. Make a new gate.
     Changed,
+    /// What the gateway says of itself cannot be said.
+    Claim(BadClaim),
 }
 
 impl core::fmt::Display for AttachError {
@@ -70,6 +74,9 @@ impl core::fmt::Display for AttachError {
             AttachError::Refused(_, text) => write!(f, "haltline refused: {text}"),
             AttachError::Protocol(text) => write!(f, "haltline and this library do not fit together: {text}"),
             AttachError::Changed => f.write_str("haltline has another configuration now"),
+            AttachError::Claim(BadClaim { field, rule }) => {
+                write!(f, "what the gateway says of itself: {field} {rule}")
+            }
         }
     }
 }
@@ -150,7 +157,21 @@ impl Gate {
         build: &str,
         timeout: Duration,
     ) -> Result<Gate, AttachError> {
-        let (connection, got) = attach(socket, session, token, build, timeout, None)?;
+        Gate::attach_as(socket, session, token, &Claim::of_build(build).map_err(AttachError::Claim)?, timeout)
+    }
+
+    /// As [`Gate::attach`], with all that the gateway says of itself: build, configuration, flags, host.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach_as(
+        socket: &Path,
+        session: &str,
+        token: &str,
+        claim: &Claim,
+        timeout: Duration,
+    ) -> Result<Gate, AttachError> {
+        let (connection, got) = attach(socket, session, token, claim, timeout, None)?;
         let Got { session, region, region_fd, page_fd, bell, membarrier } = got;
         let fencing = if membarrier { register() } else { Fencing::Fence };
         let page_file = identity(&page_fd)?;
@@ -181,7 +202,22 @@ impl Gate {
         build: &str,
         timeout: Duration,
     ) -> Result<(), AttachError> {
-        let (connection, got) = attach(socket, session, token, build, timeout, Some(self.region_fd.as_fd()))?;
+        self.reconnect_as(socket, session, token, &Claim::of_build(build).map_err(AttachError::Claim)?, timeout)
+    }
+
+    /// As [`Gate::reconnect`], for a gate that was attached with [`Gate::attach_as`]: the claim is made again.
+    ///
+    /// # Errors
+    /// As [`Gate::reconnect`].
+    pub fn reconnect_as(
+        &self,
+        socket: &Path,
+        session: &str,
+        token: &str,
+        claim: &Claim,
+        timeout: Duration,
+    ) -> Result<(), AttachError> {
+        let (connection, got) = attach(socket, session, token, claim, timeout, Some(self.region_fd.as_fd()))?;
         if identity(&got.page_fd)? != self.page_file || identity(&got.region_fd)? != identity(&self.region_fd)? {
             return Err(AttachError::Changed);
         }
@@ -704,7 +740,7 @@ fn attach(
     socket: &Path,
     session: &str,
     token: &str,
-    build: &str,
+    claim: &Claim,
     timeout: Duration,
     offered: Option<BorrowedFd<'_>>,
 ) -> Result<(OwnedFd, Got), AttachError> {
@@ -713,10 +749,15 @@ fn attach(
         rustix::net::sockopt::set_socket_timeout(&connection, direction, Some(timeout.max(Duration::from_millis(1))))?;
     }
     rustix::net::connect(&connection, &SocketAddrUnix::new(socket)?)?;
-    let request =
-        Request::Attach { session: session.to_owned(), token: token.to_owned(), build: build.to_owned() }.encode();
-    send_with(&connection, &request, offered)?;
     let mut bytes = [0; hello::LEN + 1];
+    for request in claims(claim) {
+        send_with(&connection, &request.encode(), None)?;
+        let (len, _) = receive_with(&connection, &mut bytes)?;
+        done(&bytes[..len])?;
+    }
+    let build = claim.build().unwrap_or_default().to_owned();
+    let request = Request::Attach { session: session.to_owned(), token: token.to_owned(), build }.encode();
+    send_with(&connection, &request, offered)?;
     let (len, mut fds) = receive_with(&connection, &mut bytes)?;
     let numbers = done(&bytes[..len])?;
     let protocol = |text: String| AttachError::Protocol(text);
@@ -733,6 +774,19 @@ fn attach(
         return Err(protocol("the region is another session's".into()));
     }
     Ok((connection, Got { session, region, region_fd, page_fd, bell, membarrier: numbers[2] == 1 }))
+}
+
+/// What is said before the attach.
+fn claims(claim: &Claim) -> impl Iterator<Item = Request> + '_ {
+    let one = |what, value: &str| Request::Claim { what, name: String::new(), value: value.to_owned() };
+    let hash = claim.config_hash().map(|hash| one(ClaimOf::ConfigHash, hash));
+    let host = claim.host().map(|host| one(ClaimOf::Host, host));
+    let flag = |(name, value): &(String, String)| Request::Claim {
+        what: ClaimOf::Flag,
+        name: name.clone(),
+        value: value.clone(),
+    };
+    hash.into_iter().chain(host).chain(claim.flags().iter().map(flag))
 }
 
 /// Sends one packet, with a descriptor if there is one.

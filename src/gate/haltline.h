@@ -148,6 +148,10 @@
 #define HL_I_HELLO_LEN 256
 #define HL_I_OP_ATTACH 1
 #define HL_I_OP_LOOK_UP 2
+#define HL_I_OP_CLAIM 3
+#define HL_I_CLAIM_CONFIG_HASH 1
+#define HL_I_CLAIM_HOST 2
+#define HL_I_CLAIM_FLAG 3
 
 /* Longest name or build, and longest token, in bytes. */
 #define HL_NAME_MAX 63
@@ -326,6 +330,24 @@ typedef struct hl_gate {
     uint32_t asker;      /* 1: there is one */
     struct stat page_file;
 } hl_gate;
+
+/* A feature flag and its value: HL_NAME_MAX bytes each at most. */
+typedef struct hl_flag {
+    const char *name;
+    const char *value;
+} hl_flag;
+
+/*
+ * What a gateway says of itself. Everything may be NULL. It is compared with the manifest of approved builds; what haltline
+ * can measure of the process counts for more.
+ */
+typedef struct hl_claim {
+    const char *build;       /* what it calls its build, HL_NAME_MAX bytes at most */
+    const char *config_hash; /* of its configuration, 8 to 64 digits out of 0-9 a-f */
+    const char *host;        /* HL_NAME_MAX bytes at most */
+    const hl_flag *flags;    /* `flag_count` of them, 64 at most, each name once */
+    size_t flag_count;
+} hl_claim;
 
 /* One order thread's end of the gate. */
 typedef struct hl_checker {
@@ -1019,6 +1041,16 @@ HL_I_FN hl_status hl_i_look_up_message(char message[HL_I_HELLO_LEN], uint64_t ki
     return hl_i_put_text(message + 16, HL_NAME_MAX, name, "name", error);
 }
 
+HL_I_FN hl_status hl_i_claim_message(char message[HL_I_HELLO_LEN], uint64_t what, const char *name, const char *value,
+                                     hl_error *error) {
+    hl_i_head(message, HL_I_OP_CLAIM);
+    memcpy(message + 8, &what, sizeof what);
+    hl_status status = hl_i_put_text(message + 16, HL_NAME_MAX, name, "flag", error);
+    if (status == HL_DONE)
+        status = hl_i_put_text(message + 80, HL_TOKEN_MAX, value, "claim", error);
+    return status;
+}
+
 /* Takes the eight numbers out of an answer of `len` bytes. */
 HL_I_FN hl_status hl_i_answer(const char *message, size_t len, uint64_t numbers[8], hl_error *error) {
     uint32_t magic;
@@ -1138,12 +1170,41 @@ HL_I_FN uint64_t hl_i_deadline(uint32_t timeout_ms) {
     return hl_clock() + (uint64_t)(timeout_ms == 0 ? 1 : timeout_ms) * UINT64_C(1000000);
 }
 
+/* Says one thing of the gateway itself, and waits until it was taken. */
+HL_I_FN hl_status hl_i_claim(int socket, uint64_t what, const char *name, const char *value, uint64_t deadline,
+                           hl_error *error) {
+    char message[HL_I_HELLO_LEN + 1];
+    size_t len = 0, fd_count = 0;
+    int fds[HL_I_FDS_MAX] = {-1, -1, -1, -1};
+    uint64_t numbers[8];
+    hl_status status = hl_i_claim_message(message, what, name, value, error);
+    if (status == HL_DONE)
+        status = hl_i_send(socket, message, -1, deadline, error);
+    if (status == HL_DONE)
+        status = hl_i_receive(socket, message, sizeof message, &len, fds, &fd_count, deadline, error);
+    for (size_t at = 0; at < HL_I_FDS_MAX; at++)
+        hl_i_close(&fds[at]);
+    return status == HL_DONE ? hl_i_answer(message, len, numbers, error) : status;
+}
+
+/* Says all of `claim` but the build, which goes with the attach. */
+HL_I_FN hl_status hl_i_claim_all(int socket, const hl_claim *claim, uint64_t deadline, hl_error *error) {
+    hl_status status = HL_DONE;
+    if (claim->config_hash != NULL)
+        status = hl_i_claim(socket, HL_I_CLAIM_CONFIG_HASH, NULL, claim->config_hash, deadline, error);
+    if (status == HL_DONE && claim->host != NULL)
+        status = hl_i_claim(socket, HL_I_CLAIM_HOST, NULL, claim->host, deadline, error);
+    for (size_t at = 0; status == HL_DONE && at < claim->flag_count; at++)
+        status = hl_i_claim(socket, HL_I_CLAIM_FLAG, claim->flags[at].name, claim->flags[at].value, deadline, error);
+    return status;
+}
+
 /* Connects and attaches. On success everything in `got` is the caller's to close. */
-HL_I_FN hl_status hl_i_connect(const char *path, const char *session, const char *token, const char *build,
+HL_I_FN hl_status hl_i_connect(const char *path, const char *session, const char *token, const hl_claim *claim,
                                uint32_t timeout_ms, int offered, hl_i_got *got, hl_error *error) {
     got->socket = got->page_fd = got->region_fd = got->bell_fd = -1;
     char message[HL_I_HELLO_LEN + 1];
-    hl_status status = hl_i_attach_message(message, session, token, build, error);
+    hl_status status = hl_i_attach_message(message, session, token, claim->build, error);
     if (status != HL_DONE)
         return status;
     struct sockaddr_un address;
@@ -1178,7 +1239,9 @@ HL_I_FN hl_status hl_i_connect(const char *path, const char *session, const char
     size_t len = 0, fd_count = 0;
     int fds[HL_I_FDS_MAX] = {-1, -1, -1, -1};
     uint64_t numbers[8] = {0};
-    status = hl_i_send(got->socket, message, offered, deadline, error);
+    status = hl_i_claim_all(got->socket, claim, deadline, error);
+    if (status == HL_DONE)
+        status = hl_i_send(got->socket, message, offered, deadline, error);
     if (status == HL_DONE)
         status = hl_i_receive(got->socket, message, sizeof message, &len, fds, &fd_count, deadline, error);
     if (status == HL_DONE)
@@ -1260,19 +1323,19 @@ HL_I_FN hl_status hl_i_busy(hl_error *error) {
 /*
  * Attaches to the haltline whose local socket is at the path `socket`, as `session`.
  *
- * `session` has 1 to HL_NAME_MAX bytes; `token`, the session's, at most HL_TOKEN_MAX; `build` is what this gateway calls itself,
- * at most HL_NAME_MAX bytes or NULL. Waits at most `timeout_ms` ms (0 counts as 1) for each step. `error` may be NULL.
+ * `session` has 1 to HL_NAME_MAX bytes; `token`, the session's, at most HL_TOKEN_MAX; `claim` is what this gateway says of itself.
+ * haltline looks at the executable before it answers, which takes the time of reading that file once. Waits at most `timeout_ms` ms (0 counts as 1) for each step. `error` may be NULL.
  *
  * HL_DONE: `gate` is attached until hl_detach or the end of the process, and must stay where it is in memory. Else nothing is
  * held, and `gate` must not be used: HL_E_ARGUMENT, HL_E_IO, HL_E_REFUSED, HL_E_PROTOCOL.
  * One thread; `gate` must not be attached.
  */
-HL_I_FN hl_status hl_attach(hl_gate *gate, const char *socket, const char *session, const char *token,
-                            const char *build, uint32_t timeout_ms, hl_error *error) {
+HL_I_FN hl_status hl_attach_as(hl_gate *gate, const char *socket, const char *session, const char *token,
+                               const hl_claim *claim, uint32_t timeout_ms, hl_error *error) {
     memset(gate, 0, sizeof *gate);
     gate->socket = gate->region_fd = -1;
     hl_i_got got;
-    hl_status status = hl_i_connect(socket, session, token, build, timeout_ms, -1, &got, error);
+    hl_status status = hl_i_connect(socket, session, token, claim, timeout_ms, -1, &got, error);
     if (status != HL_DONE)
         return status;
     uint64_t *words = NULL;
@@ -1315,6 +1378,13 @@ HL_I_FN hl_status hl_attach(hl_gate *gate, const char *socket, const char *sessi
     return status;
 }
 
+/* hl_attach_as with nothing but a build: what this gateway calls itself, at most HL_NAME_MAX bytes, or NULL. */
+HL_I_FN hl_status hl_attach(hl_gate *gate, const char *socket, const char *session, const char *token,
+                            const char *build, uint32_t timeout_ms, hl_error *error) {
+    const hl_claim claim = {build, NULL, NULL, NULL, 0};
+    return hl_attach_as(gate, socket, session, token, &claim, timeout_ms, error);
+}
+
 /*
  * Whether haltline still holds the other end of the connection. False: it has ended or was started anew; hl_reconnect until
  * that is HL_DONE. A haltline that is frozen, but there, is connected: its lease lapses (HL_LAPSED), and it may go on.
@@ -1330,16 +1400,16 @@ HL_I_FN bool hl_is_connected(const hl_gate *gate) {
  * Connects again, after haltline was started anew: goes on in the same memory, where both sides stopped. Order threads need not
  * know and need not stop: their gate is closed, and opens when haltline renews the lease.
  *
- * Arguments and errors as hl_attach; HL_E_CHANGED: haltline has another configuration now, the gate stays closed for good, detach
+ * Arguments and errors as hl_attach_as; HL_E_CHANGED: haltline has another configuration now, the gate stays closed for good, detach
  * and attach anew; HL_E_BUSY: another thread is in such a call. The gate stays as it was on every error.
  * Any thread.
  */
-HL_I_FN hl_status hl_reconnect(hl_gate *gate, const char *socket, const char *session, const char *token,
-                               const char *build, uint32_t timeout_ms, hl_error *error) {
+HL_I_FN hl_status hl_reconnect_as(hl_gate *gate, const char *socket, const char *session, const char *token,
+                                  const hl_claim *claim, uint32_t timeout_ms, hl_error *error) {
     if (!hl_i_try_lock(&gate->busy))
         return hl_i_busy(error);
     hl_i_got got;
-    hl_status status = hl_i_connect(socket, session, token, build, timeout_ms, gate->region_fd, &got, error);
+    hl_status status = hl_i_connect(socket, session, token, claim, timeout_ms, gate->region_fd, &got, error);
     if (status == HL_DONE) {
         struct stat page, theirs, ours;
         if (fstat(got.page_fd, &page) != 0 || fstat(got.region_fd, &theirs) != 0 || fstat(gate->region_fd, &ours) != 0)
@@ -1367,6 +1437,13 @@ HL_I_FN hl_status hl_reconnect(hl_gate *gate, const char *socket, const char *se
     hl_i_got_close(&got);
     hl_i_unlock(&gate->busy);
     return status;
+}
+
+/* hl_reconnect_as with nothing but a build. */
+HL_I_FN hl_status hl_reconnect(hl_gate *gate, const char *socket, const char *session, const char *token,
+                               const char *build, uint32_t timeout_ms, hl_error *error) {
+    const hl_claim claim = {build, NULL, NULL, NULL, 0};
+    return hl_reconnect_as(gate, socket, session, token, &claim, timeout_ms, error);
 }
 
 /*
@@ -2053,8 +2130,13 @@ class Gate {
     /* hl_attach; nothing, and `error` says why. */
     static std::optional<Gate> attach(const std::string &socket, const std::string &session, const std::string &token,
                                       const std::string &build, uint32_t timeout_ms, hl_error &error) {
+        return attach_as(socket, session, token, hl_claim{build.c_str(), nullptr, nullptr, nullptr, 0}, timeout_ms, error);
+    }
+    /* hl_attach_as; nothing, and `error` says why. */
+    static std::optional<Gate> attach_as(const std::string &socket, const std::string &session, const std::string &token,
+                                         const hl_claim &claim, uint32_t timeout_ms, hl_error &error) {
         auto gate = std::make_unique<hl_gate>();
-        if (hl_attach(gate.get(), socket.c_str(), session.c_str(), token.c_str(), build.c_str(), timeout_ms, &error) !=
+        if (hl_attach_as(gate.get(), socket.c_str(), session.c_str(), token.c_str(), &claim, timeout_ms, &error) !=
             HL_DONE)
             return std::nullopt;
         return Gate(std::shared_ptr<hl_gate>(gate.release(), [](hl_gate *last) {
@@ -2067,6 +2149,11 @@ class Gate {
                         const std::string &build, uint32_t timeout_ms, hl_error &error) {
         return hl_reconnect(gate_.get(), socket.c_str(), session.c_str(), token.c_str(), build.c_str(), timeout_ms,
                             &error);
+    }
+    /* hl_reconnect_as. */
+    hl_status reconnect_as(const std::string &socket, const std::string &session, const std::string &token,
+                           const hl_claim &claim, uint32_t timeout_ms, hl_error &error) {
+        return hl_reconnect_as(gate_.get(), socket.c_str(), session.c_str(), token.c_str(), &claim, timeout_ms, &error);
     }
     /* hl_is_connected. */
     bool is_connected() const noexcept { return hl_is_connected(gate_.get()); }

@@ -18,9 +18,10 @@ use tokio_tungstenite::tungstenite::http::{HeaderValue, header};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message, Utf8Bytes};
 
-use crate::model::{Event, EventKind, Rule, Universe, Verdict};
+use crate::model::{Claim, Event, EventKind, Rule, Universe, Verdict};
 use crate::units::InstrumentId;
-use crate::wire::json::{self, Hello, ScopeMode, ScopeName, Server, VerdictMessage};
+use crate::wire::hello::{self, Hello};
+use crate::wire::json::{self, ScopeMode, ScopeName, Server, VerdictMessage};
 use crate::wire::{MESSAGE_BYTES_MAX, Protocol, bin};
 
 /// Where to connect, and as whom.
@@ -34,6 +35,8 @@ pub struct Endpoint {
     pub protocol: Protocol,
     /// The server's names: turns indices into text and back.
     pub universe: Arc<Universe>,
+    /// What to say of oneself.
+    pub claim: Claim,
     /// Whether whoever hears [`Reply::MassCancel`] does it. If not, orders are named one by one.
     pub mass_cancel: bool,
 }
@@ -338,9 +341,9 @@ pub async fn connect(endpoint: &Endpoint, memory: &Memory) -> Result<(Sender, Re
     let (mut sink, mut stream) = socket.split();
     let hello = {
         let state = memory.state();
-        Hello { out: state.out, run: state.run, mass_cancel: endpoint.mass_cancel }
+        Hello { out: state.out, run: state.run, mass_cancel: endpoint.mass_cancel, claim: endpoint.claim.clone() }
     };
-    sink.send(Message::Text(Utf8Bytes::from(json::encode_hello(hello)))).await?;
+    sink.send(Message::Text(Utf8Bytes::from(hello::encode(&hello)))).await?;
     let welcome = loop {
         match stream.next().await {
             Some(Ok(Message::Text(text))) => match Server::decode(&text).map_err(ClientError::Protocol)? {

@@ -17,13 +17,14 @@ use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message};
 
 use crate::duty::SystemClock;
 use crate::engine::agent::{EnginePort, Wake, port};
+use crate::guard::door::OpenDoor;
 use crate::ingest::client::{ClientError, Endpoint, Memory, Receiver, Reply, connect};
 use crate::ingest::ws::{Authenticate, IngestOptions, IngestParts, IngestStats, IngestWake, run};
 use crate::kill::board::SessionBoard;
 use crate::kill::page::HaltPage;
 use crate::model::effect::Denial;
 use crate::model::universe::{AccountSpec, CurrencySpec, InstrumentSpec, SessionSpec, StrategySpec};
-use crate::model::{Effect, Event, EventKind, Mode, Rule, Scope, SessionKind, Universe, Verdict, Why};
+use crate::model::{Claim, Effect, Event, EventKind, Mode, Rule, Scope, SessionKind, Universe, Verdict, Why};
 use crate::ring::bell::Bell;
 use crate::units::{AccountId, CurrencyId, ExecId, InstrumentId, OrdId, Px, Qty, SessionId, StrategyId};
 use crate::wire::json::Server;
@@ -203,6 +204,7 @@ impl Rig {
         let (stop, stopped) = watch::channel(false);
         let (texts, take_texts) = crossbeam_channel::bounded(4);
         let parts = IngestParts {
+            door: Arc::new(OpenDoor),
             universe: universe.clone(),
             page: page.clone(),
             board: board.clone(),
@@ -247,6 +249,7 @@ impl Rig {
             token: token.to_owned(),
             protocol,
             universe: self.universe.clone(),
+            claim: Claim::default(),
             mass_cancel: false,
         }
     }

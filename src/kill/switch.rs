@@ -278,6 +278,8 @@ struct Records {
     rearms: Rearms,
     /// The slot that cannot be re-armed now.
     held: Option<usize>,
+    /// Others that cannot, by who holds them and by slot, and why.
+    holds: HashMap<&'static str, HashMap<usize, String>>,
     nonces: Nonces,
     /// When the switch was last rehearsed with success, Unix ns.
     last_drill: Option<u64>,
@@ -545,6 +547,15 @@ impl Switch {
     pub fn hold(&self, scope: Option<Scope>) {
         let slot = scope.and_then(|scope| self.universe.slot(scope));
         self.lock().held = slot;
+    }
+
+    /// Refuses every re-arm of the scopes in `holds`, each with its reason, until `holder` calls this again: what halts them is still
+    /// there. Holders do not see each other's. Nothing is raised: hold first, then raise, and a re-arm that came in between is undone
+    /// by the raise.
+    pub fn hold_because(&self, holder: &'static str, holds: Vec<(Scope, String)>) {
+        let slots = holds.into_iter().filter_map(|(scope, why)| Some((self.universe.slot(scope)?, why)));
+        let slots = slots.collect();
+        self.lock().holds.insert(holder, slots);
     }
 
     /// A nonce for a re-arm of `actor`'s, made of `random`.
@@ -991,6 +1002,21 @@ impl Switch {
 }
 
 impl Records {
+    /// # Errors
+    /// If what halts the scope at `slot` is still there.
+    fn is_held(&self, slot: usize) -> Result<(), RearmRefused> {
+        if self.held == Some(slot) {
+            return Err(RearmRefused::Held);
+        }
+        let mut why: Vec<String> = self.holds.values().filter_map(|slots| slots.get(&slot)).cloned().collect();
+        if why.is_empty() {
+            return Ok(());
+        }
+        // Holders come in no order; the answer is to be the same every time.
+        why.sort();
+        Err(RearmRefused::HeldBecause(why.join("; ")))
+    }
+
     fn take_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
@@ -998,9 +1024,7 @@ impl Records {
 
     /// Whether what halts `slot` is gone, and its time is over.
     fn may_lower(&self, slot: usize, policy: &RearmPolicy, now: Now) -> Result<(), RearmRefused> {
-        if self.held == Some(slot) {
-            return Err(RearmRefused::Held);
-        }
+        self.is_held(slot)?;
         let causes = self.causes.get(&slot).map_or(&[][..], Vec::as_slice);
         policy.rules.may_lower(causes, self.last_drill, now)
     }

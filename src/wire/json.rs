@@ -29,8 +29,8 @@
 //! one namespace for all sessions. `px` is the worst price that a child may have (left out: any), `deadline` the last
 //! moment for one, nanoseconds since the Unix epoch (left out: none).
 //!
-//! `account` left out is the strategy's. Without a sequence: `hello {out, run, mass_cancel}` (all optional: the last
-//! answer seen and of which run; 1 if the client takes `mass_cancel`), first on every connection, and `mode_ack {page}`. With the present run a client
+//! `account` left out is the strategy's. Without a sequence: `hello {out, run, …}` (see [`hello`]; both optional: the last
+//! answer seen and of which run), first on every connection, and `mode_ack {page}`. With the present run a client
 //! says that it acted on no answer after `out`: only then is an order that a halt withholds no longer counted.
 //!
 //! # From the server
@@ -66,6 +66,7 @@ use crate::units::{
     AccountId, DecimalError, InstrumentId, OrdId, Px, Qty, SessionId, StrategyId, UnixNanos, format_decimal,
     parse_decimal,
 };
+use crate::wire::hello::{self, Hello};
 use crate::wire::{Draft, Fault, Problem, WireId};
 
 /// A message from a client.
@@ -82,18 +83,7 @@ pub enum Client<'a> {
     Event(Draft<'a>),
 }
 
-/// What a client remembers of an earlier connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hello {
-    /// The last answer that it saw; 0: none.
-    pub out: u64,
-    /// The run of the server that numbered it; 0: not said.
-    pub run: u64,
-    /// Whether it can cancel every order of a scope when it is told once.
-    pub mass_cancel: bool,
-}
-
-const FIELDS: [&str; 22] = [
+const FIELDS: [&str; 21] = [
     "type",
     "seq",
     "sent_at",
@@ -114,7 +104,6 @@ const FIELDS: [&str; 22] = [
     "out",
     "run",
     "page",
-    "mass_cancel",
     "deadline",
 ];
 const TYPE: usize = 0;
@@ -134,11 +123,9 @@ const PX: usize = 13;
 const PARENT: usize = 14;
 const CURRENCY: usize = 15;
 const RATE: usize = 16;
-const OUT: usize = 17;
-const RUN: usize = 18;
+// `out` and `run` are of a `hello`: see `hello::decode`.
 const PAGE: usize = 19;
-const MASS_CANCEL: usize = 20;
-const DEADLINE: usize = 21;
+const DEADLINE: usize = 20;
 
 /// Bit set of fields.
 const fn set(fields: &[usize]) -> u32 {
@@ -459,13 +446,10 @@ pub fn decode<'a>(text: &'a str, universe: &Universe, session: SessionId) -> Res
     let kind = match &raw.tokens[TYPE] {
         Some(Token::Text(name)) => match &**name {
             "hello" => {
-                raw.check_fields(set(&[TYPE]), set(&[OUT, RUN, MASS_CANCEL]));
-                let mass_cancel = raw.whole(MASS_CANCEL, 0);
-                if mass_cancel > 1 {
-                    raw.note_at(MASS_CANCEL, "must be 0 or 1");
-                }
-                let hello = Hello { out: raw.whole(OUT, 0), run: raw.whole(RUN, 0), mass_cancel: mass_cancel == 1 };
-                return if raw.problem.is_some() { fail(raw, None) } else { Ok(Client::Hello(hello)) };
+                return match hello::decode(text) {
+                    Ok(hello) => Ok(Client::Hello(hello)),
+                    Err(problem) => Err(Box::new(Fault { draft: None, problem })),
+                };
             }
             "mode_ack" => {
                 raw.check_fields(set(&[TYPE, PAGE]), 0);
@@ -880,13 +864,6 @@ impl Server {
     }
 }
 
-/// The text of a `hello`.
-#[must_use]
-pub fn encode_hello(hello: Hello) -> String {
-    let mass_cancel = if hello.mass_cancel { ",\"mass_cancel\":1" } else { "" };
-    format!("{{\"type\":\"hello\",\"out\":{},\"run\":{}{mass_cancel}}}", hello.out, hello.run)
-}
-
 /// The text of a `mode_ack`.
 #[must_use]
 pub fn encode_mode_ack(page: u64) -> String {
@@ -1134,8 +1111,8 @@ pub(crate) mod tests {
         }
         assert!(Server::decode(r#"{"type":"applied","seq":1,"x":2}"#).is_err());
         let ours = SessionId(0);
-        let hello = Hello { out: 3, run: 4, mass_cancel: true };
-        assert_eq!(decode(&encode_hello(hello), &universe, ours), Ok(Client::Hello(hello)));
+        let hello = Hello { out: 3, run: 4, mass_cancel: true, ..Hello::default() };
+        assert_eq!(decode(&hello::encode(&hello), &universe, ours), Ok(Client::Hello(hello)));
         assert_eq!(decode(&encode_mode_ack(9), &universe, ours), Ok(Client::ModeAck { page: 9 }));
     }
 }

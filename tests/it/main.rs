@@ -2,6 +2,7 @@
 
 mod alertmanager;
 mod alerts;
+mod attest;
 mod c_client;
 mod c_gate;
 mod cancels;

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use super::alerts::{self, AlertsText};
+use super::attestation::{Guard, read_attestation};
 use super::cancel;
 use super::guard;
 use super::reader::{Field, NAME_RULE, Reader, is_name};
@@ -128,6 +129,7 @@ pub(super) struct FileText {
     pub local_spots: LocalSpots,
     pub auth: Auth,
     pub journal: Journal,
+    pub guard: Guard,
     /// Without what sessions say.
     pub cancel: CancelPolicy,
     pub temporary: TemporaryText,
@@ -164,9 +166,10 @@ impl FileText {
         let cancel = cancel::read(root.table("cancel"));
         let temporary = TemporaryText::read(root);
         let alerts = alerts::read(root.table("alerts"));
-        let mut watch = WatchOptions::default();
+        let (mut watch, mut guard) = (WatchOptions::default(), Guard::default());
         if let Some(mut table) = root.table("guard") {
             watch = guard::read(&mut table);
+            guard.attestation = read_attestation(&mut table);
             table.finish();
         }
 
@@ -250,6 +253,7 @@ impl FileText {
             local_spots,
             auth,
             journal,
+            guard,
             cancel,
             temporary,
             alerts,

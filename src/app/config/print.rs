@@ -3,6 +3,7 @@
 
 use core::fmt::Write as _;
 
+use super::attestation::write_guard;
 use super::cancel;
 use super::file::{ANY_AGE, FileText};
 use super::guard;
@@ -151,6 +152,7 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
     if let Some(heads) = &journal.heads {
         writeln!(out, "heads = {}", quoted(&heads.to_string_lossy()))?;
     }
+    write_guard(out, &file.guard)?;
     file.temporary.write(out)?;
     file.alerts.print(out)?;
     guard::print(&file.watch, out)?;
