@@ -53,7 +53,7 @@ pub(super) fn read_session(table: &mut Reader<'_>, kind: Option<SessionKind>) ->
         field.refuse("only a session of kind ask or observe has orders at a venue");
     }
     let grace_ns = grace.and_then(|f| f.duration(SHORTEST_NS, WEEK_NS)).unwrap_or(GRACE_NS);
-    SessionCancelText { grace_ns: wanted.then_some(grace_ns), via: via.and_then(|f| reference(&f)) }
+    SessionCancelText { grace_ns: wanted.then_some(grace_ns), via: via.filter(|_| wanted).and_then(|f| reference(&f)) }
 }
 
 /// What only shows when all sessions are read.
