@@ -5,7 +5,7 @@ mod audit;
 mod check;
 mod client;
 mod drill;
-mod follow;
+mod events;
 mod html;
 mod kill;
 mod limits_show;

@@ -17,7 +17,7 @@ use ratatui::widgets::{Block, Paragraph, Row, Table};
 use serde_json::{Map, Value};
 
 use super::client::{Door, Target, one_door};
-use super::follow::follow;
+use super::events::follow;
 use super::{EXIT_USAGE, Exit, plain};
 
 /// Arguments of `top`.
