@@ -23,6 +23,8 @@ use crate::api::ApiParts;
 use crate::api::alerts;
 use crate::api::auth::{self, Role, same_origin};
 use crate::api::console;
+use crate::api::flat;
+use crate::api::fleet;
 use crate::api::guard;
 use crate::api::openapi;
 use crate::api::problem::Problem;
@@ -137,7 +139,9 @@ pub(super) fn endpoints() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::with_openapi(openapi::Frame::openapi())
         .merge(desk::routes())
         .merge(drills::routes())
+        .merge(fleet::routes())
         .routes(routes!(kill))
+        .routes(routes!(kill_preview))
         .routes(routes!(kills))
         .routes(routes!(kill_by_id))
         .routes(routes!(rearm, rearms))
@@ -595,7 +599,40 @@ pub(super) fn parse_id(id: &str) -> Result<u64, Problem> {
 )]
 async fn kill_by_id(State(api): Shared, caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
-    show_receipt(&api, parse_id(&id)?)
+    let id = parse_id(&id)?;
+    let receipt = api.parts.switch.receipt(id).ok_or_else(|| not_found("no kill with this id is remembered"))?;
+    let mut shown = view::receipt(&api.parts.switch, &api.parts.switch.latch(), &receipt);
+    // What is left is named as long as it can still be asked for.
+    if receipt.cancels.is_some_and(|view| view.on && view.working > 0) {
+        let scope = receipt.scope;
+        shown["flat"]["remainder"] = api.beside(Lane::Views, move |parts| flat::remainder(parts, scope)).await?;
+    }
+    Ok(answer(StatusCode::OK, &shown))
+}
+
+/// `GET /v1/kill/preview`: the consequences, before anything is pressed.
+#[utoipa::path(
+    get, path = "/v1/kill/preview", tag = "kill",
+    params(
+        ("kind" = String, Query, description = "The scope's kind."),
+        ("name" = Option<String>, Query, description = "Its name; the firm has none.")
+    ),
+    responses((status = 200, description = "What a kill would cancel, and where.", body = Object))
+)]
+async fn kill_preview(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
+    caller.0.needs(Role::Viewer)?;
+    let mut fields = query_fields(query)?;
+    let kind = fields.text("kind")?;
+    let name = fields.text("name")?.unwrap_or_default();
+    fields.finish()?;
+    let Some(kind) = kind.filter(|kind| HALTABLE.contains(&kind.as_str())) else {
+        return Err(fields.wrong("kind", &Value::Null, KINDS));
+    };
+    let scope = ScopeName { kind, name }.find(api.parts.switch.universe()).ok_or_else(|| {
+        fields.wrong("name", &Value::Null, "must be the name of one in the configuration; the firm has none")
+    })?;
+    let shown = api.beside(Lane::Views, move |parts| flat::preview(parts, scope)).await?;
+    Ok(answer(StatusCode::OK, &shown))
 }
 
 fn refused(refused: RearmRefused) -> Problem {
@@ -632,6 +669,9 @@ fn refused(refused: RearmRefused) -> Problem {
             "Held",
             "the kill file is there, or cannot be looked at: as long as that is so the scope stays halted",
         ),
+        RearmRefused::HeldBecause(why) => {
+            conflict("held", "Held", &format!("what halted the scope is still there: {why}")).with("why", why)
+        }
         RearmRefused::CoolOff(left_ns) => {
             let seconds = left_ns.div_ceil(1_000_000_000);
             conflict(

@@ -24,7 +24,7 @@ use crate::kill::switch::{Stop, Switch};
 use crate::kill::words::{self, ScopeName};
 use crate::limits::Gauge;
 use crate::metrics::{Sample, SampleKind, Source};
-use crate::model::{Event, EventKind, Mode, OrdType, Scope, Side, Universe};
+use crate::model::{Claim, Event, EventKind, Mode, OrdType, Scope, Side, Universe};
 use crate::units::{InstrumentId, OrdId, Px, Qty, SessionId, StrategyId, UnixNanos};
 use crate::wire::Protocol;
 
@@ -336,6 +336,8 @@ impl Line {
             token: who.token.clone(),
             protocol: Protocol::Bin,
             universe: universe.clone(),
+            claim: Claim::default(),
+            mass_cancel: false,
         };
         let connecting = tokio::time::timeout(PATIENCE, client::connect(&endpoint, &Memory::new(16))).await;
         let connected = connecting.map_err(|_| "the session that rehearses could not connect in time".to_owned())?;
@@ -390,6 +392,8 @@ impl Line {
                     });
                 }
                 Reply::Modes { scopes, .. } => self.told |= !scopes.is_empty(),
+                // What is admitted is reported as rejected at once: there is nothing to cancel.
+                Reply::Cancel { .. } | Reply::MassCancel { .. } | Reply::Disconnect { .. } => {}
                 Reply::Verdict(_) | Reply::Applied(_) | Reply::Error { .. } => {}
             }
         }

@@ -339,6 +339,11 @@ impl Gateway {
         }
     }
 
+    /// Haltline wants the order with `id` canceled: the gateway that runs the old code can do that, too.
+    pub fn cancel(&mut self, now: u64, id: u64) {
+        self.after(now, 0, number_of(id), Step::Cancel);
+    }
+
     /// The mode in force over all the gateway's orders, as it was pushed.
     pub fn mode(&mut self, now: u64, mode: Mode) {
         self.mode = mode;

@@ -61,6 +61,11 @@ pub enum Heard {
         /// Its mode.
         mode: Mode,
     },
+    /// Wanted: a cancel of this order, because a scope of it is halted.
+    Cancel {
+        /// The order.
+        id: u64,
+    },
     /// Everything up to this sequence was taken.
     Applied {
         /// The sequence.
@@ -646,6 +651,7 @@ impl Driver {
                 let told = ModeTold { gateway, at_ns: now, scope, mode, order, executions, gross_cents };
                 drop(self.tell.send(Seen::Mode(told)));
             }
+            Heard::Cancel { id } => gateway.cancel(now, id),
             Heard::Applied { .. } => {}
         }
     }

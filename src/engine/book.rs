@@ -236,10 +236,11 @@ impl Engine {
             strategy: r.strategy,
             pending_cancel: false,
         };
-        if self.orders.insert(order).is_err() {
+        let Ok(slot) = self.orders.insert(order) else {
             return anomaly(out, AnomalyKind::OrderTableFull, event, event.id.0, r.qty);
-        }
+        };
         self.working += 1;
+        self.order_is_new(slot);
         self.book_request(now, r, added, pair, out);
         if let Some(parent) = parent {
             self.add_child(parent, r.session, r.qty);
@@ -421,6 +422,10 @@ impl Engine {
             scopes = self.order_scopes(slot);
             if order.is_live() {
                 self.orders.get_mut(slot).pending_cancel = true;
+                // What haltline asked for is not the strategy's doing.
+                if self.takes_instructed_request(slot) {
+                    return;
+                }
             }
         }
         let counts = |of| matches!(of, RateOf::Messages | RateOf::Cancels);
@@ -474,8 +479,10 @@ impl Engine {
         let order = self.orders.get_mut(slot);
         let (worst_px, order_qty, state) = (worst(order), event.qty.0, OrderState::Working);
         *order = Order { worst_px, order_qty, cum_qty, pending_cancel, state, link: NONE, ..*order };
+        self.order_is_over(base);
         let forgotten = self.orders.finish(base, OrderState::Replaced, slot);
         self.forget(forgotten, out);
+        self.order_is_new(slot);
         let after = self.contribution(slot);
         self.shift(slot, before, after, true);
         self.finish_if_filled(slot, out);
@@ -489,7 +496,7 @@ impl Engine {
         if !order.is_live() {
             return anomaly(out, AnomalyKind::StateMismatch, event, event.id.0, 0);
         }
-        if event.kind == EventKind::Canceled && !order.pending_cancel {
+        if event.kind == EventKind::Canceled && !order.pending_cancel && !self.is_instructed(slot) {
             anomaly(out, AnomalyKind::UnsolicitedCancel, event, event.id.0, order.leaves());
         }
         if event.kind == EventKind::Rejected && order.state == OrderState::Working {
@@ -519,8 +526,12 @@ impl Engine {
         }
         match self.orders.find_current(event.session, event.orig_id()) {
             None => anomaly(out, AnomalyKind::UnknownOrder, event, event.ref_id, 0),
-            Some(slot) if self.orders.get(slot).is_live() && self.orders.get(slot).pending_cancel => {
+            Some(slot)
+                if self.orders.get(slot).is_live()
+                    && (self.orders.get(slot).pending_cancel || self.is_instructed(slot)) =>
+            {
                 self.orders.get_mut(slot).pending_cancel = false;
+                self.cancel_is_refused(slot);
             }
             Some(_) => anomaly(out, AnomalyKind::StateMismatch, event, event.ref_id, 0),
         }
@@ -848,6 +859,7 @@ impl Engine {
             let forgotten = self.orders.finish(order.link, OrderState::Done, NONE);
             self.forget(forgotten, out);
         }
+        self.order_is_over(slot);
         let session = self.session_base + usize::from(order.session.0);
         self.scopes[session].gauges[Gauge::Working as usize] -= 1;
         self.working -= 1;

@@ -2,6 +2,8 @@
 
 pub mod agent;
 mod book;
+pub mod cancel_board;
+pub mod cancels;
 pub mod command;
 mod conserve;
 pub mod core;

@@ -428,7 +428,7 @@ mod tests {
         }
         assert_eq!(names.len(), 1);
         let name = names.into_iter().next().unwrap();
-        assert_eq!(all.unknown(), [name.clone()]);
+        assert_eq!(all.unknown(), std::slice::from_ref(&name));
         all.answered(&name);
         assert_eq!(all.take(&text(MORNING + 9_000, "08:01: SMARS[1]: Power Peg disabled")), []);
         assert!(all.unknown().is_empty());

@@ -287,9 +287,11 @@ impl Writer {
         let spare = group_len(CHECKPOINT_BYTES / CELL_BYTES) as u64;
         let closing = matches!(kind, GroupKind::Checkpoint | GroupKind::End);
         let fits = |s: &Segment| s.used + len + if closing { 0 } else { spare } <= s.room;
-        if self.segment.as_ref().is_some_and(|s| !fits(s)) {
-            // The checkpoint has its place in every segment.
-            self.write_checkpoint(GroupKind::Checkpoint)?;
+        if let Some(segment) = self.segment.as_ref().filter(|s| !fits(s)) {
+            // The place that is kept for a checkpoint may have been taken by one that was due since.
+            if segment.used + spare <= segment.room {
+                self.write_checkpoint(GroupKind::Checkpoint)?;
+            }
             self.sync()?;
             self.close_segment()?;
         }
@@ -351,9 +353,14 @@ impl Writer {
     }
 
     fn write_checkpoint(&mut self, kind: GroupKind) -> std::io::Result<()> {
+        // What is signed is the place that the checkpoint itself gets.
+        let len = group_len(CHECKPOINT_BYTES / CELL_BYTES) as u64;
+        if self.segment.as_ref().is_some_and(|s| s.used + len > s.room) {
+            self.sync()?;
+            self.close_segment()?;
+        }
         if self.segment.is_none() {
-            // What is signed is the place that the checkpoint itself gets.
-            self.begin_segment(group_len(CHECKPOINT_BYTES / CELL_BYTES) as u64)?;
+            self.begin_segment(len)?;
         }
         let at = self.parts.clock.now().unix.0;
         let Tip { group, cell, chain, .. } = self.written;

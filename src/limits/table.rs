@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
+use crate::limits::cancel::CancelPolicy;
 use crate::limits::hot::HotProfile;
 use crate::model::rule::{Action, Rule, default_action};
 use crate::model::scope::{Scope, ScopeKind};
@@ -350,6 +351,8 @@ pub struct LimitTable {
     reference_age_ns: Vec<u64>,
     /// Longest age of an FX rate in ns, by currency.
     fx_age_ns: Vec<u64>,
+    /// What becomes of working orders of a halted scope.
+    pub cancel: CancelPolicy,
     /// Made from `profiles` when first asked for.
     hot: OnceLock<Vec<HotProfile>>,
 }
@@ -384,6 +387,7 @@ impl LimitTable {
             suspense: vec![false; universe.accounts.len()],
             reference_age_ns: vec![u64::MAX; universe.instruments.len()],
             fx_age_ns: vec![u64::MAX; universe.currencies.len()],
+            cancel: CancelPolicy::default(),
             hot: OnceLock::new(),
         }
     }

@@ -23,6 +23,15 @@ test("from an alert over the kill to flat, and back by two people", async ({ hal
   // The worst is on top.
   await expect(olaf.locator(".rows .row[aria-rowindex='2']")).toContainText("vwap-02");
 
+  // Somebody looks at the alert, and says so.
+  await olaf.getByRole("link", { name: /Alerts/ }).click();
+  const alert = olaf.locator("tbody tr").filter({ hasText: "order rate" }).filter({ hasText: "vwap-02" }).first();
+  await alert.getByRole("button", { name: /Acknowledge/ }).click();
+  await olaf.getByLabel("What you do about it").fill("looking at it");
+  await olaf.getByRole("dialog").getByRole("button", { name: "Acknowledge" }).click();
+  await expect(olaf.locator("tbody tr").filter({ hasText: "looking at it" })).toContainText("acknowledged");
+  await olaf.getByRole("link", { name: "Overview" }).click();
+
   // The operator decides for the firm: two clicks choose it, the consequences are there, one press.
   await olaf.locator("#kill").click();
   const dialog = olaf.getByRole("dialog", { name: "Kill" });
@@ -82,6 +91,22 @@ test("from an alert over the kill to flat, and back by two people", async ({ hal
   expect(await haltline.mode("firm", "")).toBe("normal");
   // What tripped by itself is still halted: it was not what they re-armed.
   expect(await haltline.mode("strategy", "vwap-02")).toBe("halted");
+
+  // What happened is written down: who did what, and the reports.
+  await rita.getByRole("link", { name: "Audit" }).click();
+  for (const [who, did] of [
+    ["olaf", "kill"],
+    ["olaf", "ack"],
+    ["rita", "rearm"],
+    ["ruth", "approve"],
+  ]) {
+    await expect(rita.locator("tbody tr").filter({ hasText: who }).filter({ hasText: did }).first()).toBeVisible();
+  }
+  await expect(olaf.getByRole("link", { name: "Audit" })).toHaveCount(0);
+  await rita.getByRole("link", { name: "Incidents" }).click();
+  await rita.locator("tbody tr").filter({ hasText: "firm" }).getByRole("button", { name: "Report" }).first().click();
+  await expect(rita.getByRole("dialog")).toContainText("vwap runs away");
+  await rita.keyboard.press("Escape");
 
   // Flow again.
   const before = gateways[1].admitted;

@@ -356,9 +356,14 @@ fn child(dir: &Path, seed: u64, count: u64, after: u64, abort_at: Option<&str>) 
     }
     let output = process.output().unwrap();
     let status = output.status;
-    let expected = status.success() || status.signal().is_some_and(|signal| [6, 9].contains(&signal));
+    // An abort that nobody asked for is a failure of the process itself.
+    let asked = match status.signal() {
+        Some(9) => after > 0,
+        Some(6) => abort_at.is_some(),
+        _ => status.success(),
+    };
     let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    assert!(expected, "seed {seed}, abort at {abort_at:?}: {status}\n{}\n{}", text[0], text[1]);
+    assert!(asked, "seed {seed}, abort at {abort_at:?}: {status}\n{}\n{}", text[0], text[1]);
     status
 }
 
@@ -381,8 +386,9 @@ fn a_process_killed_at_any_moment_loses_nothing_and_comes_to_exactly_the_same_st
         let mut rng = Rng(seed);
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         for _ in 0..15 {
-            let after = 1 + rng.below(60_000);
-            killed += u64::from(child(dir.path(), seed, 3_000, after, None).signal().is_some());
+            // It would go on for much longer.
+            let after = 1 + rng.below(30_000);
+            killed += u64::from(child(dir.path(), seed, 1_000_000, after, None).signal().is_some());
             behind_snapshots += u64::from(from_snapshot(dir.path()));
         }
         // What the kills left is a journal like any other: everything in it can be verified once it goes on.
@@ -392,7 +398,7 @@ fn a_process_killed_at_any_moment_loses_nothing_and_comes_to_exactly_the_same_st
     let counts =
         format!("{killed} killed, {behind_snapshots} behind a snapshot, {removals} without their first segments");
     eprintln!("{counts}");
-    assert!(killed > cycles / 2 && behind_snapshots > cycles / 3 && removals > 0, "{counts}");
+    assert!(killed >= cycles && behind_snapshots > cycles / 3 && removals > 0, "{counts}");
 }
 
 #[test]

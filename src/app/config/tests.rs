@@ -291,6 +291,25 @@ const CASES: &[Case] = &[
         "[sessions.gw]",
         "gw has the same token as alice",
     ),
+    // Cancels after a halt.
+    ("[ingest]", "[cancel]\nattempts = 0\n[ingest]", "cancel.attempts", "attempts = 0", "must be from 1 to 100"),
+    ("[ingest]", "[cancel]\nrepeat_after = \"8d\"\n[ingest]", "cancel.repeat_after", "8d", "must be from 1ms to 7d"),
+    ("[ingest]", "[cancel]\nflatten = true\n[ingest]", "cancel.flatten", "flatten", "unknown key"),
+    ("kind = \"ask\"", "kind = \"ask\"\ncancel_via = \"gw\"", "sessions.gw.cancel_via", "gw", "means something only"),
+    (
+        "kind = \"ask\"",
+        "kind = \"ask\"\ncancel_on_disconnect = true\ncancel_via = \"gw\"",
+        "sessions.gw.cancel_via",
+        "cancel_via",
+        "must be another session",
+    ),
+    (
+        "kind = \"ask\"",
+        "kind = \"ask\"\ncancel_on_disconnect = true\ncancel_via = \"nobody\"",
+        "sessions.gw.cancel_via",
+        "nobody",
+        "no such session",
+    ),
     // Instruments and currencies.
     ("px_scale = 2", "px_scale = 13", "instruments.SHARE.px_scale", "13", "must be from 0 to 12"),
     ("qty_scale = 0", "", "instruments.SHARE.qty_scale", "[instruments.SHARE]", "decimal places are needed"),
