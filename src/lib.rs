@@ -99,6 +99,10 @@
 //! | A frozen haltline closes its gates within the lease | `gate_faults`: `a_haltline_stopped_at_any_moment_closes_its_gates_within_the_lease` |
 //! | What a gateway spoils is its own session | `gate_damage`: `a_million_flips_in_one_region_change_nothing_for_the_others` |
 //! | A kill is taken in every state, without engine or disk | `api::tests`: `kill_works_while_the_engine_stands_still_and_the_latch_cannot_be_written`, `flood_of_connections_leaves_a_place_for_a_kill` |
+//! | A page that looks knows how old what it shows is | `api::tests_stream`: `stream_says_that_the_engine_stands_still_and_goes_on_saying_it`, `client_that_does_not_read_is_cut_off_and_its_place_is_free_again` |
+//! | What a browser sends by itself changes nothing | `api::tests_login`: `login_gives_a_cookie_that_no_script_reads_and_that_asks_as_its_owner`; `api::tests_tls`: `certificate_of_a_client_names_its_owner_and_a_token_is_taken_without_one` |
+//! | A role for some scopes halts and re-arms no others | `api::tests_login`: `role_for_some_scopes_halts_and_rearms_those_and_no_others` |
+//! | The document of the interface is the interface | `api::tests_openapi`: `every_endpoint_is_in_the_document_and_the_other_way_round` |
 //! | A flood at one door leaves the other alone | `local`: `a_flood_at_the_network_leaves_local_kills_alone_and_a_local_one_those_over_the_network` |
 //! | A page raised past a service that stands or is dead is a halt | `local`: `a_page_that_is_raised_while_nobody_serves_is_in_force_at_the_next_start`, `a_page_raised_past_a_service_that_runs_is_told_to_sessions_and_latched` |
 //! | What the kill file halts stays halted while it is there | `app::killfile`: `what_the_file_halts_cannot_be_rearmed_while_it_is_there` |

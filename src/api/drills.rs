@@ -3,20 +3,21 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use axum::routing::{get, post};
 use serde_json::{Value, json};
 
 use crate::api::auth::Role;
 use crate::api::problem::Problem;
 use crate::api::routes::{AnyQuery, Api, Caller, Lane, Shared, answer, not_found, parse_id, query_fields, read_fields};
+use crate::api::schema;
 use crate::kill::drill::Report;
 use crate::kill::words::{ScopeName, rfc3339};
 use crate::model::Scope;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// What somebody wants to rehearse.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,8 +60,8 @@ pub trait Drills: Send + Sync {
     fn list(&self) -> Vec<Report>;
 }
 
-pub(super) fn routes() -> Router<Arc<Api>> {
-    Router::new().route("/v1/drills", post(begin).get(list)).route("/v1/drills/{id}", get(by_id))
+pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new().routes(routes!(begin, list)).routes(routes!(by_id))
 }
 
 fn drills(api: &Api) -> Result<Arc<dyn Drills>, Problem> {
@@ -95,6 +96,12 @@ fn shown(report: &Report) -> Value {
     shown
 }
 
+#[utoipa::path(
+    post, path = "/v1/drills", tag = "drills",
+    request_body = schema::DrillAsk,
+    responses((status = 200, description = "What the rehearsal showed.", body = Object),
+        (status = 404, description = "Nothing can be rehearsed here."))
+)]
 async fn begin(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "drill")?;
     let mut fields = read_fields(&api, &headers, body).await?;
@@ -132,6 +139,11 @@ async fn begin(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bod
     Ok(answer(StatusCode::OK, &shown(&report)))
 }
 
+#[utoipa::path(
+    get, path = "/v1/drills", tag = "drills",
+    responses((status = 200, description = "Drills.", body = Object),
+        (status = 404, description = "Nothing can be rehearsed here."))
+)]
 async fn list(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     query_fields(query)?.finish()?;
@@ -140,6 +152,11 @@ async fn list(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Res
     Ok(answer(StatusCode::OK, &json!({ "drills": list, "last_passed": last })))
 }
 
+#[utoipa::path(
+    get, path = "/v1/drills/{id}", tag = "drills",
+    params(("id" = String, Path, description = "The drill's id.")),
+    responses((status = 200, description = "The drill.", body = Object))
+)]
 async fn by_id(State(api): Shared, caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     let id = parse_id(&id)?;

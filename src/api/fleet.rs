@@ -3,31 +3,36 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use axum::routing::{get, post};
 use serde_json::{Value, json};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::api::auth::Role;
 use crate::api::problem::Problem;
 use crate::api::routes::{AnyQuery, Api, Caller, Fields, Lane, Shared, answer, not_found, query_fields, read_fields};
+use crate::api::schema;
 use crate::guard::door::DeskRefused;
 use crate::kill::audit::Entry;
 use crate::kill::words::ScopeName;
 
-pub(super) fn routes() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/v1/sessions", get(sessions))
-        .route("/v1/sessions/{name}/approve", post(approve))
-        .route("/v1/manifest", get(manifest))
-        .route("/v1/manifest/reload", post(reload))
-        .route("/v1/wake", post(wake))
-        .route("/v1/preflight", get(preflight))
+pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new()
+        .routes(routes!(sessions))
+        .routes(routes!(approve))
+        .routes(routes!(manifest))
+        .routes(routes!(reload))
+        .routes(routes!(wake))
+        .routes(routes!(preflight))
 }
 
+#[utoipa::path(
+    get, path = "/v1/sessions", tag = "fleet",
+    responses((status = 200, description = "Instances: connection, build, flags, verdict.", body = Object))
+)]
 async fn sessions(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     query_fields(query)?.finish()?;
@@ -35,6 +40,10 @@ async fn sessions(State(api): Shared, caller: Caller, query: AnyQuery) -> Result
     Ok(answer(StatusCode::OK, &rows))
 }
 
+#[utoipa::path(
+    get, path = "/v1/manifest", tag = "fleet",
+    responses((status = 200, description = "The manifest in force.", body = Object))
+)]
 async fn manifest(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     query_fields(query)?.finish()?;
@@ -43,6 +52,10 @@ async fn manifest(State(api): Shared, caller: Caller, query: AnyQuery) -> Result
 }
 
 /// The page itself says whether the fleet may open; the status only that it could be made.
+#[utoipa::path(
+    get, path = "/v1/preflight", tag = "fleet",
+    responses((status = 200, description = "Whether this fleet may open, and why not.", body = Object))
+)]
 async fn preflight(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     query_fields(query)?.finish()?;
@@ -59,6 +72,12 @@ fn reason(fields: &mut Fields, rule: &'static str) -> Result<String, Problem> {
     Ok(reason)
 }
 
+#[utoipa::path(
+    post, path = "/v1/sessions/{name}/approve", tag = "fleet",
+    request_body = schema::Reason,
+    params(("name" = String, Path, description = "The session's name.")),
+    responses((status = 200, description = "What it runs now is approved.", body = Object))
+)]
 async fn approve(
     State(api): Shared,
     caller: Caller,
@@ -76,6 +95,11 @@ async fn approve(
     done(&api, entry, "approved", result)
 }
 
+#[utoipa::path(
+    post, path = "/v1/wake", tag = "fleet",
+    request_body = Object,
+    responses((status = 200, description = "It is awake.", body = Object))
+)]
 async fn wake(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "wake")?;
     let mut fields = read_fields(&api, &headers, body).await?;
@@ -92,6 +116,11 @@ async fn wake(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body
     done(&api, entry, "woken", result)
 }
 
+#[utoipa::path(
+    post, path = "/v1/manifest/reload", tag = "fleet",
+    request_body = schema::Reason,
+    responses((status = 200, description = "The manifest was read again.", body = Object))
+)]
 async fn reload(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "manifest")?;
     let mut fields = read_fields(&api, &headers, body).await?;

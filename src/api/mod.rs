@@ -37,6 +37,7 @@
 //! | `GET /livez`, `GET /readyz?verbose` | – | |
 //! | `GET /`, `GET /console/…` | – | the console: a page, no data |
 //! | `GET /metrics` | – or viewer | see [`ApiOptions::metrics_need_token`] |
+//! | `GET /v1/openapi.json`, `GET /docs` | – | all of this as an OpenAPI document, and a page that shows it |
 //!
 //! A body is `application/json`; a field that is not known is an error. `Idempotency-Key` makes a repeated press the
 //! same one. Every error is `application/problem+json` (RFC 9457).
@@ -50,15 +51,19 @@ pub mod flat;
 mod fleet;
 mod guard;
 mod login;
+mod openapi;
 pub mod problem;
 mod reads;
 mod routes;
+pub mod schema;
 mod server;
 mod stream;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_login;
+#[cfg(test)]
+mod tests_openapi;
 #[cfg(test)]
 mod tests_reads;
 #[cfg(test)]

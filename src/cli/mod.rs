@@ -5,9 +5,11 @@ mod audit;
 mod check;
 mod client;
 mod drill;
+mod events;
 mod follow;
 mod html;
 mod kill;
+mod limits_show;
 mod lint;
 mod manifest;
 mod overrides;
@@ -15,10 +17,13 @@ mod page;
 mod preflight;
 mod rearm;
 mod replay;
+mod sessions;
+mod shell;
 mod state;
 mod suggest;
 mod tls;
 mod token;
+mod top;
 mod wake;
 
 use std::fmt;
@@ -51,8 +56,8 @@ const EXIT_CODES: &str = "Exit codes:
       drill: not passed; limits lint: something is wrong; manifest verify: it is not valid; manifest diff: they differ;
       state: the engine makes no progress
    2  called wrongly
-   3  state: something is halted or reduce-only; alerts: a critical one is not acknowledged;
-      preflight: the fleet may not open
+   3  state: something is halted or reduce-only; sessions: one has not confirmed that;
+      alerts: a critical one is not acknowledged; preflight: the fleet may not open
    4  refused by the service
    5  no service was reached, or it did not answer
   78  the configuration is invalid";
@@ -106,6 +111,15 @@ enum Command {
     /// With --token-file over HTTP as its owner, else over the local socket as the user who runs this.
     #[command(after_help = EXIT_CODES)]
     Alerts(alerts::AlertsArgs),
+    /// List sessions: who is connected, and who has confirmed the halts
+    #[command(after_help = EXIT_CODES)]
+    Sessions(sessions::SessionsArgs),
+    /// Show the live state in this terminal, until q is pressed
+    ///
+    /// The worst scopes come first. What cannot be vouched for, because nothing was heard for two seconds or the engine
+    /// stands still, is not shown as normal.
+    #[command(after_help = EXIT_CODES)]
+    Top(top::TopArgs),
     /// Say on one page whether this fleet may open: builds, flags, limits, halts, clocks, disk, alerts
     ///
     /// With --token-file over HTTP as its owner, else over the local socket as the user who runs this.
@@ -126,6 +140,10 @@ enum Command {
     Limits(suggest::LimitsArgs),
     /// Run a journal again: checks that it comes to the same, shows what limits did and how close they came
     Replay(replay::ReplayArgs),
+    /// Print what makes a shell complete these arguments
+    Completions(shell::CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    Man(shell::ManArgs),
 }
 
 /// How an answer is printed.
@@ -241,6 +259,10 @@ fn run(cli: Cli) -> ExitCode {
         Command::Audit(args) => audit::run(&args),
         Command::Limits(args) => suggest::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Sessions(args) => sessions::sessions(&args),
+        Command::Top(args) => top::top(&args),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
     };
     result.unwrap_or_else(|error| fail(&error))
 }
