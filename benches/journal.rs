@@ -171,6 +171,7 @@ impl World {
             writer = Some(std::thread::spawn(move || Writer::new(parts).run(&stop)));
         }
         let mut agent = EngineAgent::new(AgentParts {
+            queries: crossbeam_channel::never(),
             engine: self.engine(now),
             universe: self.universe.clone(),
             page: Arc::new(HaltPage::new(self.universe.scope_count(), 1)),
@@ -219,8 +220,14 @@ impl World {
 /// What an engine of nothing but working orders costs to restore: its bytes are hashed, as a start does, and loaded.
 fn snapshot(report: &mut Report, universe: &Arc<Universe>, limits: &Arc<LimitTable>, working: usize) {
     let pairs = (STRATEGIES * INSTRUMENTS) as usize;
-    let sizing =
-        Sizing { working_orders: working, remembered_orders: 1 << 10, execs: 1 << 10, pairs, recent_orders: 1 << 10 };
+    let sizing = Sizing {
+        working_orders: working,
+        remembered_orders: 1 << 10,
+        execs: 1 << 10,
+        pairs,
+        recent_orders: 1 << 10,
+        parents: 16,
+    };
     let now = SystemClock::new().now();
     let mut engine = Engine::new(universe.clone(), limits.clone(), sizing, now);
     let (mut random, mut effects) = (Random(9), Effects::new());

@@ -34,6 +34,7 @@
 //! | `haltline-journal` | [`journal::writer`]: makes what the engine recorded durable | the disk; the engine for nothing of it |
 //! | `haltline-compactor` | [`journal::compact`]: snapshots of closed segments, by an engine of its own; removes old ones | the disk; the next look |
 //! | `haltline-incidents` | [`journal::incident`]: a report per trip and kill | the disk; the journal for half a second |
+//! | `haltline-attest` | [`app::attest`]: looks at what instances run before they are let in, halts those that something stands against | files in `/proc` and the executables; the disk |
 //! | `haltline-latch` | [`journal::latch`]: makes the page's state durable | the disk |
 //! | `haltline-limits` | `app::desk`: ends overrides, moves probation, hands the limits in effect to the engine | the disk; the engine for a second |
 //! | `haltline-control` | [`journal::control`]: records, logs, raises alerts | the log's queue never; the disk once, for the first event |
@@ -58,8 +59,12 @@
 //! 6. Sessions confirm with `mode_ack`. The [receipt](kill::receipt) says `confirmed` when every gate and every session that was connected
 //!    has, and the latch is durable; until then it says what is missing. It waits for nobody longer than asked.
 //!
-//! A re-arm ([`kill::rearm`]) names the epoch it was decided on; a raise in between wins. Orders working at a venue are counted
-//! in the receipt, and not canceled.
+//! A re-arm ([`kill::rearm`]) names the epoch it was decided on; a raise in between wins.
+//!
+//! From halted to flat ([`engine::cancels`]): once the engine has taken the halt it goes round its table of orders, some slots a
+//! round, and has each that works in the scope canceled by its session: an instruction ([`model::cancel`]) through the port or the
+//! lane, which looks at the page once more. What comes of it are ordinary events. What is not answered is told again, then the session
+//! is asked to disconnect; the [receipt](kill::receipt) tells what is left. Nothing closes a position.
 //!
 //! # Layers
 //!
@@ -73,7 +78,7 @@
 //! wire risk kill   bytes ↔ model, pure | HOT: orders, parents, positions, rates, losses | page, switch, receipts, re-arm
 //! gate             what a gateway links: attach, check, ask, report; built without `service`
 //! engine           HOT: core judges and books, record writes inputs down, agent loops; published: what others may read
-//! guard            overrides, probation, deployments, text signatures, peers: logic without I/O
+//! guard            overrides, probation, deployments (attest, manifest, preflight), text signatures, peers: logic without I/O
 //! metrics          what Prometheus sees
 //! journal ingest api alert   latch, journal, recovery, replay, audit | WebSocket, gates' attachment | HTTP | delivery
 //! app              configuration, threads, signals: everything wired in one place
@@ -94,6 +99,10 @@
 //! | A frozen haltline closes its gates within the lease | `gate_faults`: `a_haltline_stopped_at_any_moment_closes_its_gates_within_the_lease` |
 //! | What a gateway spoils is its own session | `gate_damage`: `a_million_flips_in_one_region_change_nothing_for_the_others` |
 //! | A kill is taken in every state, without engine or disk | `api::tests`: `kill_works_while_the_engine_stands_still_and_the_latch_cannot_be_written`, `flood_of_connections_leaves_a_place_for_a_kill` |
+//! | A page that looks knows how old what it shows is | `api::tests_stream`: `stream_says_that_the_engine_stands_still_and_goes_on_saying_it`, `client_that_does_not_read_is_cut_off_and_its_place_is_free_again` |
+//! | What a browser sends by itself changes nothing | `api::tests_login`: `login_gives_a_cookie_that_no_script_reads_and_that_asks_as_its_owner`; `api::tests_tls`: `certificate_of_a_client_names_its_owner_and_a_token_is_taken_without_one` |
+//! | A role for some scopes halts and re-arms no others | `api::tests_login`: `role_for_some_scopes_halts_and_rearms_those_and_no_others` |
+//! | The document of the interface is the interface | `api::tests_openapi`: `every_endpoint_is_in_the_document_and_the_other_way_round` |
 //! | A flood at one door leaves the other alone | `local`: `a_flood_at_the_network_leaves_local_kills_alone_and_a_local_one_those_over_the_network` |
 //! | A page raised past a service that stands or is dead is a halt | `local`: `a_page_that_is_raised_while_nobody_serves_is_in_force_at_the_next_start`, `a_page_raised_past_a_service_that_runs_is_told_to_sessions_and_latched` |
 //! | What the kill file halts stays halted while it is there | `app::killfile`: `what_the_file_halts_cannot_be_rearmed_while_it_is_there` |
@@ -110,10 +119,18 @@
 //! | A disk that fails loses nothing and denies new flow | `journal::tests`: `a_disk_that_fails_at_random_loses_and_repeats_nothing`; `recovery`: `a_full_disk_denies_new_flow_after_the_grace_takes_a_kill_and_goes_on_when_there_is_room` |
 //! | `confirmed` means latch and every connected session | `kill::switch`: `receipt_is_confirmed_only_with_latch_and_every_connected_session` |
 //! | Cancels pass in every mode; reduce-only goes by quantity | `scenarios`: `cancel_passes_in_every_mode`, `reduce_only_denies_order_that_crosses_zero` |
+//! | A halt has exactly the working orders of its scope canceled, each attempt once | `cancels`: `only_working_orders_of_halted_scopes_are_told_and_each_attempt_once`; `flat`: `a_kill_with_a_thousand_orders_in_three_sessions_ends_flat` |
+//! | Nothing is canceled for a halt that is over | `cancels`: `a_rearm_ends_the_cancels_of_its_scope_and_a_kill_begins_them_anew`; `flat`: `nothing_is_told_for_a_halt_that_the_gateway_knows_to_be_over` |
+//! | What is not known to be canceled is not called flat | `flat`: `what_the_venue_refuses_is_the_named_remainder`, `orders_of_a_session_that_dies_are_unknown_until_it_is_back` |
 //! | Orders are counted, with all leaves, before their verdict | `scenarios`: `working_orders_count_towards_exposure`, `pending_replace_counts_the_worse` |
 //! | Fills are never dropped | `scenarios`: `late_fill_after_halt_is_booked`, `unknown_fill_counts`, `duplicate_fill_is_booked_once` |
 //! | Armed without input denies; unset is zero | `scenarios`: `stale_reference_denies_and_a_fresh_one_readmits`, `unset_is_zero` |
 //! | Arithmetic is exact or denies | `scenarios`: `overflow_is_a_denial`; `units`: `conversion_rounds_against_the_trader` |
+//! | What is not in the signed manifest sends nothing, whatever it calls itself | `attest`: `an_executable_that_is_not_in_the_manifest_sends_nothing_whatever_it_says`; `app::measure` |
+//! | One of many that differs is named, and the others go on | `attest`: `a_server_that_missed_the_deployment_is_named_and_the_others_go_on`; `guard::attest_tests`: `the_minority_is_who_does_not_run_what_most_run` |
+//! | A flag with two live meanings stops both | `attest`: `one_flag_with_two_live_meanings_stops_both` |
+//! | A change during an incident waits for a person, over restarts too | `attest`: `a_change_during_an_incident_waits_also_over_a_restart_of_haltline` |
+//! | No manifest comes in unsigned or comes back | `attest`: `a_manifest_that_is_not_signed_or_goes_back_changes_nothing`; `guard::manifest`: `every_byte_counts_for_the_signature` |
 //! | Limits in effect are the file and what stands over it, in the journal as they applied | `overlay`: `a_replay_comes_to_what_was_with_overrides_in_the_journal`, `an_override_survives_a_crash_and_one_that_ends_meanwhile_does_not` |
 //! | A record of overrides that is lost loosens nothing | `overlay`: `of_a_record_that_is_lost_nothing_that_loosens_survives` |
 //! | Raising a limit takes what re-arming takes, on the limits that were looked at | `overlay`: `raising_what_two_people_guard_takes_two_and_so_does_taking_a_cut_back`, `of_two_officers_who_looked_at_the_same_limits_one_has_to_look_again` |
@@ -128,10 +145,13 @@
 //! | An alert names what exists, and is tested | `sre`: `rules_and_dashboard_name_only_what_the_daemon_shows`, `every_alert_has_an_owner_a_summary_a_section_of_the_runbook_and_both_tests` |
 //! | No event is lost or repeated over reconnects | `ingest::tests`: `random_cuts_lose_and_repeat_nothing` |
 //! | Children stay within their parent | `scenarios::conserve`: `what_children_fill_and_what_they_still_may_is_the_parents`, `child_after_its_parent_is_done_halts_its_instance` |
+//! | The console shows nothing as well that it cannot vouch for | `tests/console`: `fresh.spec.mjs` |
+//! | A kill is pressed once, on purpose, and known or said not to be | `tests/console`: `keyboard.spec.mjs`, `a press whose answer is lost is sent again as the same press until there is one` |
+//! | A check that did not run is a denial | `engine::coverage`: `an_order_is_denied_if_any_check_that_is_asked_for_did_not_run`, for every part and type of order |
 //! | Engine and contract agree | `oracle_test`: `engine_and_oracle_agree_on_random_streams`, against an oracle that shares no code |
 //!
-//! What does not hold yet: over WebSocket `mode_ack` is the gateway's word, only a gate proves; working orders are not
-//! canceled after a halt.
+//! What does not hold yet: over WebSocket `mode_ack` is the gateway's word, only a gate proves; a cancel after a halt is what the
+//! gateway says of it, and nothing asks the venue.
 
 pub mod units;
 

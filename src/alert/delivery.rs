@@ -136,6 +136,7 @@ pub fn run(mut outlet: impl Outlet, parts: &DeliveryParts, woken: &Receiver<()>,
     let status = &parts.status;
     let scope = || ScopeName { kind: "receiver".to_owned(), name: status.name.clone() };
     let (mut wait, mut retry_at) = (RETRY_MIN, None::<Instant>);
+    let mut reached = false;
     while !stop.load(Ordering::Acquire) {
         if retry_at.is_some_and(|at| Instant::now() < at) {
             // Woken by more alerts that cannot be told either: the wait goes on.
@@ -144,8 +145,13 @@ pub fn run(mut outlet: impl Outlet, parts: &DeliveryParts, woken: &Receiver<()>,
         }
         match outlet.tell(&parts.alerts) {
             Ok(done) => {
-                if status.failing.swap(false, Ordering::Relaxed) {
+                // The first time, too: an earlier run may have said that it fails.
+                let first = matches!(done, Done::Told(_)) && !core::mem::replace(&mut reached, true);
+                let failed = status.failing.swap(false, Ordering::Relaxed);
+                if failed {
                     tracing::warn!(event = "delivery", receiver = status.name, "alerts are delivered again");
+                }
+                if failed || first {
                     let at = parts.clock.now().unix.0;
                     parts.alerts.resolve(at, "delivery", "alert_delivery_failing", Some(&scope()));
                 }

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::api::auth::Role;
 use crate::api::problem::Problem;
 use crate::api::routes::{AnyQuery, Api, Caller, Shared, answer, not_found, parse_id, query_fields, read_fields};
+use crate::api::schema;
 use crate::kill::alerts::{AckRefused, Alert, Filter, Severity, State as AlertState};
 use crate::kill::words::{ScopeName, rfc3339};
 
@@ -17,6 +18,22 @@ const COUNT_MAX: usize = 1_000;
 
 /// `GET /v1/alerts?state=&open=&severity=&owner=&kind=&name=&scope_kind=&scope_name=&before=&count=`: newest first. `next` is
 /// the `before` of the next page.
+#[utoipa::path(
+    get, path = "/v1/alerts", tag = "alerts",
+    params(
+        ("state" = Option<String>, Query, description = "Only in this state."),
+        ("open" = Option<bool>, Query, description = "Only those that are not over."),
+        ("severity" = Option<String>, Query, description = "At least that bad."),
+        ("owner" = Option<String>, Query, description = "Only of this owner."),
+        ("kind" = Option<String>, Query, description = "Only of this kind."),
+        ("name" = Option<String>, Query, description = "Only of this name."),
+        ("scope_kind" = Option<String>, Query, description = "Only about a scope of this kind."),
+        ("scope_name" = Option<String>, Query, description = "Only about the scope of this name."),
+        ("before" = Option<u64>, Query, description = "`next` of an earlier answer."),
+        ("count" = Option<u64>, Query, maximum = 1000, description = "At most this many; 100.")
+    ),
+    responses((status = 200, description = "Alerts, the newest first.", body = schema::Alerts))
+)]
 pub(super) async fn list(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.needs(Role::Viewer)?;
     let mut fields = query_fields(query)?;
@@ -63,6 +80,11 @@ pub(super) async fn list(State(api): Shared, caller: Caller, query: AnyQuery) ->
 }
 
 /// `GET /v1/alerts/{id}`.
+#[utoipa::path(
+    get, path = "/v1/alerts/{id}", tag = "alerts",
+    params(("id" = String, Path, description = "The alert's id.")),
+    responses((status = 200, description = "The alert.", body = schema::Alert))
+)]
 pub(super) async fn one(State(api): Shared, caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
     caller.needs(Role::Viewer)?;
     let alert = api.parts.alerts.get(parse_id(&id)?).ok_or_else(|| refused(&AckRefused::Unknown))?;
@@ -70,6 +92,12 @@ pub(super) async fn one(State(api): Shared, caller: Caller, Path(id): Path<Strin
 }
 
 /// `POST /v1/alerts/{id}/ack` with `{reason}`: the caller looks at it.
+#[utoipa::path(
+    post, path = "/v1/alerts/{id}/ack", tag = "alerts",
+    request_body = schema::Reason,
+    params(("id" = String, Path, description = "The alert's id.")),
+    responses((status = 200, description = "It is yours now.", body = schema::Alert))
+)]
 pub(super) async fn acknowledge(
     State(api): Shared,
     caller: Caller,

@@ -18,12 +18,10 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
 use serde_json::{Value, json};
 
 use crate::api::ApiParts;
@@ -32,6 +30,7 @@ use crate::api::problem::Problem;
 use crate::api::routes::{
     AnyQuery, Api, Caller, Fields, Lane, Shared, answer, not_found, parse_id, query_fields, read_fields,
 };
+use crate::api::schema;
 use crate::guard::overrides::{Ask, Override, Place, Refused, State as Standing, parse_value};
 use crate::guard::ramp::Probation;
 use crate::kill::rearm::{Nonces, RearmRefused};
@@ -40,6 +39,8 @@ use crate::limits::UNLIMITED;
 use crate::limits::compare::Difference;
 use crate::model::{Rule, Scope, Universe};
 use crate::units::Now;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// What somebody would change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,17 +128,17 @@ pub trait LimitsDesk: Send + Sync {
     fn replace(&self, text: &str, actor: &str, reason: &str, etag: Option<&str>) -> Result<u32, DeskRefused>;
 }
 
-pub(super) fn routes() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/v1/overrides", post(ask).get(list))
-        .route("/v1/overrides/{id}", delete(remove))
-        .route("/v1/overrides/{id}/approve", post(agree))
-        .route("/v1/limits/what-if", post(what_if))
-        .route("/v1/limits/file", get(file))
-        .route("/v1/limits", put(replace))
-        .route("/v1/probation", get(probations))
-        .route("/v1/probation/firm/promote", post(promote_firm))
-        .route("/v1/probation/{kind}/{name}/promote", post(promote))
+pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new()
+        .routes(routes!(ask, list))
+        .routes(routes!(remove))
+        .routes(routes!(agree))
+        .routes(routes!(what_if))
+        .routes(routes!(file))
+        .routes(routes!(replace))
+        .routes(routes!(probations))
+        .routes(routes!(promote_firm))
+        .routes(routes!(promote))
 }
 
 fn refused(refused: DeskRefused) -> Problem {
@@ -283,6 +284,10 @@ fn place_and_value(api: &Api, fields: &mut Fields) -> Result<(Place, i64), Probl
     }
 }
 
+#[utoipa::path(
+    get, path = "/v1/overrides", tag = "limits",
+    responses((status = 200, description = "Overrides.", body = Object))
+)]
 async fn list(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     query_fields(query)?.finish()?;
@@ -302,10 +307,18 @@ fn show_one(api: &Api, one: &Override, etag: &str, done: StatusCode) -> Response
     tagged(answer(status, &body), etag)
 }
 
+#[utoipa::path(
+    post, path = "/v1/overrides", tag = "limits",
+    request_body = schema::OverrideAsk,
+    responses((status = 201, description = "It is in force.", body = Object),
+        (status = 202, description = "It waits for a second person.", body = Object),
+        (status = 412, description = "The limits are others by now."))
+)]
 async fn ask(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "override")?;
     let mut fields = read_fields(&api, &headers, body).await?;
     let (place, value) = place_and_value(&api, &mut fields)?;
+    caller.at(&api, "override", place.scope)?;
     let seconds_rule = "must be a whole number of seconds, at least 1";
     let seconds = fields.number("for_seconds", seconds_rule, u64::MAX / 1_000_000_000)?;
     let Some(seconds) = seconds.filter(|s| *s > 0) else {
@@ -355,6 +368,9 @@ async fn decide(
 ) -> Result<Response, Problem> {
     caller.may(api, Role::Risk, action)?;
     let id = parse_id(&id)?;
+    let known = desk(api)?.overrides().into_iter().find(|one| one.id == id);
+    let known = known.and_then(|one| one.scope.find(api.parts.switch.universe()));
+    caller.at(api, action, known.ok_or_else(|| refused(DeskRefused::Override(Refused::Unknown)))?)?;
     let mut fields = read_fields(api, &headers, body).await?;
     let reason = fields.text("reason")?.unwrap_or_default();
     fields.finish()?;
@@ -373,6 +389,13 @@ async fn decide(
     Ok(show_one(api, &one, &etag, StatusCode::OK))
 }
 
+#[utoipa::path(
+    post, path = "/v1/overrides/{id}/approve", tag = "limits",
+    request_body = schema::Reason,
+    params(("id" = String, Path, description = "The override's id.")),
+    responses((status = 200, description = "It is in force.", body = Object),
+        (status = 202, description = "It waits.", body = Object))
+)]
 async fn agree(
     State(api): Shared,
     caller: Caller,
@@ -386,6 +409,13 @@ async fn agree(
     .await
 }
 
+#[utoipa::path(
+    delete, path = "/v1/overrides/{id}", tag = "limits",
+    request_body = schema::Reason,
+    params(("id" = String, Path, description = "The override's id.")),
+    responses((status = 200, description = "It is over.", body = Object),
+        (status = 202, description = "It waits for a second person.", body = Object))
+)]
 async fn remove(
     State(api): Shared,
     caller: Caller,
@@ -397,6 +427,11 @@ async fn remove(
         .await
 }
 
+#[utoipa::path(
+    post, path = "/v1/limits/what-if", tag = "limits",
+    request_body = schema::WhatIf,
+    responses((status = 200, description = "What would be above its limits.", body = Object))
+)]
 async fn what_if(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     let mut fields = read_fields(&api, &headers, body).await?;
@@ -451,8 +486,13 @@ fn would_be(universe: &Universe, row: &WouldBe) -> Value {
     })
 }
 
+#[utoipa::path(
+    get, path = "/v1/limits/file", tag = "limits",
+    responses((status = 200, description = "The configuration's text.", body = String, content_type = "application/toml"))
+)]
 async fn file(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "limits_file")?;
+    caller.at(&api, "limits_file", Scope::Firm)?;
     query_fields(query)?.finish()?;
     let desk = desk(&api)?;
     let mut response = desk.text().into_response();
@@ -460,8 +500,17 @@ async fn file(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Res
     Ok(tagged(response, &desk.etag()))
 }
 
+#[utoipa::path(
+    put, path = "/v1/limits", tag = "limits",
+    request_body = schema::ReplaceLimits,
+    params(("if-match" = String, Header, description = "The ETag that the change was made from.")),
+    responses((status = 200, description = "Written, and in force.", body = Object),
+        (status = 412, description = "Somebody else has changed the limits."),
+        (status = 428, description = "If-Match is missing."))
+)]
 async fn replace(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "limits")?;
+    caller.at(&api, "limits", Scope::Firm)?;
     let mut fields = read_fields(&api, &headers, body).await?;
     let text = fields.text("text")?;
     let reason = fields.text("reason")?.unwrap_or_default();
@@ -517,6 +566,10 @@ pub(super) fn on_probation(parts: &ApiParts) -> Vec<Value> {
     desk.probations().iter().map(|p| probation(p, now)).collect()
 }
 
+#[utoipa::path(
+    get, path = "/v1/probation", tag = "limits",
+    responses((status = 200, description = "Scopes that may use a part of their limits.", body = Object))
+)]
 async fn probations(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     query_fields(query)?.finish()?;
@@ -526,10 +579,22 @@ async fn probations(State(api): Shared, caller: Caller, query: AnyQuery) -> Resu
     Ok(tagged(answer(StatusCode::OK, &json!({ "probation": list, "durable": desk.is_durable() })), &desk.etag()))
 }
 
+#[utoipa::path(
+    post, path = "/v1/probation/firm/promote", tag = "limits",
+    request_body = schema::Reason,
+    responses((status = 200, description = "It has all its limits again.", body = Object),
+        (status = 404, description = "It is not on probation."))
+)]
 async fn promote_firm(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     promote_scope(&api, &caller, Some(Scope::Firm), &headers, body).await
 }
 
+#[utoipa::path(
+    post, path = "/v1/probation/{kind}/{name}/promote", tag = "limits",
+    request_body = schema::Reason,
+    params(("kind" = String, Path, description = "The scope's kind."), ("name" = String, Path, description = "Its name.")),
+    responses((status = 200, description = "It has all its limits again.", body = Object))
+)]
 async fn promote(
     State(api): Shared,
     caller: Caller,
@@ -550,6 +615,7 @@ async fn promote_scope(
 ) -> Result<Response, Problem> {
     caller.may(api, Role::Risk, "promote")?;
     let scope = scope.ok_or_else(|| not_found("there is no such scope"))?;
+    caller.at(api, "promote", scope)?;
     let mut fields = read_fields(api, headers, body).await?;
     let reason = fields.text("reason")?.unwrap_or_default();
     fields.finish()?;
@@ -569,6 +635,10 @@ async fn promote_scope(
 }
 
 /// `GET /v1/rearm/nonce`: a number that is good for one re-arm of the caller's.
+#[utoipa::path(
+    get, path = "/v1/rearm/nonce", tag = "re-arm",
+    responses((status = 200, description = "A number for one re-arm.", body = Object))
+)]
 pub(super) async fn nonce(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "rearm")?;
     query_fields(query)?.finish()?;

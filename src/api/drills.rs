@@ -3,20 +3,21 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use axum::routing::{get, post};
 use serde_json::{Value, json};
 
 use crate::api::auth::Role;
 use crate::api::problem::Problem;
 use crate::api::routes::{AnyQuery, Api, Caller, Lane, Shared, answer, not_found, parse_id, query_fields, read_fields};
+use crate::api::schema;
 use crate::kill::drill::Report;
 use crate::kill::words::{ScopeName, rfc3339};
 use crate::model::Scope;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// What somebody wants to rehearse.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,12 +54,14 @@ pub trait Drills: Send + Sync {
     /// # Errors
     /// See [`DrillRefused`].
     fn run(&self, ask: &DrillAsk) -> Result<Report, DrillRefused>;
+    /// What is halted where no scope is named.
+    fn scope_made_for_it(&self) -> Option<Scope>;
     /// The last drills, newest first.
     fn list(&self) -> Vec<Report>;
 }
 
-pub(super) fn routes() -> Router<Arc<Api>> {
-    Router::new().route("/v1/drills", post(begin).get(list)).route("/v1/drills/{id}", get(by_id))
+pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new().routes(routes!(begin, list)).routes(routes!(by_id))
 }
 
 fn drills(api: &Api) -> Result<Arc<dyn Drills>, Problem> {
@@ -93,6 +96,12 @@ fn shown(report: &Report) -> Value {
     shown
 }
 
+#[utoipa::path(
+    post, path = "/v1/drills", tag = "drills",
+    request_body = schema::DrillAsk,
+    responses((status = 200, description = "What the rehearsal showed.", body = Object),
+        (status = 404, description = "Nothing can be rehearsed here."))
+)]
 async fn begin(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "drill")?;
     let mut fields = read_fields(&api, &headers, body).await?;
@@ -102,6 +111,11 @@ async fn begin(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bod
         Value::Bool(true) => true,
         other => return Err(fields.wrong("force", &other, "must be true or false")),
     };
+    let drills = drills(&api)?;
+    // Without any the drill says itself what is missing.
+    if let Some(scope) = scope.or_else(|| drills.scope_made_for_it()) {
+        caller.at(&api, "drill", scope)?;
+    }
     let reason = fields.text("reason")?.unwrap_or_default();
     fields.finish()?;
     if let Some(scope) = scope {
@@ -111,7 +125,7 @@ async fn begin(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bod
     if let Some(scope) = scope {
         entry = entry.on(ScopeName::of(api.parts.switch.universe(), scope));
     }
-    let (drills, ask) = (drills(&api)?, DrillAsk { scope, forced, actor: caller.0.name.clone(), reason });
+    let ask = DrillAsk { scope, forced, actor: caller.0.name.clone(), reason };
     let result = api.beside(Lane::Drills, move |_| drills.run(&ask)).await?;
     api.parts.audit.record(match &result {
         Ok(report) => {
@@ -125,6 +139,11 @@ async fn begin(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bod
     Ok(answer(StatusCode::OK, &shown(&report)))
 }
 
+#[utoipa::path(
+    get, path = "/v1/drills", tag = "drills",
+    responses((status = 200, description = "Drills.", body = Object),
+        (status = 404, description = "Nothing can be rehearsed here."))
+)]
 async fn list(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     query_fields(query)?.finish()?;
@@ -133,6 +152,11 @@ async fn list(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Res
     Ok(answer(StatusCode::OK, &json!({ "drills": list, "last_passed": last })))
 }
 
+#[utoipa::path(
+    get, path = "/v1/drills/{id}", tag = "drills",
+    params(("id" = String, Path, description = "The drill's id.")),
+    responses((status = 200, description = "The drill.", body = Object))
+)]
 async fn by_id(State(api): Shared, caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     let id = parse_id(&id)?;

@@ -12,6 +12,12 @@ use crate::api::routes::{AnyQuery, Caller, Shared, answer, not_found, query_fiel
 const COUNT_MAX: usize = 10_000;
 
 /// `GET /v1/signatures?count=`: kinds of text, the one that came last first.
+#[utoipa::path(
+    get, path = "/v1/signatures", tag = "guard",
+    params(("count" = Option<u64>, Query, maximum = 10000, description = "At most this many; 200.")),
+    responses((status = 200, description = "Kinds of text that were seen.", body = Object),
+        (status = 404, description = "The guard is off."))
+)]
 pub(super) async fn signatures(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.needs(Role::Viewer)?;
     let mut fields = query_fields(query)?;
@@ -23,6 +29,11 @@ pub(super) async fn signatures(State(api): Shared, caller: Caller, query: AnyQue
 }
 
 /// `GET /v1/peers`: the rates of every instance, and what is usual for it at this time of day.
+#[utoipa::path(
+    get, path = "/v1/peers", tag = "guard",
+    responses((status = 200, description = "What was learned of sessions' rates.", body = Object),
+        (status = 404, description = "The guard is off."))
+)]
 pub(super) async fn peers(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.needs(Role::Viewer)?;
     query_fields(query)?.finish()?;

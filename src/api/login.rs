@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use crate::api::auth::{self, Role, hash_token, new_token, same_origin};
 use crate::api::problem::Problem;
 use crate::api::routes::{AnyQuery, Caller, Origin, Shared, answer, query_fields, read_fields};
+use crate::api::schema;
 use crate::api::server::Line;
 use crate::kill::audit::Entry;
 use crate::kill::words::rfc3339;
@@ -131,6 +132,11 @@ pub(super) fn meant(method: &Method, headers: &HeaderMap) -> Result<(), Problem>
 }
 
 /// `POST /v1/login`.
+#[utoipa::path(
+    post, path = "/v1/login", tag = "login",
+    request_body = schema::Login,
+    responses((status = 200, description = "A cookie.", body = schema::Me))
+)]
 pub(super) async fn login(
     State(api): Shared,
     origin: Option<Extension<Origin>>,
@@ -169,6 +175,10 @@ pub(super) async fn login(
 }
 
 /// `POST /v1/logout`.
+#[utoipa::path(
+    post, path = "/v1/logout", tag = "login",
+    responses((status = 200, description = "The login has ended.", body = Object))
+)]
 pub(super) async fn logout(State(api): Shared, caller: Caller, headers: HeaderMap) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     let Some(hash) = caller.login() else {
@@ -183,6 +193,10 @@ pub(super) async fn logout(State(api): Shared, caller: Caller, headers: HeaderMa
 }
 
 /// `GET /v1/me`.
+#[utoipa::path(
+    get, path = "/v1/me", tag = "login",
+    responses((status = 200, description = "Who is asking.", body = schema::Me))
+)]
 pub(super) async fn me(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     query_fields(query)?.finish()?;

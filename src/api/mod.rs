@@ -8,6 +8,7 @@
 //! | Endpoint | Role | |
 //! |---|---|---|
 //! | `POST /v1/kill` | operator | `{scope:{kind,name}, mode?, reason?, wait_ms?}` → a receipt; `mode` is `halted` or `reduce_only` |
+//! | `GET /v1/kill/preview?kind=&name=` | viewer | what a kill of the scope would cancel: orders, sessions, exposure |
 //! | `GET /v1/kills?count=`, `GET /v1/kills/{id}` | viewer | receipts as they are now, newest first |
 //! | `POST /v1/rearm` | risk | `{scope, epoch, reason, wait_ms?}` → 200 done, 202 pending or lowered but not on disk |
 //! | `POST /v1/rearm/{id}/approve` | risk, another person | `{reason, wait_ms?}` |
@@ -19,6 +20,12 @@
 //! | `GET /v1/audit?actor=&action=&scope=&since=&until=&refused=&count=&before=` | risk | who did what, newest first |
 //! | `POST /v1/login`, `POST /v1/logout`, `GET /v1/me` | – / viewer | a cookie for a browser, see `api/login` |
 //! | `GET /v1/limits?kind=&name=&all=&rows=&from=` | viewer | limits with their use; `next` is the `from` of the next page |
+//! | `GET /v1/sessions` | viewer | who is connected with which build, and what stands against them |
+//! | `POST /v1/sessions/{name}/approve` | risk | `{reason}`: what it runs now is approved although it changed during an incident |
+//! | `GET /v1/manifest` | viewer | the manifest in force, with what is live, dormant or missing |
+//! | `POST /v1/manifest/reload` | risk | `{reason}` → the version, or why it is refused |
+//! | `POST /v1/wake` | risk | `{strategy, part?, reason}`: what is dormant is woken |
+//! | `GET /v1/preflight` | viewer | whether this fleet may open |
 //! | `POST /v1/limits/reload` | risk | `{reason}` → the new generation, or every violation |
 //! | overrides, what-if, `PUT /v1/limits`, probation | viewer, risk | see [`desk`] |
 //! | `GET /v1/rearm/nonce` | risk | a number that is good for one re-arm of the caller's |
@@ -30,6 +37,7 @@
 //! | `GET /livez`, `GET /readyz?verbose` | – | |
 //! | `GET /`, `GET /console/…` | – | the console: a page, no data |
 //! | `GET /metrics` | – or viewer | see [`ApiOptions::metrics_need_token`] |
+//! | `GET /v1/openapi.json`, `GET /docs` | – | all of this as an OpenAPI document, and a page that shows it |
 //!
 //! A body is `application/json`; a field that is not known is an error. `Idempotency-Key` makes a repeated press the
 //! same one. Every error is `application/problem+json` (RFC 9457).
@@ -39,17 +47,23 @@ pub mod auth;
 mod console;
 pub mod desk;
 pub mod drills;
+pub mod flat;
+mod fleet;
 mod guard;
 mod login;
+mod openapi;
 pub mod problem;
 mod reads;
 mod routes;
+pub mod schema;
 mod server;
 mod stream;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_login;
+#[cfg(test)]
+mod tests_openapi;
 #[cfg(test)]
 mod tests_reads;
 #[cfg(test)]
@@ -68,9 +82,11 @@ pub use reads::{AuditPage, AuditQuery, Files};
 pub use routes::BODY_MAX;
 pub use server::{run, run_local};
 
+use crate::api::flat::ResidualAsker;
 use crate::duty::Clock;
 use crate::engine::durability::Durability;
 use crate::engine::published::Published;
+use crate::guard::door::FleetDesk;
 use crate::guard::watch::Watch;
 use crate::kill::alerts::Alerts;
 use crate::kill::audit::Audit;
@@ -150,12 +166,16 @@ pub struct ApiParts {
     pub audit: Arc<Audit>,
     /// How the journal is doing; `None`: there is none.
     pub journal: Option<Arc<Durability>>,
+    /// Asks the engine which orders are left of a halted scope.
+    pub residual: ResidualAsker,
     /// What happened, as far as it is kept.
     pub files: Files,
     /// Renders `/metrics`. May take long.
     pub render_metrics: Box<dyn Fn() -> String + Send + Sync>,
     /// `POST /v1/limits/reload`.
     pub reload: Box<Reload>,
+    /// What instances run, and what the manifest says of it.
+    pub fleet: Arc<dyn FleetDesk>,
     /// Who changes limits for a while; `None`: nobody, they are as configured.
     pub desk: Option<Arc<dyn desk::LimitsDesk>>,
     /// Who rehearses the switch; `None`: nobody.

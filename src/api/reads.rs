@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::api::auth::Role;
 use crate::api::problem::Problem;
 use crate::api::routes::{AnyQuery, Caller, Fields, Lane, Shared, answer, not_found, query_fields};
+use crate::api::schema;
 use crate::api::{ApiParts, view};
 use crate::kill::audit::Entry;
 use crate::kill::words::{ScopeName, rfc3339};
@@ -79,6 +80,15 @@ pub struct AuditPage {
 }
 
 /// `GET /v1/strategies`: every strategy with each of its limits that is not unlimited.
+#[utoipa::path(
+    get, path = "/v1/strategies", tag = "state",
+    params(
+        ("name" = Option<String>, Query, description = "Only this one."),
+        ("rows" = Option<u64>, Query, maximum = 5000, description = "At most this many; 1000."),
+        ("from" = Option<u64>, Query, description = "`next` of an earlier answer.")
+    ),
+    responses((status = 200, description = "Strategies with their limits.", body = schema::Strategies))
+)]
 pub(super) async fn strategies(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     let mut fields = query_fields(query)?;
@@ -139,6 +149,14 @@ fn strategy(parts: &ApiParts, table: &LimitTable, at: usize) -> Option<Value> {
 }
 
 /// `GET /v1/incidents`: what happened, the newest first.
+#[utoipa::path(
+    get, path = "/v1/incidents", tag = "history",
+    params(
+        ("count" = Option<u64>, Query, maximum = 500, description = "At most this many; 50."),
+        ("before" = Option<String>, Query, description = "`next` of an earlier answer.")
+    ),
+    responses((status = 200, description = "What happened, the newest first.", body = schema::Incidents))
+)]
 pub(super) async fn incidents(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     let mut fields = query_fields(query)?;
@@ -156,6 +174,11 @@ pub(super) async fn incidents(State(api): Shared, caller: Caller, query: AnyQuer
 }
 
 /// `GET /v1/incidents/{id}`: one report, whole.
+#[utoipa::path(
+    get, path = "/v1/incidents/{id}", tag = "history",
+    params(("id" = String, Path, description = "The report's id.")),
+    responses((status = 200, description = "The report, whole.", body = Object))
+)]
 pub(super) async fn incident_by_id(
     State(api): Shared,
     caller: Caller,
@@ -210,6 +233,21 @@ fn read_incident(dir: &FilePath, id: &str) -> std::io::Result<Value> {
 }
 
 /// `GET /v1/audit`: who did what, the newest first.
+#[utoipa::path(
+    get, path = "/v1/audit", tag = "history",
+    params(
+        ("actor" = Option<String>, Query, description = "Only of this actor."),
+        ("action" = Option<String>, Query, description = "Only this action."),
+        ("scope" = Option<String>, Query, description = "Only on this scope: `firm`, `strategy:alpha` …"),
+        ("since" = Option<String>, Query, description = "Only from this time on, RFC 3339 in UTC."),
+        ("until" = Option<String>, Query, description = "Only before this time."),
+        ("refused" = Option<bool>, Query, description = "Only what was refused."),
+        ("count" = Option<u64>, Query, maximum = 1000, description = "About this many; 100."),
+        ("before" = Option<u64>, Query, description = "`next` of an earlier answer.")
+    ),
+    responses((status = 200, description = "Who did what, the newest first.", body = schema::Audit),
+        (status = 404, description = "There is no journal."))
+)]
 pub(super) async fn audit(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "audit")?;
     let mut fields = query_fields(query)?;

@@ -11,18 +11,24 @@ use axum::extract::{FromRequestParts, Path, Query, RawQuery, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use axum::{Extension, Router};
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, Semaphore, watch};
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::api::ApiParts;
 use crate::api::alerts;
 use crate::api::auth::{self, Role, same_origin};
 use crate::api::console;
+use crate::api::flat;
+use crate::api::fleet;
 use crate::api::guard;
+use crate::api::openapi;
 use crate::api::problem::Problem;
+use crate::api::schema;
 use crate::api::server::Line;
 use crate::api::stream::{self, Hub};
 use crate::api::view;
@@ -112,34 +118,8 @@ pub(super) fn router(parts: Arc<ApiParts>, stop: watch::Receiver<bool>) -> Route
         keys: Mutex::default(),
         lanes: std::array::from_fn(|_| Arc::new(Semaphore::new(AT_ONCE))),
     });
-    desk::routes()
-        .merge(drills::routes())
-        .route("/v1/kill", post(kill))
-        .route("/v1/kills", get(kills))
-        .route("/v1/kills/{id}", get(kill_by_id))
-        .route("/v1/rearm", post(rearm).get(rearms))
-        .route("/v1/rearm/nonce", get(desk::nonce))
-        .route("/v1/rearm/{id}", get(rearm_by_id))
-        .route("/v1/rearm/{id}/approve", post(approve))
-        .route("/v1/state", get(state))
-        .route("/v1/stream", get(stream::stream))
-        .route("/v1/strategies", get(reads::strategies))
-        .route("/v1/incidents", get(reads::incidents))
-        .route("/v1/incidents/{id}", get(reads::incident_by_id))
-        .route("/v1/audit", get(reads::audit))
-        .route("/v1/login", post(login::login))
-        .route("/v1/logout", post(login::logout))
-        .route("/v1/me", get(login::me))
-        .route("/v1/limits", get(limits))
-        .route("/v1/limits/reload", post(reload))
-        .route("/v1/signatures", get(guard::signatures))
-        .route("/v1/peers", get(guard::peers))
-        .route("/v1/alerts", get(alerts::list))
-        .route("/v1/alerts/{id}", get(alerts::one))
-        .route("/v1/alerts/{id}/ack", post(alerts::acknowledge))
-        .route("/livez", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
+    let (router, document) = endpoints().split_for_parts();
+    let router = router
         .merge(console::router())
         .fallback(async || not_found("there is nothing at this path"))
         .method_not_allowed_fallback(async || {
@@ -150,7 +130,43 @@ pub(super) fn router(parts: Arc<ApiParts>, stop: watch::Receiver<bool>) -> Route
                 "this path does not take this method; see the Allow header",
             )
         })
-        .with_state(api)
+        .with_state(api);
+    router.merge(openapi::routes(&openapi::complete(document)))
+}
+
+/// Every endpoint, with what the document says of it.
+pub(super) fn endpoints() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(openapi::Frame::openapi())
+        .merge(desk::routes())
+        .merge(drills::routes())
+        .merge(fleet::routes())
+        .routes(routes!(kill))
+        .routes(routes!(kill_preview))
+        .routes(routes!(kills))
+        .routes(routes!(kill_by_id))
+        .routes(routes!(rearm, rearms))
+        .routes(routes!(desk::nonce))
+        .routes(routes!(rearm_by_id))
+        .routes(routes!(approve))
+        .routes(routes!(state))
+        .routes(routes!(stream::stream))
+        .routes(routes!(reads::strategies))
+        .routes(routes!(reads::incidents))
+        .routes(routes!(reads::incident_by_id))
+        .routes(routes!(reads::audit))
+        .routes(routes!(login::login))
+        .routes(routes!(login::logout))
+        .routes(routes!(login::me))
+        .routes(routes!(limits))
+        .routes(routes!(reload))
+        .routes(routes!(alerts::list))
+        .routes(routes!(alerts::one))
+        .routes(routes!(alerts::acknowledge))
+        .routes(routes!(livez))
+        .routes(routes!(readyz))
+        .routes(routes!(metrics))
+        .routes(routes!(guard::signatures))
+        .routes(routes!(guard::peers))
 }
 
 pub(super) fn not_found(detail: impl Into<String>) -> Problem {
@@ -454,6 +470,12 @@ pub(super) fn answer(status: StatusCode, body: &Value) -> Response {
 }
 
 /// `POST /v1/kill`. Nothing between the body and the raise waits for anything.
+#[utoipa::path(
+    post, path = "/v1/kill", tag = "kill",
+    request_body = schema::Kill,
+    params(("idempotency-key" = Option<String>, Header, description = "The same key again gets the same receipt while the halt holds.")),
+    responses((status = 200, description = "The page is raised; the receipt says what is confirmed.", body = schema::Receipt))
+)]
 async fn kill(
     State(api): Shared,
     caller: Caller,
@@ -548,6 +570,11 @@ fn show_receipt(api: &Api, id: u64) -> Result<Response, Problem> {
     Ok(answer(StatusCode::OK, &view::receipt(switch, &switch.latch(), &receipt)))
 }
 
+#[utoipa::path(
+    get, path = "/v1/kills", tag = "kill",
+    params(("count" = Option<u64>, Query, maximum = 1000, description = "At most this many; 50.")),
+    responses((status = 200, description = "Receipts, the newest first.", body = schema::Kills))
+)]
 async fn kills(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     let mut fields = query_fields(query)?;
@@ -565,9 +592,47 @@ pub(super) fn parse_id(id: &str) -> Result<u64, Problem> {
     id.parse().map_err(|_| not_found("an id is a whole number"))
 }
 
+#[utoipa::path(
+    get, path = "/v1/kills/{id}", tag = "kill",
+    params(("id" = String, Path, description = "The receipt's id.")),
+    responses((status = 200, description = "The receipt as it is now.", body = schema::Receipt))
+)]
 async fn kill_by_id(State(api): Shared, caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
-    show_receipt(&api, parse_id(&id)?)
+    let id = parse_id(&id)?;
+    let receipt = api.parts.switch.receipt(id).ok_or_else(|| not_found("no kill with this id is remembered"))?;
+    let mut shown = view::receipt(&api.parts.switch, &api.parts.switch.latch(), &receipt);
+    // What is left is named as long as it can still be asked for.
+    if receipt.cancels.is_some_and(|view| view.on && view.working > 0) {
+        let scope = receipt.scope;
+        shown["flat"]["remainder"] = api.beside(Lane::Views, move |parts| flat::remainder(parts, scope)).await?;
+    }
+    Ok(answer(StatusCode::OK, &shown))
+}
+
+/// `GET /v1/kill/preview`: the consequences, before anything is pressed.
+#[utoipa::path(
+    get, path = "/v1/kill/preview", tag = "kill",
+    params(
+        ("kind" = String, Query, description = "The scope's kind."),
+        ("name" = Option<String>, Query, description = "Its name; the firm has none.")
+    ),
+    responses((status = 200, description = "What a kill would cancel, and where.", body = Object))
+)]
+async fn kill_preview(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
+    caller.0.needs(Role::Viewer)?;
+    let mut fields = query_fields(query)?;
+    let kind = fields.text("kind")?;
+    let name = fields.text("name")?.unwrap_or_default();
+    fields.finish()?;
+    let Some(kind) = kind.filter(|kind| HALTABLE.contains(&kind.as_str())) else {
+        return Err(fields.wrong("kind", &Value::Null, KINDS));
+    };
+    let scope = ScopeName { kind, name }.find(api.parts.switch.universe()).ok_or_else(|| {
+        fields.wrong("name", &Value::Null, "must be the name of one in the configuration; the firm has none")
+    })?;
+    let shown = api.beside(Lane::Views, move |parts| flat::preview(parts, scope)).await?;
+    Ok(answer(StatusCode::OK, &shown))
 }
 
 fn refused(refused: RearmRefused) -> Problem {
@@ -604,6 +669,9 @@ fn refused(refused: RearmRefused) -> Problem {
             "Held",
             "the kill file is there, or cannot be looked at: as long as that is so the scope stays halted",
         ),
+        RearmRefused::HeldBecause(why) => {
+            conflict("held", "Held", &format!("what halted the scope is still there: {why}")).with("why", why)
+        }
         RearmRefused::CoolOff(left_ns) => {
             let seconds = left_ns.div_ceil(1_000_000_000);
             conflict(
@@ -667,6 +735,15 @@ async fn show_rearm(api: &Api, rearm: Rearm, wait: Duration) -> Response {
     answer(status, &view::rearm(switch, &now, api.parts.clock.now()))
 }
 
+#[utoipa::path(
+    post, path = "/v1/rearm", tag = "re-arm",
+    request_body = schema::Rearm,
+    responses(
+        (status = 200, description = "Done, and on disk.", body = schema::RearmState),
+        (status = 202, description = "It waits for a second person, or for the disk.", body = schema::RearmState),
+        (status = 409, description = "The halt has another epoch now, is none, or is held.")
+    )
+)]
 async fn rearm(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "rearm")?;
     let mut fields = read_fields(&api, &headers, body).await?;
@@ -692,6 +769,15 @@ async fn rearm(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bod
     Ok(show_rearm(&api, asked.map_err(refused)?, wait).await)
 }
 
+#[utoipa::path(
+    post, path = "/v1/rearm/{id}/approve", tag = "re-arm",
+    request_body = schema::Approve,
+    params(("id" = String, Path, description = "The request's id.")),
+    responses(
+        (status = 200, description = "Done, and on disk.", body = schema::RearmState),
+        (status = 202, description = "It waits for the disk.", body = schema::RearmState)
+    )
+)]
 async fn approve(
     State(api): Shared,
     caller: Caller,
@@ -752,6 +838,10 @@ fn log_rearm(step: &str, actor: &str, reason: &str, result: &Result<Rearm, Rearm
     }
 }
 
+#[utoipa::path(
+    get, path = "/v1/rearm", tag = "re-arm",
+    responses((status = 200, description = "Re-arms, the newest first.", body = schema::Rearms))
+)]
 async fn rearms(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     query_fields(query)?.finish()?;
@@ -761,6 +851,11 @@ async fn rearms(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<R
     Ok(answer(StatusCode::OK, &json!({ "rearms": list })))
 }
 
+#[utoipa::path(
+    get, path = "/v1/rearm/{id}", tag = "re-arm",
+    params(("id" = String, Path, description = "The request's id.")),
+    responses((status = 200, description = "Where it is.", body = schema::RearmState))
+)]
 async fn rearm_by_id(State(api): Shared, caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     let now = api.parts.clock.now();
@@ -792,12 +887,27 @@ impl Api {
     }
 }
 
+#[utoipa::path(
+    get, path = "/v1/state", tag = "state",
+    responses((status = 200, description = "Modes, causes, sessions, totals.", body = schema::State))
+)]
 async fn state(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     query_fields(query)?.finish()?;
     Ok(answer(StatusCode::OK, &api.beside(Lane::Views, view::state).await?))
 }
 
+#[utoipa::path(
+    get, path = "/v1/limits", tag = "limits",
+    params(
+        ("kind" = Option<String>, Query, description = "Only scopes of this kind."),
+        ("name" = Option<String>, Query, description = "Only the scope of this name; needs a kind."),
+        ("all" = Option<bool>, Query, description = "Unlimited ones too."),
+        ("rows" = Option<u64>, Query, maximum = 5000, description = "About this many; 1000."),
+        ("from" = Option<u64>, Query, description = "`next` of an earlier answer.")
+    ),
+    responses((status = 200, description = "Limits with their use.", body = schema::Limits))
+)]
 async fn limits(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     let mut fields = query_fields(query)?;
@@ -834,6 +944,11 @@ async fn limits(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<R
     Ok(desk::tag_limits(&api, answer(StatusCode::OK, &big.await?)))
 }
 
+#[utoipa::path(
+    post, path = "/v1/limits/reload", tag = "limits",
+    request_body = schema::Reason,
+    responses((status = 200, description = "New limits are in force.", body = schema::Generation))
+)]
 async fn reload(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "limits")?;
     // A file is of the whole firm.
@@ -862,7 +977,23 @@ async fn reload(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bo
     }
 }
 
+#[utoipa::path(
+    get, path = "/livez", tag = "health",
+    responses((status = 200, description = "This answers.", body = String, content_type = "text/plain"))
+)]
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
 /// Ready means that the engine moves. A halt is no reason not to be ready: it is the service doing its work.
+#[utoipa::path(
+    get, path = "/readyz", tag = "health",
+    params(("verbose" = Option<String>, Query, description = "What was looked at, line by line.")),
+    responses(
+        (status = 200, description = "The engine moves.", body = String, content_type = "text/plain"),
+        (status = 503, description = "It does not.", body = String, content_type = "text/plain")
+    )
+)]
 async fn readyz(State(api): Shared, RawQuery(query): RawQuery) -> Response {
     let health = view::engine_health(&api.parts);
     let status = if health.stale { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
@@ -888,6 +1019,11 @@ async fn readyz(State(api): Shared, RawQuery(query): RawQuery) -> Response {
     (status, text).into_response()
 }
 
+#[utoipa::path(
+    get, path = "/metrics", tag = "health",
+    responses((status = 200, description = "For Prometheus.", body = String, content_type = "text/plain"),
+        (status = 401, description = "Beyond loopback a token is needed."))
+)]
 async fn metrics(State(api): Shared, MaybeCaller(caller): MaybeCaller) -> Result<Response, Problem> {
     if api.parts.options.metrics_need_token {
         caller?.0.needs(Role::Viewer)?;

@@ -14,6 +14,8 @@ use super::*;
 use crate::duty::{Idle, SystemClock};
 use crate::engine::agent::{AgentParts, EngineAgent, Wake};
 use crate::engine::core::{Engine, Sizing};
+use crate::guard::door::{DeskRefused, FleetDesk, ManifestView, SessionRow};
+use crate::guard::preflight::Preflight;
 use crate::journal::latch::{LatchStore, run_latch};
 use crate::kill::alerts::{Policy, Raise};
 use crate::kill::board::SessionBoard;
@@ -69,6 +71,41 @@ pub(super) struct World {
     _tmp: tempfile::TempDir,
 }
 
+/// A fleet of which nothing is known.
+struct NoFleet;
+
+impl FleetDesk for NoFleet {
+    fn attestation(&self) -> &'static str {
+        "off"
+    }
+    fn sessions(&self) -> Vec<SessionRow> {
+        Vec::new()
+    }
+    fn manifest(&self) -> ManifestView {
+        ManifestView {
+            attestation: "off",
+            version: None,
+            digest: None,
+            loaded_at: None,
+            refused: None,
+            version_floor: 0,
+            strategies: Vec::new(),
+        }
+    }
+    fn preflight(&self) -> Preflight {
+        Preflight::of(String::new(), Vec::new())
+    }
+    fn wake(&self, strategy: &str, _: Option<&str>, _: &str, _: &str) -> Result<String, DeskRefused> {
+        Err(DeskRefused::Unknown(format!("no strategy {strategy}")))
+    }
+    fn approve(&self, session: &str, _: &str, _: &str) -> Result<String, DeskRefused> {
+        Err(DeskRefused::Conflict(format!("session {session} has not changed")))
+    }
+    fn reload(&self, _: &str, _: &str) -> Result<u64, DeskRefused> {
+        Err(DeskRefused::Failed("the disk is full".to_owned()))
+    }
+}
+
 struct NoWake;
 impl Wake for NoWake {
     fn wake(&self) {}
@@ -108,6 +145,8 @@ impl World {
             orphans: restored.orphans,
         });
         let switch = Arc::new(switch);
+        let (ask_engine, queries) = crossbeam_channel::bounded(1);
+        let residual = ResidualAsker::new(ask_engine, bell.clone(), Arc::default());
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         if setup.latch {
@@ -134,6 +173,7 @@ impl World {
                 published: published.clone(),
                 ports: vec![],
                 lane_changes: crossbeam_channel::never(),
+                queries,
                 lease_lag_ns: 0,
                 commands,
                 recorder: None,
@@ -171,6 +211,7 @@ impl World {
         }];
         let auth = Arc::new(Authenticator::new(principals).with_certificates(certificates));
         let parts = ApiParts {
+            fleet: Arc::new(NoFleet),
             switch: switch.clone(),
             published: published.clone(),
             limits: limits.clone(),
@@ -182,6 +223,7 @@ impl World {
             watch: None,
             audit: Arc::new(crate::kill::audit::Audit::new(None, clock.clone())),
             journal: None,
+            residual,
             files: setup.files,
             render_metrics: setup.render,
             reload: Box::new(|_, reason| match reason {

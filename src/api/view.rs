@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::api::ApiParts;
 use crate::api::desk;
+use crate::api::flat::{flat, halt_flat};
 use crate::engine::durability::JournalState;
 use crate::kill::rearm::{Rearm, RearmState};
 use crate::kill::receipt::Receipt;
@@ -91,6 +92,7 @@ pub(super) fn receipt(switch: &Switch, latch: &LatchStatus, receipt: &Receipt) -
         "latch": latch,
         "sessions": sessions,
         "working_orders": receipt.working_orders,
+        "flat": flat(receipt),
     })
 }
 
@@ -180,6 +182,7 @@ pub(super) fn state(parts: &ApiParts) -> Value {
                 "scope": ScopeName::of(universe, halt.scope),
                 "mode": halt.word.mode.name(),
                 "epoch": halt.word.epoch,
+                "flat": halt_flat(switch, halt.scope),
                 "causes": halt.causes.iter().map(cause).collect::<Vec<_>>(),
             })
         })
@@ -232,6 +235,7 @@ pub(super) fn state(parts: &ApiParts) -> Value {
         "overrides": desk::active(parts),
         "probation": desk::on_probation(parts),
         "alerts": alerts,
+        "attestation": parts.fleet.attestation(),
     })
 }
 

@@ -172,6 +172,13 @@ impl Desk {
         self.shown.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The file that the service was started from, the hash of the text that was last read from it, and the generation of the
+    /// limits in force.
+    pub fn configuration(&self) -> (Option<&Path>, [u8; 32], u32) {
+        let inner = self.lock();
+        (self.path.as_deref(), inner.loaded.hash, inner.generation)
+    }
+
     /// Loads the limits anew: the new generation, or every violation, with the old limits still in force. Overrides go on,
     /// but for those that the file leaves no room for.
     pub fn reload(&self, actor: &str, reason: &str) -> Result<u32, Vec<String>> {

@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn what_was_learned_is_written_at_the_end_and_damage_to_it_is_an_alert() {
         let world = world();
-        let text = Text { at: 1, session: BAD, source: "log", text: "hello".into() };
+        let text = Text { at: world.clock.now().unix.0, session: BAD, source: "log", text: "hello".into() };
         world.parts.watch.take(&text, &world.parts.alerts);
         run(&world.parts, &AtomicBool::new(true));
         let next = Watch::new(WatchOptions::default(), world.parts.switch.universe());

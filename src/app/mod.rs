@@ -1,6 +1,7 @@
 //! Everything put together: configuration, clocks, threads, the async runtimes.
 
 mod alerting;
+pub mod attest;
 pub mod config;
 mod desk;
 mod desk_file;
@@ -10,7 +11,9 @@ mod guard;
 mod journal;
 mod killfile;
 mod logs;
+pub mod measure;
 mod notify;
+mod preflight;
 pub mod replay;
 pub mod service;
 mod signals;

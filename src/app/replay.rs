@@ -203,6 +203,9 @@ impl Watch for WhatIf {
             Input::Tick => {
                 self.engine.tick(now, &mut self.effects);
             }
+            Input::Sweep => {
+                self.engine.sweep_cancels(now, &mut self.effects);
+            }
             Input::Mode(scope, mode, epoch) => {
                 if mode > Mode::Normal && self.theirs.contains(&scope) {
                     return;

@@ -27,9 +27,11 @@ use crate::alert::keeper::{self, KeeperParts};
 use crate::alert::report::AlertSource;
 use crate::alert::store;
 use crate::api::auth::{hash_token, new_token};
+use crate::api::flat::ResidualAsker;
 use crate::api::tls::Tls;
 use crate::api::{self, ApiOptions, ApiParts, Authenticator, Principal};
 use crate::app::alerting::{self, Alerting};
+use crate::app::attest::{AttestParts, Attestor};
 use crate::app::config::{self, Loaded};
 use crate::app::desk::{self, Desk, DeskParts};
 use crate::app::desk_opening::Opening;
@@ -39,11 +41,13 @@ use crate::app::journal;
 use crate::app::killfile::{self, KillFile};
 use crate::app::logs;
 use crate::app::notify::{Manager, Notifier, Told};
+use crate::app::preflight::PreflightParts;
 use crate::app::signals::{Asked, Signals};
 use crate::app::socket::{self, SocketFile};
 use crate::duty::{Clock, SystemClock};
 use crate::engine::agent::{AgentParts, EngineAgent, Wake, port};
 use crate::engine::published::Published;
+use crate::guard::door::{NewBuild, NewBuilds};
 use crate::guard::watch::Watch;
 use crate::ingest::gates::{self, GateOptions, GateParts};
 use crate::ingest::tokens::SessionTokens;
@@ -56,6 +60,7 @@ use crate::kill::alerts::Alerts;
 use crate::kill::audit::{Audit, Entry};
 use crate::kill::board::SessionBoard;
 use crate::kill::gates::Gates;
+use crate::kill::names::OrderNames;
 use crate::kill::page::HaltPage;
 use crate::kill::page_file::Shape;
 use crate::kill::rearm::{RearmPolicy, RearmRules};
@@ -102,6 +107,7 @@ pub struct Running {
     pub clock: Arc<dyn Clock>,
     audit: Arc<Audit>,
     desk: Arc<Desk>,
+    attestor: Arc<Attestor>,
     tls: Option<Arc<Tls>>,
     threads: Threads,
 }
@@ -127,6 +133,9 @@ struct Threads {
     local: JoinHandle<()>,
     socket_file: SocketFile,
     killfile: Option<JoinHandle<()>>,
+    /// Dropped, it ends the look at instances.
+    stop_attest: crossbeam_channel::Sender<()>,
+    attest: JoinHandle<()>,
     latch: JoinHandle<LatchStore>,
     journal: Option<journal::Running>,
     stop_incidents: Arc<AtomicBool>,
@@ -140,6 +149,9 @@ struct Threads {
 const EVENT_RING: usize = 16_384;
 /// Trips, warnings and anomalies that may wait for the control thread.
 const NOTICES: usize = 65_536;
+
+/// Questions that may wait for the engine.
+const QUERIES: usize = 8;
 
 /// Open files besides connections, with room to spare: listeners, the latch, runtimes, the log.
 const OTHER_FILES: u64 = 64;
@@ -181,6 +193,7 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
     // Beside the thread that hears signals: a file that cannot be read must not keep a kill waiting.
     let (ask_reload, reloads) = crossbeam_channel::bounded::<()>(1);
     let (reloader, audit, tell) = (running.desk.clone(), running.audit.clone(), notifier.teller());
+    let attestor = running.attestor.clone();
     let tls = running.tls.clone();
     spawn("reload", move || {
         while reloads.recv().is_ok() {
@@ -194,6 +207,7 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
                 Ok(generation) => entry.detail(format!("generation {generation}")),
                 Err(violations) => entry.refused("the new limits are invalid").detail(violations.join("; ")),
             });
+            attestor.reload_by_signal();
             tell(Told::Reloaded);
         }
     })?;
@@ -343,6 +357,12 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         orphans: restored.orphans,
     });
     let switch = Arc::new(switch);
+    {
+        let published = published.clone();
+        switch.watch_cancels(Box::new(move |slot| published.cancels.view(slot)));
+    }
+    let named = Arc::new(OrderNames::default());
+    let (queries, take_queries) = crossbeam_channel::bounded(QUERIES);
 
     // 4. The engine and its port.
     let (edge, engine_port) = port(EVENT_RING, bell.clone(), Box::new(ingest_wake.clone()));
@@ -356,6 +376,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         lane_changes: take_lane_changes,
         lease_lag_ns: loaded.gate.as_ref().map_or(0, |gate| gate.lag.as_nanos() as u64),
         commands: take_commands,
+        queries: take_queries,
         recorder,
         durable_before_verdict: loaded.journal.durable_before_verdict,
         grace_ns,
@@ -417,6 +438,31 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         alerts.clone(),
         &loaded.service.state_dir,
     ));
+    let preflight = PreflightParts {
+        switch: switch.clone(),
+        published: published.clone(),
+        alerts: alerts.clone(),
+        durability: durability.clone(),
+        clock: clock.clone(),
+        desk: desk.clone(),
+        state_dir: loaded.service.state_dir.clone(),
+        segment_bytes: loaded.journal.segment_bytes,
+    };
+    let (attestor, attest_jobs) = Attestor::new(
+        AttestParts {
+            switch: switch.clone(),
+            clock: clock.clone(),
+            audit: audit.clone(),
+            alerts: alerts.clone(),
+            published: published.clone(),
+            config: loaded.guard.attestation.clone(),
+            state_dir: loaded.service.state_dir.clone(),
+            own: loaded.drill.as_ref().and_then(|drill| universe.session(&drill.session)),
+            preflight: Box::new(move || preflight.checks()),
+        },
+        &universe,
+    );
+    attestor.on_new_build(Arc::new(Ramp { desk: desk.clone() }));
     let stats = Arc::new(IngestStats::default());
     let metrics = Metrics::new(MetricsParts {
         published: published.clone(),
@@ -427,6 +473,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         sources: [
             Some(auth.clone() as Arc<dyn Source>),
             Some(stats.clone()),
+            Some(attestor.clone()),
             durability.clone().map(|d| d as _),
             writer.as_ref().map(|threads| threads.compaction.clone() as _),
             Some(desk.clone() as _),
@@ -524,6 +571,11 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             Some(spawn("killfile", move || file.run(&hear_killfile_stop))?)
         }
     };
+    let (stop_attest, hear_attest_stop) = crossbeam_channel::bounded::<()>(0);
+    let attest = {
+        let attestor = attestor.clone();
+        spawn("attest", move || attestor.run(&attest_jobs, &hear_attest_stop))?
+    };
     let (api, local) = {
         let reload = desk.clone();
         let parts = Arc::new(ApiParts {
@@ -538,9 +590,11 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             watch: Some(watch),
             audit: audit.clone(),
             journal: durability.clone(),
+            residual: ResidualAsker::new(queries, bell.clone(), named.clone()),
             files: files(durability.is_some(), &loaded.service.state_dir),
             render_metrics: Box::new(move || metrics.render()),
             reload: Box::new(move |actor, reason| reload.reload(actor, reason)),
+            fleet: attestor.clone(),
             desk: Some(desk.clone()),
             drills: Some(drills),
             options: ApiOptions {
@@ -580,6 +634,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
                 bell_fd,
                 universe: universe.clone(),
                 auth: tokens.clone(),
+                door: attestor.clone(),
                 board: board.clone(),
                 gates,
                 lane_changes,
@@ -597,12 +652,14 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     };
     let ingest = {
         let parts = IngestParts {
+            named,
             universe: universe.clone(),
             page,
             board,
             port: edge,
             clock: clock.clone(),
             auth: tokens,
+            door: attestor.clone(),
             texts,
             listener: ws,
             options: IngestOptions {
@@ -641,6 +698,8 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         local,
         socket_file,
         killfile,
+        stop_attest,
+        attest,
         latch,
         journal,
         stop_incidents,
@@ -653,7 +712,21 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     let found = prepared.unknown.as_deref().unwrap_or("positions are exact");
     let detail = format!("version {}, configuration {hash}, {found}", env!("CARGO_PKG_VERSION"));
     audit.record(Entry::new("haltline", "start").detail(detail));
-    Ok(Running { ws_addr, http_addr, socket, universe, limits, published, switch, clock, audit, desk, tls, threads })
+    Ok(Running {
+        ws_addr,
+        http_addr,
+        socket,
+        universe,
+        limits,
+        published,
+        switch,
+        clock,
+        audit,
+        desk,
+        attestor,
+        tls,
+        threads,
+    })
 }
 
 impl Running {
@@ -704,6 +777,8 @@ impl Running {
         if let Some(killfile) = t.killfile {
             killfile.join().map_err(|_| joined("killfile"))?;
         }
+        drop(t.stop_attest);
+        t.attest.join().map_err(|_| joined("attest"))?;
         t.stop_guard.store(true, Ordering::Release);
         t.guard.join().map_err(|_| joined("guard"))?;
         // After everybody who raises alerts, before the latch: it may halt.
@@ -803,6 +878,17 @@ fn settle_page(
         }
     }
     Ok((settled.page, Some(settled.read_only)))
+}
+
+/// Puts new builds on probation, if a ramp is configured.
+struct Ramp {
+    desk: Arc<Desk>,
+}
+
+impl NewBuilds for Ramp {
+    fn new_build(&self, new: &NewBuild) -> Result<(), String> {
+        self.desk.new_build(new.session, &new.build)
+    }
 }
 
 /// Told by the engine that a trip raised the page.

@@ -160,19 +160,61 @@ const ANSWER_MAX: usize = 64 << 20;
 
 /// Asks through the one door that `target` means: HTTP as the token's owner if there is a token, else the local socket.
 pub fn ask_one(target: &Target, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
-    let ways = target.ways();
-    let Some(door) = ways.http.or(ways.local) else {
-        let mut text = "where is the service? Give --config FILE, --socket PATH or --token-file FILE".to_owned();
-        for lacking in ways.lacking {
-            text = format!("{lacking}\n{text}");
-        }
-        return Err(Exit { code: EXIT_USAGE, text }.into());
-    };
+    let door = one_door(target)?;
     let answer = ask(&door, method, path, body, PATIENCE)?;
     answer.map_err(|failure| {
         let text = format!("{door}: {}", failure.text());
         Exit { code: failure.exit_code(), text }.into()
     })
+}
+
+/// The one door that `target` means: HTTP as the token's owner if there is a token, else the local socket.
+pub fn one_door(target: &Target) -> Result<Door> {
+    let ways = target.ways();
+    ways.http.or(ways.local).ok_or_else(|| {
+        let mut text = "where is the service? Give --config FILE, --socket PATH or --token-file FILE".to_owned();
+        for lacking in ways.lacking {
+            text = format!("{lacking}\n{text}");
+        }
+        Exit { code: EXIT_USAGE, text }.into()
+    })
+}
+
+/// Something to talk over.
+pub trait Line: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Line for T {}
+
+/// A connection through `door`, the host that it is to, and the token to send along.
+///
+/// # Errors
+/// If it could not even be tried.
+pub async fn open(door: &Door) -> Result<Result<(Box<dyn Line>, String, Option<String>), Failure>> {
+    let not_reached = |error: std::io::Error| Failure::NotReached(error.to_string());
+    let connect = async |authority: &str| {
+        let connecting = tokio::time::timeout(PATIENCE, TcpStream::connect(authority)).await;
+        connecting.map_err(|_| Failure::NotReached("no connection in time".to_owned()))?.map_err(not_reached)
+    };
+    match door {
+        Door::Local(path) => {
+            let line = connect_local(path).await.map(|(stream, _)| Box::new(stream) as Box<dyn Line>);
+            Ok(line.map(|line| (line, "localhost".to_owned(), None)))
+        }
+        Door::Http { url, token_file, trust } => {
+            let (tls, authority) = authority(url)?;
+            let token = token_file.as_deref().map(read_token).transpose()?;
+            let connector = tls.then(|| trust.connector(authority)).transpose()?;
+            let line = match (connect(authority).await, connector) {
+                (Err(failure), _) => Err(failure),
+                (Ok(stream), None) => Ok(Box::new(stream) as Box<dyn Line>),
+                (Ok(stream), Some((connector, name))) => connector
+                    .connect(name, stream)
+                    .await
+                    .map(|line| Box::new(line) as Box<dyn Line>)
+                    .map_err(not_reached),
+            };
+            Ok(line.map(|line| (line, authority.to_owned(), token)))
+        }
+    }
 }
 
 /// One exchange through `door`, over within `patience`.
@@ -318,7 +360,7 @@ async fn exchange(
 }
 
 /// A problem document (RFC 9457) in one line.
-fn refusal(status: StatusCode, problem: Option<&Value>) -> String {
+pub fn refusal(status: StatusCode, problem: Option<&Value>) -> String {
     let part = |key: &str| problem.and_then(|p| p[key].as_str()).unwrap_or_default();
     format!("{status}: {} {}", part("title"), part("detail")).trim_end().to_owned()
 }

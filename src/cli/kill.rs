@@ -10,6 +10,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::client::{Door, Failure, Target, ask};
+use super::follow::{self, Followed};
 use super::page::{self, Raised};
 use super::{EXIT_FAILED, EXIT_NOT_REACHED, EXIT_REFUSED, EXIT_USAGE, Exit, Form, ScopeArg, plain, say, scope};
 
@@ -29,6 +30,13 @@ pub struct KillArgs {
     /// and the right to write the page's file; nothing is recorded
     #[arg(long, requires = "config")]
     direct: bool,
+    /// Wait until no order works any more, for so many seconds; success is only then. Tells the progress
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "30", conflicts_with = "direct",
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    wait_flat: Option<u64>,
+    /// As --wait-flat, for as long as it takes
+    #[arg(long, conflicts_with_all = ["direct", "wait_flat"])]
+    follow: bool,
     #[command(flatten)]
     form: Form,
     #[command(flatten)]
@@ -37,6 +45,8 @@ pub struct KillArgs {
 
 /// A network may be slower than a socket of this machine.
 const HTTP_PATIENCE: Duration = Duration::from_secs(2);
+/// `--follow` ends by itself after a week.
+const FOLLOW_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// The longest that the service may be asked to wait for confirmations.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -73,6 +83,8 @@ struct Report {
     /// What was told wrongly or too little.
     lacking: Vec<String>,
     kill_file: Option<String>,
+    /// What waiting for flat came to, if that was asked for.
+    followed: Option<Followed>,
 }
 
 /// Where it all ended.
@@ -92,13 +104,18 @@ pub fn kill(args: &KillArgs) -> Result<ExitCode> {
         rungs: Vec::new(),
         lacking: ways.lacking,
         kill_file: ways.kill_file.as_deref().map(Path::display).map(|path| path.to_string()),
+        followed: None,
     };
     let timeout = Duration::from_millis(args.timeout);
     let local = ways.local.map(|door| (door, timeout));
     let http = ways.http.map(|door| (door, timeout.max(HTTP_PATIENCE)));
     for (door, patience) in local.into_iter().chain(http).filter(|_| !args.direct) {
         report.rungs.push(press(&door, args, patience));
-        if report.receipt().is_some() {
+        if let Some(receipt) = report.receipt() {
+            let most = if args.follow { Some(FOLLOW_MAX) } else { args.wait_flat.map(Duration::from_secs) };
+            if let (Some(most), Some(id)) = (most, receipt["id"].as_str()) {
+                report.followed = Some(follow::until_flat(&door, id, most));
+            }
             break;
         }
     }
@@ -113,7 +130,10 @@ pub fn kill(args: &KillArgs) -> Result<ExitCode> {
         return Err(Exit { code: EXIT_USAGE, text: report.lacking.join("\n") }.into());
     }
     say(&if args.form.is_json() { format!("{:#}\n", report.to_json()) } else { plain(&report.to_text()) })?;
-    Ok(ExitCode::from(report.outcome().exit_code()))
+    Ok(ExitCode::from(match (&report.followed, report.outcome()) {
+        (Some(followed), Outcome::Confirmed) if !followed.is_flat => EXIT_FAILED,
+        (_, outcome) => outcome.exit_code(),
+    }))
 }
 
 fn raise(path: &Path, config: &Path, args: &KillArgs) -> Rung {
@@ -275,6 +295,9 @@ impl Report {
             "unconfirmed": self.unconfirmed(),
             "lacking": self.lacking,
             "receipt": self.receipt(),
+            "flat": self.followed.as_ref().map(|followed| json!({
+                "flat": followed.is_flat, "why": followed.why, "cancels": followed.flat,
+            })),
             "page": self.raised().map(|raised| json!({
                 "mode": raised.word.mode.name(), "epoch": raised.word.epoch, "barrier": raised.barrier,
                 "lease_ns": raised.lease_ns,
@@ -323,6 +346,12 @@ impl Report {
         for unconfirmed in self.unconfirmed() {
             line(format!("  ! {unconfirmed}"));
         }
+        if let Some(followed) = &self.followed {
+            line(format!("  {}", follow::progress(&followed.flat)));
+            if let Some(why) = &followed.why {
+                line(format!("  ! NOT FLAT: {why}"));
+            }
+        }
         let advice = self.advice();
         if !advice.is_empty() {
             line("what else halts:".to_owned());
@@ -370,8 +399,8 @@ fn receipt_lines(receipt: &Value, line: &mut impl FnMut(String)) {
     }
     match receipt["working_orders"].as_i64() {
         Some(0) => {}
-        Some(orders) => line(format!("  {orders} orders are working: haltline does not cancel them")),
-        None => line("  how many orders are working is not known; haltline does not cancel them".to_owned()),
+        Some(orders) => line(format!("  {orders} orders were working: haltline has them canceled, see --wait-flat")),
+        None => line("  how many orders are working is not known".to_owned()),
     }
 }
 
@@ -389,6 +418,7 @@ mod tests {
             rungs: results.into_iter().map(rung).collect(),
             lacking: vec![],
             kill_file: Some("/run/KILL".into()),
+            followed: None,
         }
     }
 
@@ -454,7 +484,7 @@ mod tests {
             text,
             "http://x:1: answered after 3 ms\nstrategy alpha: HALTED, confirmed\n  mode halted, epoch 7, receipt 8, by \
              local:root\n  page raised after 0.07 ms, on disk after 2.07 ms\n  gate gw2 (process 77): confirmed after 0.01 ms\n  session gw1: confirmed after 0.69 ms\n  \
-             3 orders are working: haltline does not cancel them\n"
+             3 orders were working: haltline has them canceled, see --wait-flat\n"
         );
     }
 }

@@ -5,17 +5,26 @@ mod audit;
 mod check;
 mod client;
 mod drill;
+mod events;
+mod follow;
 mod html;
 mod kill;
+mod limits_show;
 mod lint;
+mod manifest;
 mod overrides;
 mod page;
+mod preflight;
 mod rearm;
 mod replay;
+mod sessions;
+mod shell;
 mod state;
 mod suggest;
 mod tls;
 mod token;
+mod top;
+mod wake;
 
 use std::fmt;
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
@@ -42,11 +51,13 @@ const EXIT_CONFIG: u8 = 78;
 
 /// What the exit codes mean, for `--help`.
 const EXIT_CODES: &str = "Exit codes:
-   0  done; kill: confirmed; state: everything is normal
-   1  failed; kill: raised, but not confirmed; rearm: not done yet; drill: not passed; limits lint: something is wrong;
+   0  done; kill: confirmed; state: everything is normal; preflight: the fleet may open
+   1  failed; kill: raised, but not confirmed, or not flat where that was waited for; rearm: not done yet;
+      drill: not passed; limits lint: something is wrong; manifest verify: it is not valid; manifest diff: they differ;
       state: the engine makes no progress
    2  called wrongly
-   3  state: something is halted or reduce-only; alerts: a critical one is not acknowledged
+   3  state: something is halted or reduce-only; sessions: one has not confirmed that;
+      alerts: a critical one is not acknowledged; preflight: the fleet may not open
    4  refused by the service
    5  no service was reached, or it did not answer
   78  the configuration is invalid";
@@ -100,12 +111,39 @@ enum Command {
     /// With --token-file over HTTP as its owner, else over the local socket as the user who runs this.
     #[command(after_help = EXIT_CODES)]
     Alerts(alerts::AlertsArgs),
+    /// List sessions: who is connected, and who has confirmed the halts
+    #[command(after_help = EXIT_CODES)]
+    Sessions(sessions::SessionsArgs),
+    /// Show the live state in this terminal, until q is pressed
+    ///
+    /// The worst scopes come first. What cannot be vouched for, because nothing was heard for two seconds or the engine
+    /// stands still, is not shown as normal.
+    #[command(after_help = EXIT_CODES)]
+    Top(top::TopArgs),
+    /// Say on one page whether this fleet may open: builds, flags, limits, halts, clocks, disk, alerts
+    ///
+    /// With --token-file over HTTP as its owner, else over the local socket as the user who runs this.
+    #[command(after_help = EXIT_CODES)]
+    Preflight(preflight::PreflightArgs),
+    /// Make, sign, verify and compare manifests of approved builds, and make the keys for it
+    #[command(after_help = EXIT_CODES)]
+    Manifest(manifest::ManifestArgs),
+    /// Wake a strategy, order path or flag that was not used for too long
+    #[command(after_help = EXIT_CODES)]
+    Wake(wake::WakeArgs),
+    /// Approve what an instance runs now although it changed during an incident
+    #[command(after_help = EXIT_CODES)]
+    Approve(wake::ApproveArgs),
     /// List who did what, from the journal; `audit verify` checks the journal itself
     Audit(audit::AuditArgs),
     /// Change limits for a while, ask what a change would do, propose limits from observed flow, or lint those there are
     Limits(suggest::LimitsArgs),
     /// Run a journal again: checks that it comes to the same, shows what limits did and how close they came
     Replay(replay::ReplayArgs),
+    /// Print what makes a shell complete these arguments
+    Completions(shell::CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    Man(shell::ManArgs),
 }
 
 /// How an answer is printed.
@@ -214,9 +252,17 @@ fn run(cli: Cli) -> ExitCode {
         Command::Drill(args) => drill::drill(&args),
         Command::State(args) => state::state(&args),
         Command::Alerts(args) => alerts::alerts(&args),
+        Command::Preflight(args) => preflight::preflight(&args),
+        Command::Manifest(args) => manifest::run(&args),
+        Command::Wake(args) => wake::wake(&args),
+        Command::Approve(args) => wake::approve(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Limits(args) => suggest::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Sessions(args) => sessions::sessions(&args),
+        Command::Top(args) => top::top(&args),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
     };
     result.unwrap_or_else(|error| fail(&error))
 }

@@ -8,6 +8,7 @@ use hyper::Method;
 use serde_json::Value;
 
 use super::client::{Target, ask_one};
+use super::follow;
 use super::{EXIT_FAILED, EXIT_TRIPPED, Form, plain, say};
 
 /// Arguments of `state`.
@@ -51,6 +52,9 @@ fn summary(state: &Value) -> Result<(bool, String)> {
             let known = if key == "orphans" { " (not in the configuration)" } else { "" };
             let scope = if name.is_empty() { kind } else { format!("{kind} {name}") };
             text.push_str(&format!("{scope}: {} since epoch {}{known}\n", word(&halt["mode"]), halt["epoch"]));
+            if halt["flat"]["residual"].as_u64().is_some_and(|left| left > 0) {
+                text.push_str(&format!("    {}\n", follow::progress(&halt["flat"])));
+            }
             for cause in halt["causes"].as_array().into_iter().flatten() {
                 let (at, actor, reason) = (word(&cause["at"]), word(&cause["actor"]), word(&cause["reason"]));
                 text.push_str(&format!("    {at} {actor}: {reason}\n"));
@@ -77,10 +81,14 @@ mod tests {
         halted["halts"] = json!([{
             "scope": { "kind": "strategy", "name": "alpha" }, "mode": "halted", "epoch": 7,
             "causes": [{ "at": "t", "actor": "alice", "reason": "drill\u{1b}[2J" }],
+            "flat": { "status": "canceling", "residual": 3, "orders_at_halt": 9, "by_state": { "instructed": 3 } },
         }]);
         let (tripped, text) = summary(&halted).unwrap();
         assert!(tripped);
-        assert_eq!(text, "firm: normal\nstrategy alpha: halted since epoch 7\n    t alice: drill[2J\n");
+        assert_eq!(
+            text,
+            "firm: normal\nstrategy alpha: halted since epoch 7\n    canceling: 3 of 9 orders work: 3 instructed\n    t alice: drill[2J\n"
+        );
         let mut orphan = calm.clone();
         // The firm has no name, and none is shown.
         let mut firm = calm.clone();

@@ -17,6 +17,7 @@ use haltline::model::{Rule, Scope, ScopeKind};
 use haltline::units::REPRESENTABLE_MAX;
 use serde_json::{Value, json};
 
+use super::limits_show::{self, ShowArgs};
 use super::lint::{self, Finding, LintArgs};
 use super::overrides::{self, OverrideArgs, OverridesArgs, ProbationArgs, WhatIfArgs};
 use super::replay::{number, scope_text, with_progress};
@@ -38,6 +39,8 @@ enum LimitsCommand {
     /// Replays the flow under them: limits that would have tripped or denied, that allow many times what was seen or more than
     /// a day's volume, and those that nothing can reach because another one always comes first.
     Lint(LintArgs),
+    /// Show limits and how much of each is used, the most used first
+    Show(ShowArgs),
     /// Give one limit another number for a while
     ///
     /// Raising one takes what re-arming its scope takes: two people, where that is configured.
@@ -91,6 +94,7 @@ pub fn run(args: &LimitsArgs) -> Result<ExitCode> {
     match &args.command {
         LimitsCommand::Suggest(args) => suggest(args),
         LimitsCommand::Lint(args) => lint::run(args),
+        LimitsCommand::Show(args) => limits_show::show(args),
         LimitsCommand::Override(args) => overrides::ask(args),
         LimitsCommand::Overrides(args) => overrides::overrides(args),
         LimitsCommand::WhatIf(args) => overrides::what_if(args),

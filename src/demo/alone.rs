@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use super::gateway::{Gateway, MarketData, Route};
 use super::knight::{HEALTHY, MORNING_NS};
+use super::orders::Orders;
 use crate::engine::command::Command;
 use crate::engine::core::{Engine, Sizing};
 use crate::limits::{Gauge, LimitTable, ParentRule, ScopeLimits, SideRule, UNLIMITED};
@@ -93,6 +94,8 @@ pub struct Cast {
     pub bad: String,
     /// The source of reference prices.
     pub market_data: String,
+    /// The order management side.
+    pub orders: String,
 }
 
 impl Default for Cast {
@@ -101,6 +104,7 @@ impl Default for Cast {
             healthy: (1..=HEALTHY).map(|i| format!("smars-{i}")).collect(),
             bad: format!("smars-{}", HEALTHY + 1),
             market_data: "market-data".to_owned(),
+            orders: "oms".to_owned(),
         }
     }
 }
@@ -197,6 +201,9 @@ fn is_armed(limits: &ScopeLimits, rule: Rule) -> bool {
 /// Limits in which only `rules` are as in `full`.
 fn only(full: &ScopeLimits, rules: &[Rule]) -> ScopeLimits {
     let mut limits = ScopeLimits::unlimited();
+    for rule in [Rule::ParentQty, Rule::ParentState, Rule::ParentPx].into_iter().filter(|rule| !rules.contains(rule)) {
+        limits.parent_off |= 1 << rule as u64;
+    }
     limits.loss_window_ns = full.loss_window_ns;
     limits.rates = full.rates.iter().filter(|r| rules.contains(&r.of.rule())).copied().collect();
     for &rule in rules {
@@ -228,12 +235,16 @@ fn only(full: &ScopeLimits, rules: &[Rule]) -> ScopeLimits {
 #[must_use]
 pub fn armed(universe: &Universe, limits: &LimitTable) -> Vec<Control> {
     let by_kind = ScopeKind::ALL.map(|kind| (kind, scopes(universe, kind)));
-    let held = |scope: &Scope| matches!(scope, Scope::Strategy(s) if limits.parents(*s) != ParentRule::Ignored);
+    let held = |scope: &Scope, rule: Rule| {
+        let Scope::Strategy(s) = scope else { return false };
+        let is_on = limits.scope(universe, *scope).is_some_and(|l| l.parent_off & 1 << rule as u64 == 0);
+        is_on && limits.parents(*s) != ParentRule::Ignored
+    };
     let mut controls = Vec::new();
     for rule in Rule::ALL {
         for (kind, scopes) in &by_kind {
             let is_armed = |s: &Scope| match rule {
-                Rule::ParentQty | Rule::ParentState | Rule::ParentPx => held(s),
+                Rule::ParentQty | Rule::ParentState | Rule::ParentPx => held(s, rule),
                 _ => limits.scope(universe, *s).is_some_and(|l| is_armed(l, rule)),
             };
             if scopes.iter().any(is_armed) {
@@ -250,7 +261,7 @@ pub fn isolated(universe: &Universe, full: &LimitTable, controls: &[Control]) ->
     let mut table = LimitTable::unlimited(universe);
     for kind in ScopeKind::ALL {
         let rules: Vec<Rule> = controls.iter().filter(|c| c.scope == kind).map(|c| c.rule).collect();
-        if rules.is_empty() {
+        if rules.is_empty() && kind != ScopeKind::Strategy {
             continue;
         }
         for scope in scopes(universe, kind) {
@@ -259,9 +270,10 @@ pub fn isolated(universe: &Universe, full: &LimitTable, controls: &[Control]) ->
             }
         }
     }
-    // Whoever looks at parents looks at all of them: these stand and fall together.
-    let of_parents =
-        |c: &Control| matches!(c.rule, Rule::ParentQty | Rule::ParentState | Rule::ParentPx | Rule::Children);
+    // These are looked at for orders that are held to parents only.
+    let of_parents = |c: &Control| {
+        matches!(c.rule, Rule::ParentQty | Rule::ParentState | Rule::ParentPx | Rule::Children | Rule::FanOut)
+    };
     if controls.iter().any(of_parents) {
         for s in (0..universe.strategies.len() as u16).map(StrategyId) {
             table.hold_to_parents(s, full.parents(s));
@@ -340,9 +352,12 @@ struct Morning {
     effects: Effects,
     /// The healthy instances, then the bad one.
     gateways: Vec<Gateway>,
-    /// The last sequence number of each gateway, then that of the market data.
+    /// The last sequence number of each gateway, then those of the market data and of the order management side.
     seqs: Vec<u64>,
     market_data: MarketData,
+    orders: Orders,
+    /// How many parents have been told of: all of them before the open.
+    told: usize,
     next_tick: u64,
     controls: Vec<Control>,
     /// The first of them that fired.
@@ -367,6 +382,7 @@ const SIZING: Sizing = Sizing {
 
 /// What is due next.
 enum Due {
+    Parent,
     Tick,
     Mark,
     Order { gateway: usize },
@@ -385,12 +401,15 @@ impl Morning {
         seed: u64,
     ) -> anyhow::Result<Morning> {
         let gateways = cast.gateways(universe, seed)?;
+        let bad = Route::find(universe, &cast.bad)?;
         Ok(Morning {
             engine: Engine::new(universe.clone(), table, SIZING, OPEN),
             effects: Effects::new(),
-            seqs: vec![0; gateways.len() + 1],
+            seqs: vec![0; gateways.len() + 2],
             gateways,
             market_data: MarketData::new(universe, &cast.market_data, seed)?,
+            orders: Orders::new(universe, &cast.orders, &bad, seed)?,
+            told: 0,
             next_tick: 0,
             controls: controls.to_vec(),
             fired: None,
@@ -408,6 +427,9 @@ impl Morning {
     }
 
     fn next(&mut self) -> (u64, Due) {
+        if self.told < self.orders.parents().len() {
+            return (0, Due::Parent);
+        }
         let mut next = (self.next_tick, Due::Tick);
         if self.market_data.next_at() < next.0 {
             next = (self.market_data.next_at(), Due::Mark);
@@ -422,6 +444,11 @@ impl Morning {
 
     fn advance(&mut self, at: u64, due: &Due) {
         match *due {
+            Due::Parent => {
+                let parent = self.orders.parents()[self.told];
+                self.told += 1;
+                self.step(at, self.gateways.len() + 1, parent);
+            }
             Due::Tick => {
                 self.next_tick += TICK_NS;
                 self.effects.clear();
@@ -438,6 +465,10 @@ impl Morning {
             Due::Order { gateway } => {
                 if let Some(event) = self.gateways[gateway].poll(at) {
                     self.step(at, gateway, event);
+                    let over = if gateway == self.bad() { self.orders.hear(&event) } else { None };
+                    if let Some(over) = over {
+                        self.step(at, self.gateways.len() + 1, over);
+                    }
                 }
             }
         }
@@ -542,7 +573,7 @@ impl Morning {
 mod tests {
     use super::super::gateway::tests::universe;
     use super::*;
-    use crate::limits::{RateKind, RateLimit, RateOf};
+    use crate::limits::{FanOutLimit, RateKind, RateLimit, RateOf};
     use crate::model::Target;
 
     fn rate(count: u32, action: Action) -> RateLimit {
@@ -584,6 +615,41 @@ mod tests {
         for control in armed(&universe, &full) {
             assert_eq!(armed(&universe, &isolated(&universe, &full, &[control])), vec![control]);
         }
+    }
+
+    #[test]
+    fn each_control_over_parents_stops_the_old_code_alone_and_in_the_order_of_its_links() {
+        let (smars, account) = (StrategyId(1), AccountId(1));
+        let trial = trial(|universe, limits| {
+            limits.hold_to_parents(smars, ParentRule::Required);
+            limits.suspend(account, true);
+            limits.edit(universe, Scope::Strategy(smars)).children = 25;
+            limits.edit(universe, Scope::Account(account)).suspense = 2_000_000 * 100;
+            let bad = universe.session("smars-8").map(Scope::Session).unwrap();
+            limits.edit(universe, bad).fan_out = Some(FanOutLimit { count: 20, window_ns: 1_000_000_000 });
+        });
+        let run = |rule, scope| {
+            let control = Control { rule, scope };
+            assert!(armed(&trial.universe, &trial.limits).contains(&control));
+            let alone = trial.morning(&[control]).unwrap().watch(control);
+            let fired = alone.fired.unwrap_or_else(|| panic!("{rule:?} did not fire"));
+            assert_eq!(fired.denial.rule, rule);
+            assert!(matches!(alone.outcome, Outcome::Stopped { latched: Some((Mode::Halted, _)), .. }), "{alone:?}");
+            assert!(!alone.healthy_denied, "{alone:?}");
+            println!("{} at {:?}: {fired:?}", rule.name(), scope);
+            fired
+        };
+        // The first child beyond a parent is one of the second round.
+        let excess = run(Rule::ParentQty, ScopeKind::Strategy);
+        assert!((213..=424).contains(&excess.order), "{excess:?}");
+        let after_done = run(Rule::ParentState, ScopeKind::Strategy);
+        assert!(after_done.order >= excess.order && after_done.order < 900, "{after_done:?}");
+        let suspense = run(Rule::Suspense, ScopeKind::Account);
+        let fan_out = run(Rule::FanOut, ScopeKind::Session);
+        let children = run(Rule::Children, ScopeKind::Strategy);
+        assert_eq!(children.order, 25 * 212 + 1);
+        let at = [excess, after_done, suspense, fan_out, children].map(|fired| fired.at_ns);
+        assert!(at.is_sorted() && at[4] < 4_000_000_000, "{at:?}");
     }
 
     #[test]

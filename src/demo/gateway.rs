@@ -10,7 +10,7 @@ use std::iter::Peekable;
 
 use anyhow::{Context, ensure};
 
-use super::knight::{Healthy, Market, OldCode, Order, Plan, SYMBOLS, symbol_name};
+use super::knight::{Healthy, Market, OldCode, Order, Parent, Plan, SYMBOLS, symbol_name};
 use crate::model::{Event, EventKind, Mode, Rule, Scope, Universe};
 use crate::units::{AccountId, InstrumentId, OrdId, Px, Qty, SessionId, StrategyId};
 
@@ -46,6 +46,19 @@ impl Route {
         let spec = universe.strategies.get(usize::from(strategy.0));
         let spec = spec.with_context(|| format!("session {session:?} has no strategy to trade"))?;
         Ok(Route { session: id, account: spec.account, strategy, symbols: symbols(universe)? })
+    }
+
+    /// What the order management side says of `parent`, but for its id and the session.
+    #[must_use]
+    pub fn parent(&self, parent: &Parent) -> Event {
+        let symbol = self.symbols[parent.symbol];
+        let mut event = Event::new(EventKind::ParentNew, self.session, 0);
+        event.side = parent.side;
+        event.account = self.account;
+        event.strategy = self.strategy;
+        event.instrument = symbol.instrument;
+        event.qty = Qty(parent.qty * symbol.per_share);
+        event
     }
 
     /// Whether a halt of `scope` halts every order of this gateway.
@@ -339,6 +352,11 @@ impl Gateway {
         }
     }
 
+    /// Haltline wants the order with `id` canceled: the gateway that runs the old code can do that, too.
+    pub fn cancel(&mut self, now: u64, id: u64) {
+        self.after(now, 0, number_of(id), Step::Cancel);
+    }
+
     /// The mode in force over all the gateway's orders, as it was pushed.
     pub fn mode(&mut self, now: u64, mode: Mode) {
         self.mode = mode;
@@ -482,7 +500,10 @@ pub(crate) mod tests {
         Universe::new(
             2,
             vec![CurrencySpec { name: "USD".to_owned(), initial_rate: None }],
-            sessions.chain([session("market-data", SessionKind::Reference, vec![])]).collect(),
+            sessions
+                .chain([session("market-data", SessionKind::Reference, vec![])])
+                .chain([session("oms", SessionKind::Orders, vec![StrategyId(1)])])
+                .collect(),
             ["customers", "33"].map(|name| AccountSpec { name: name.to_owned() }).into(),
             vec![
                 StrategySpec { name: "rlp".to_owned(), account: AccountId(0) },

@@ -17,7 +17,7 @@ use super::live::{Denied, Heard, Link};
 use crate::duty::Clock;
 use crate::ingest::client::{self, Endpoint, Reply};
 use crate::kill::words::mode_named;
-use crate::model::{Event, Rule, ScopeKind, Universe};
+use crate::model::{Claim, Event, Rule, ScopeKind, Universe};
 use crate::wire::Protocol;
 
 /// The answer of `GET path` with the operator's token.
@@ -73,6 +73,8 @@ pub async fn connect(service: &ServiceHandle, session: &str) -> anyhow::Result<W
         token: (service.session_token)(session)?,
         protocol: Protocol::Json,
         universe: service.universe.clone(),
+        claim: Claim::default(),
+        mass_cancel: false,
     };
     let memory = client::Memory::new(UNACKNOWLEDGED_MAX);
     let (sender, receiver, _) = client::connect(&endpoint, &memory).await?;
@@ -123,6 +125,9 @@ impl Link for WsLink {
                         self.heard.push_back(Heard::Mode { scope, mode });
                     }
                 }
+                Reply::Cancel { id, .. } => return Ok(Heard::Cancel { id }),
+                // One by one it is, and a simulated venue always answers.
+                Reply::MassCancel { .. } | Reply::Disconnect { .. } => {}
                 Reply::Error { seq, what } => bail!("the service could not read event {seq:?}: {what}"),
             }
         }

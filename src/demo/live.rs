@@ -17,9 +17,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::alone::{Cast, Control};
-use super::gateway::{Gateway, MarketData};
+use super::gateway::{Gateway, MarketData, Route};
 use super::knight::{MORNING_NS, PARENTS, SYMBOLS};
 use super::link::StateHalt;
+use super::orders::Orders;
 use super::pacer::Pacer;
 use super::show::{Ink, Screen, count, span, usd};
 use super::{ServiceHandle, link};
@@ -60,6 +61,11 @@ pub enum Heard {
         scope: Scope,
         /// Its mode.
         mode: Mode,
+    },
+    /// Wanted: a cancel of this order, because a scope of it is halted.
+    Cancel {
+        /// The order.
+        id: u64,
     },
     /// Everything up to this sequence was taken.
     Applied {
@@ -222,13 +228,21 @@ impl<'a> Live<'a> {
         }
         let mut market_data = MarketData::new(universe, &cast.market_data, seed)?;
         let mut prices = connect(&cast.market_data).await.with_context(|| format!("session {}", cast.market_data))?;
-        let parents = count(PARENTS as u64);
-        screen.event(0, Ink::Plain, "READY", &format!("{} sessions connected over WebSocket", names.len() + 1));
+        let bad = Route::find(universe, &cast.bad)?;
+        let orders = Rc::new(RefCell::new(Orders::new(universe, &cast.orders, &bad, seed)?));
+        let mut parents = connect(&cast.orders).await.with_context(|| format!("session {}", cast.orders))?;
+        for parent in orders.borrow().parents() {
+            parents.queue(*parent)?;
+        }
+        parents.flush().await?;
+        while !matches!(parents.hear().await?, Heard::Applied { seq } if seq >= PARENTS as u64) {}
+        let parent_count = count(PARENTS as u64);
+        screen.event(0, Ink::Plain, "READY", &format!("{} sessions connected over WebSocket", names.len() + 2));
         screen.event(
             0,
             Ink::Plain,
             "READY",
-            &format!("{} has {parents} parent orders, all received pre-open", cast.bad),
+            &format!("{} has {parent_count} parent orders, all received pre-open", cast.bad),
         );
 
         // Before the open every symbol has a price: an order without one would be denied, and rightly.
@@ -242,6 +256,7 @@ impl<'a> Live<'a> {
 
         let asks = Rc::new(RefCell::new(Histogram::new_with_bounds(1, 60_000_000_000, 3)?));
         let (tell, seen) = mpsc::unbounded_channel();
+        let (over, overs) = mpsc::unbounded_channel();
         let pacer = Rc::new(Pacer::start(gateways.len() + 1).context("starting the pacer's thread")?);
         let mut tasks = JoinSet::new();
         for (index, (gateway, link)) in gateways.iter().zip(links).enumerate() {
@@ -255,6 +270,7 @@ impl<'a> Live<'a> {
                 asked_at: HashMap::new(),
                 modes: HashMap::new(),
                 denials: Vec::new(),
+                orders: (index + 1 == gateways.len()).then(|| (orders.clone(), over.clone())),
             };
             let (tell, who) = (tell.clone(), names[index].clone());
             tasks.spawn_local(async move {
@@ -263,6 +279,12 @@ impl<'a> Live<'a> {
                 }
             });
         }
+        let (who, told) = (cast.orders.clone(), tell.clone());
+        tasks.spawn_local(async move {
+            if let Err(error) = stream_orders(overs, parents).await {
+                drop(told.send(Seen::Lost { who, error: format!("{error:#}") }));
+            }
+        });
         let (who, clock, index) = (cast.market_data.clone(), scenario.clone(), gateways.len());
         tasks.spawn_local(async move {
             if let Err(error) = stream_prices(market_data, prices, clock, pacer, index).await {
@@ -573,6 +595,8 @@ struct Driver {
     modes: HashMap<Scope, Mode>,
     /// Rule and kind of scope of the denials that were told of.
     denials: Vec<(Rule, ScopeKind)>,
+    /// Of the instance whose parents they are: who sees them filled, and where it says so.
+    orders: Option<(Rc<RefCell<Orders>>, mpsc::UnboundedSender<Event>)>,
 }
 
 impl Driver {
@@ -583,6 +607,12 @@ impl Driver {
             while sent < ROUND {
                 let event = self.gateway.borrow_mut().poll(self.scenario.now());
                 let Some(event) = event else { break };
+                if let Some((orders, over)) = &self.orders
+                    && let Some(done) = orders.borrow_mut().hear(&event)
+                {
+                    // Nobody listens any more once the demo ends.
+                    let _ = over.send(done);
+                }
                 if event.kind.is_request() {
                     self.asked_at.insert(event.id.0, Instant::now());
                 }
@@ -646,7 +676,24 @@ impl Driver {
                 let told = ModeTold { gateway, at_ns: now, scope, mode, order, executions, gross_cents };
                 drop(self.tell.send(Seen::Mode(told)));
             }
+            Heard::Cancel { id } => gateway.cancel(now, id),
             Heard::Applied { .. } => {}
+        }
+    }
+}
+
+/// The order management side on its connection: it tells of parents that are over.
+async fn stream_orders(mut overs: mpsc::UnboundedReceiver<Event>, mut link: impl Link) -> anyhow::Result<()> {
+    loop {
+        tokio::select! {
+            heard = link.hear() => drop(heard?),
+            Some(over) = overs.recv() => {
+                link.queue(over)?;
+                while let Ok(over) = overs.try_recv() {
+                    link.queue(over)?;
+                }
+                link.flush().await?;
+            }
         }
     }
 }

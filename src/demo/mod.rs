@@ -23,6 +23,7 @@ pub mod gateway;
 pub mod knight;
 mod link;
 pub mod live;
+pub mod orders;
 mod pacer;
 mod show;
 mod start;

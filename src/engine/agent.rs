@@ -17,17 +17,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::duty::{Clock, Idle, Idler};
-use crate::engine::command::{Command, Instruction, LaneChange};
+use crate::engine::cancels::link;
+use crate::engine::command::{Command, Instruction, LaneChange, Query, Residual};
 use crate::engine::core::Engine;
 use crate::engine::lanes::{Broken, LanePort};
 use crate::engine::published::Published;
 use crate::engine::record::{BlobKind, Name, Recorder};
 use crate::kill::page::{HaltPage, ModeWord};
+use crate::model::cancel::{self, Instruct};
 use crate::model::effect::{Anomaly, AnomalyKind, Denial};
 use crate::model::record::BadField;
 use crate::model::{Effect, Effects, Event, EventKind, Mode, Rule, Scope, Trip, Universe, Why};
 use crate::ring::bell::Bell;
-use crate::units::{MonoNanos, Now, SessionId};
+use crate::units::{MonoNanos, Now, OrdId, SessionId};
 
 /// An event and when the edge received it.
 #[derive(Clone, Copy, Debug)]
@@ -138,6 +140,8 @@ pub struct AgentParts {
     pub lease_lag_ns: u64,
     /// Instructions.
     pub commands: Receiver<Instruction>,
+    /// Questions about what is left of a halted scope's orders.
+    pub queries: Receiver<Query>,
     /// Where inputs are recorded; `None`: nowhere.
     pub recorder: Option<Recorder>,
     /// Whether effects for the ports wait until what they came of survives a power loss.
@@ -174,6 +178,7 @@ pub struct EngineAgent {
     show_next: usize,
     shown_at: MonoNanos,
     last_tick: MonoNanos,
+    swept_at: MonoNanos,
 }
 
 /// Everything around the core.
@@ -187,6 +192,13 @@ struct Shell {
     lease_lag_ns: u64,
     lease_renewed: MonoNanos,
     commands: Receiver<Instruction>,
+    queries: Receiver<Query>,
+    /// A question that is being answered.
+    query: Option<Query>,
+    /// Sessions whose lane broke and whose core has not heard of it.
+    cut_off: Vec<SessionId>,
+    /// By session, the port that it last came by.
+    routes: Vec<Option<usize>>,
     /// Taken from `commands`, and there is no room to record it yet.
     put_off: Option<Instruction>,
     /// Taken from `lane_changes`, and events of its session wait in a port.
@@ -229,6 +241,10 @@ const BATCH: usize = 256;
 const SHOW_NS: u64 = 20_000;
 /// The most that one round shows: some microseconds' worth.
 const SHOW_MAX: u64 = 32;
+/// How long the cancels after a halt wait for a transport that takes nothing.
+const SWEEP_PATIENCE_NS: u64 = 10_000_000;
+/// Places of the table of orders that a question is answered of in one round.
+const ANSWERED_PER_ROUND: u32 = 4096;
 /// How often time alone moves the engine.
 const TICK_NS: u64 = 1_000_000;
 
@@ -244,6 +260,8 @@ impl EngineAgent {
         }
         let shell = Shell {
             lanes: Vec::with_capacity(parts.universe.sessions.len()),
+            cut_off: Vec::with_capacity(parts.universe.sessions.len()),
+            routes: vec![None; parts.universe.sessions.len()],
             seen: vec![ModeWord::default(); parts.page.len()],
             seen_changes: u64::MAX,
             effects: Effects::new(),
@@ -257,6 +275,8 @@ impl EngineAgent {
             lease_lag_ns: parts.lease_lag_ns,
             lease_renewed: MonoNanos(0),
             commands: parts.commands,
+            queries: parts.queries,
+            query: None,
             put_off: None,
             put_off_lane: None,
             closing: false,
@@ -277,6 +297,7 @@ impl EngineAgent {
             show_next: 0,
             shown_at: MonoNanos(0),
             last_tick: MonoNanos(0),
+            swept_at: MonoNanos(0),
         }
     }
 
@@ -298,6 +319,7 @@ impl EngineAgent {
                     || shell.lanes.iter().any(LanePort::has_next)
                     || !shell.lane_changes.is_empty()
                     || !shell.commands.is_empty()
+                    || !shell.queries.is_empty()
                     || shell.page.changes() != shell.seen_changes
                     || shell.held_is_durable()
                     || stop.load(Ordering::Acquire)
@@ -312,6 +334,7 @@ impl EngineAgent {
         if let Some(recorder) = &mut self.shell.recorder {
             recorder.blob(now, BlobKind::Start, &start);
         }
+        self.engine.begin_run(now);
         self.shell.effects.clear();
         if let Some(table) = limits {
             self.engine.command(now, Command::SetLimits(table), &mut self.shell.effects);
@@ -330,7 +353,7 @@ impl EngineAgent {
         let now = self.shell.clock.now();
         let mut work = self.shell.release_held(now);
         // Before the page: a session that is re-armed once its gateway has attached anew has another lane by then.
-        work += self.shell.take_lane_changes(&self.engine);
+        work += self.shell.take_lane_changes(&mut self.engine, now);
         work += self.shell.take_page(&mut self.engine, now) + self.shell.take_commands(&mut self.engine, now);
         self.shell.look_at_journal(&mut self.engine, now);
         self.show_lag(now);
@@ -351,6 +374,8 @@ impl EngineAgent {
                 self.shell.hand_on(&self.engine, Out::Nobody, now);
             }
         }
+        work += self.sweep_cancels(now);
+        work += self.shell.answer_query(&self.engine);
         if self.shell.recorder.as_ref().is_some_and(|r| r.check_is_due(now)) {
             self.shell.check(&self.engine, now);
         }
@@ -421,6 +446,32 @@ impl EngineAgent {
             shell.break_lane(lane, broken, now);
         }
         batch.len()
+    }
+
+    /// Takes a step of the cancels after a halt. Not while the page has changed: a re-arm comes first. A transport that takes
+    /// nothing holds the others up for a moment only; what finds no room is repeated like what is not answered.
+    fn sweep_cancels(&mut self, now: Now) -> usize {
+        let EngineAgent { engine, shell, swept_at, .. } = self;
+        if !engine.cancels_are_due(now) || shell.page.changes() != shell.seen_changes {
+            return 0;
+        }
+        let has_room = |port: &EnginePort| port.effects.slots() >= port.held.len() + Effects::CAPACITY;
+        let waits = !shell.ports.iter().all(has_room) && now.mono.since(*swept_at) < SWEEP_PATIENCE_NS;
+        if waits || shell.recorder.as_mut().is_some_and(|recorder| !recorder.fits(1)) {
+            return 0;
+        }
+        *swept_at = now.mono;
+        shell.effects.clear();
+        if !engine.sweep_cancels(now, &mut shell.effects) {
+            return 0;
+        }
+        if let Some(recorder) = &mut shell.recorder {
+            recorder.sweep(now);
+        }
+        if shell.hand_on(engine, Out::Nobody, now) > 0 {
+            shell.ports.iter().for_each(|port| port.wake.wake());
+        }
+        1
     }
 
     /// Shows how late the engine is. An event that finds no room for its effects is not taken, but its age counts.
@@ -600,6 +651,11 @@ impl Shell {
         if self.page.changes() != self.seen_changes {
             self.take_page(engine, now);
         }
+        if let (Out::Port(port), EventKind::Heartbeat, 0) = (out, inbound.event.kind, inbound.event.seq)
+            && let Some(route) = self.routes.get_mut(usize::from(inbound.event.session.0))
+        {
+            *route = Some(port);
+        }
         self.effects.clear();
         if let Some(recorder) = &mut self.recorder {
             recorder.event(now, &inbound.event);
@@ -612,6 +668,10 @@ impl Shell {
             self.published.decision_latency.record(spent);
         } else {
             engine.step(now, &inbound.event, &mut self.effects);
+        }
+        // That a session came or went is no event of its stream.
+        if (inbound.event.kind, inbound.event.seq) == (EventKind::Heartbeat, 0) {
+            return self.hand_on(engine, out, now);
         }
         self.published.events[inbound.event.kind as usize - 1].add(1);
         if let Some(counts) = self.published.instances.get(usize::from(inbound.event.session.0)) {
@@ -688,6 +748,7 @@ impl Shell {
                     }
                     sent += self.send(out, effect, now);
                 }
+                Effect::Instruct(instruction) => sent += self.instruct(&instruction, now),
                 Effect::Resend { .. } | Effect::OrderForgotten { .. } | Effect::ExecForgotten { .. } => {
                     sent += self.send(out, effect, now);
                 }
@@ -756,13 +817,87 @@ impl Shell {
         usize::from(port.effects.push(effect).is_ok())
     }
 
-    fn take_lane_changes(&mut self, engine: &Engine) -> usize {
+    /// Passes an instruction on to its session: by its lane, or by the transport that it came by. It does not wait for the disk,
+    /// since it admits nothing.
+    fn instruct(&mut self, instruction: &cancel::Instruction, now: Now) -> usize {
+        let names_only = matches!(instruction.what, Instruct::Cancel { attempt: 0, .. });
+        let lane = self.lanes.iter().position(|lane| lane.session() == instruction.to && !lane.is_broken());
+        let port = self.routes.get(usize::from(instruction.to.0)).copied().flatten();
+        // A session that has not come yet in this run is named to the first transport.
+        let port = port.or(names_only.then_some(0));
+        let given = match (lane, port.and_then(|port| self.ports.get_mut(port))) {
+            // Ids of a lane are numbers.
+            (Some(_), _) if names_only => return 0,
+            (Some(lane), _) => match self.lanes[lane].instruct(instruction) {
+                Ok(given) => given,
+                Err(broken) => {
+                    self.break_lane(lane, broken, now);
+                    false
+                }
+            },
+            (None, Some(port)) => {
+                let room = port.effects.slots() > port.held.len();
+                room && port.effects.push(Effect::Instruct(*instruction)).is_ok()
+            }
+            (None, None) => names_only,
+        };
+        self.published.cancels.lost.add(u64::from(!given));
+        usize::from(given && lane.is_none())
+    }
+
+    /// Answers a question about what is left, a part of it in each round. Nothing is allocated: the question brings its room.
+    fn answer_query(&mut self, engine: &Engine) -> usize {
+        if self.query.is_none() {
+            self.query = self.queries.try_recv().ok();
+        }
+        let Some(query) = &mut self.query else { return 0 };
+        let rows = &mut query.rows;
+        let next = engine.each_residual(query.place, query.next, ANSWERED_PER_ROUND, |session, id, mark| {
+            if rows.len() < rows.capacity() {
+                rows.push(Residual { session, id, state: mark.state, attempts: mark.attempts });
+            }
+        });
+        match next {
+            Some(next) if rows.len() < rows.capacity() => query.next = next,
+            Some(_) | None => {
+                if let Some(Query { rows, reply, .. }) = self.query.take() {
+                    // Who asked may have given up.
+                    let _ = reply.try_send(rows);
+                }
+            }
+        }
+        1
+    }
+
+    /// Tells the core that the session of a lane has come or gone.
+    fn link(&mut self, engine: &mut Engine, session: SessionId, how: u64, now: Now) {
+        let mut event = Event::new(EventKind::Heartbeat, session, 0);
+        event.id = OrdId(how);
+        self.effects.clear();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.event(now, &event);
+        }
+        engine.step(now, &event, &mut self.effects);
+        self.hand_on(engine, Out::Nobody, now);
+    }
+
+    fn take_lane_changes(&mut self, engine: &mut Engine, now: Now) -> usize {
         let mut work = 0;
+        while let Some(session) = self.cut_off.last().copied()
+            && self.recorder.as_mut().is_none_or(|recorder| recorder.fits(2))
+        {
+            self.cut_off.pop();
+            self.link(engine, session, link::GONE, now);
+        }
         while let Some(change) = self.put_off_lane.take().or_else(|| self.lane_changes.try_recv().ok()) {
             // Where the stream is, is known when what a transport had taken of it is booked.
             if let LaneChange::Expected { session, .. } = &change
                 && self.ports.iter_mut().any(|port| port.holds_of(*session))
             {
+                self.put_off_lane = Some(change);
+                break;
+            }
+            if self.recorder.as_mut().is_some_and(|recorder| !recorder.fits(2)) {
                 self.put_off_lane = Some(change);
                 break;
             }
@@ -772,8 +907,12 @@ impl Shell {
                     if self.hold {
                         lane.reserve();
                     }
+                    let session = lane.session();
                     self.lanes.push(lane);
+                    self.link(engine, session, link::THERE, now);
                 }
+                LaneChange::There(session) => self.link(engine, session, link::THERE, now),
+                LaneChange::Gone(session) => self.link(engine, session, link::GONE, now),
                 // Who asked may have given up.
                 LaneChange::Expected { session, reply } => drop(reply.try_send(engine.expected(session))),
             }
@@ -794,6 +933,9 @@ impl Shell {
     fn break_lane(&mut self, lane: usize, broken: Broken, now: Now) {
         let session = self.lanes[lane].session();
         self.lanes[lane].give_up();
+        if self.cut_off.len() < self.cut_off.capacity() {
+            self.cut_off.push(session);
+        }
         let found = match broken {
             Broken::Damaged(damaged) => damaged.found,
             Broken::BadField(bad) => bad.value,
@@ -873,6 +1015,7 @@ mod tests {
             lane_changes: crossbeam_channel::never(),
             lease_lag_ns: 0,
             commands,
+            queries: crossbeam_channel::never(),
             recorder: None,
             durable_before_verdict: false,
             grace_ns: 0,
@@ -964,6 +1107,7 @@ mod tests {
             lane_changes: crossbeam_channel::never(),
             lease_lag_ns: 0,
             commands,
+            queries: crossbeam_channel::never(),
             recorder: Some(recorder),
             durable_before_verdict: hold,
             grace_ns: 1_000_000,
@@ -1164,6 +1308,7 @@ mod tests {
             lane_changes: crossbeam_channel::never(),
             lease_lag_ns: 0,
             commands,
+            queries: crossbeam_channel::never(),
             recorder: None,
             durable_before_verdict: false,
             grace_ns: 0,

@@ -3,7 +3,8 @@
 //! Booking: requests that were let through or observed, and what the venue reports.
 
 use crate::engine::core::{Engine, anomaly, verdict};
-use crate::engine::judge::{Added, ENTITY_CHECKS, Judgement, Request, Targets, checks_of, likeness, malformed};
+use crate::engine::coverage;
+use crate::engine::judge::{Added, Judgement, Request, Targets, likeness, malformed};
 use crate::limits::{Gauge, RateOf};
 use crate::model::effect::Denial;
 use crate::model::{Action, AnomalyKind, Effect, Effects, Event, EventKind, OrdType, Rule, Scope, Side, Target, Why};
@@ -120,7 +121,7 @@ impl Engine {
         if let Some(sure) = self.surely_admits(now, event, silence) {
             self.book_sure(now, event, &sure, out);
             if asks {
-                out.push(Effect::Verdict(verdict(event, None, checks_of(false, sure.reduces))));
+                out.push(Effect::Verdict(verdict(event, None, sure.checks)));
             }
             return asks;
         }
@@ -143,7 +144,7 @@ impl Engine {
             j.breach(session_cause(Rule::UnknownEntity, event), Action::Deny);
         }
         if j.denial().is_some() {
-            j.checks = ENTITY_CHECKS;
+            j.checks = coverage::ENTITY;
             let scopes = self.known_scopes(event);
             self.conclude(now, event, asks, &j, &scopes, &targets, out);
             if asks {
@@ -175,11 +176,13 @@ impl Engine {
             r.reduces = self.pairs.get(slot).reduces(r.side, r.qty);
         }
         let mut j = Judgement::new(!asks, r.targets());
+        j.checks = coverage::ENTITY;
         let added = self.judge(now, event, silence, &r, &mut j);
         let denied = asks && j.denial().is_some();
         let scopes = r.scopes();
         let targets = r.targets();
         self.watch_suspense(1 + usize::from(account.0), event, out);
+        self.watch_coverage(&j, event, out);
         self.conclude(now, event, asks, &j, &scopes, &targets, out);
         if !denied && self.orders.find(r.session, event.id).is_none() {
             self.book_new(now, event, &r, &added, out);
@@ -236,10 +239,11 @@ impl Engine {
             strategy: r.strategy,
             pending_cancel: false,
         };
-        if self.orders.insert(order).is_err() {
+        let Ok(slot) = self.orders.insert(order) else {
             return anomaly(out, AnomalyKind::OrderTableFull, event, event.id.0, r.qty);
-        }
+        };
         self.working += 1;
+        self.order_is_new(slot);
         self.book_request(now, r, added, pair, out);
         if let Some(parent) = parent {
             self.add_child(parent, r.session, r.qty);
@@ -342,7 +346,7 @@ impl Engine {
             }
         }
         let Some(base) = base.filter(|_| j.denial().is_none()) else {
-            j.checks = ENTITY_CHECKS;
+            j.checks = coverage::ENTITY;
             let scopes = match base {
                 Some(slot) if event.flags & Event::MALFORMED == 0 => self.order_scopes(slot),
                 _ => unknown_scopes(event),
@@ -379,9 +383,11 @@ impl Engine {
         r.added_raw = (raw - order.raw()).max(0);
         r.reduces = (r.added_qty == 0 && r.added_raw == 0) || self.pairs.get(order.pair).reduces(r.side, r.added_qty);
         let mut j = Judgement::new(!asks, r.targets());
+        j.checks = coverage::ENTITY;
         let added = self.judge(now, event, silence, &r, &mut j);
         let denied = asks && j.denial().is_some();
         let (scopes, targets) = (r.scopes(), r.targets());
+        self.watch_coverage(&j, event, out);
         self.conclude(now, event, asks, &j, &scopes, &targets, out);
         if !denied && self.orders.find(r.session, event.id).is_none() {
             let replacement = Order {
@@ -421,6 +427,10 @@ impl Engine {
             scopes = self.order_scopes(slot);
             if order.is_live() {
                 self.orders.get_mut(slot).pending_cancel = true;
+                // What haltline asked for is not the strategy's doing.
+                if self.takes_instructed_request(slot) {
+                    return;
+                }
             }
         }
         let counts = |of| matches!(of, RateOf::Messages | RateOf::Cancels);
@@ -474,8 +484,10 @@ impl Engine {
         let order = self.orders.get_mut(slot);
         let (worst_px, order_qty, state) = (worst(order), event.qty.0, OrderState::Working);
         *order = Order { worst_px, order_qty, cum_qty, pending_cancel, state, link: NONE, ..*order };
+        self.order_is_over(base);
         let forgotten = self.orders.finish(base, OrderState::Replaced, slot);
         self.forget(forgotten, out);
+        self.order_is_new(slot);
         let after = self.contribution(slot);
         self.shift(slot, before, after, true);
         self.finish_if_filled(slot, out);
@@ -489,7 +501,7 @@ impl Engine {
         if !order.is_live() {
             return anomaly(out, AnomalyKind::StateMismatch, event, event.id.0, 0);
         }
-        if event.kind == EventKind::Canceled && !order.pending_cancel {
+        if event.kind == EventKind::Canceled && !order.pending_cancel && !self.is_instructed(slot) {
             anomaly(out, AnomalyKind::UnsolicitedCancel, event, event.id.0, order.leaves());
         }
         if event.kind == EventKind::Rejected && order.state == OrderState::Working {
@@ -519,8 +531,12 @@ impl Engine {
         }
         match self.orders.find_current(event.session, event.orig_id()) {
             None => anomaly(out, AnomalyKind::UnknownOrder, event, event.ref_id, 0),
-            Some(slot) if self.orders.get(slot).is_live() && self.orders.get(slot).pending_cancel => {
+            Some(slot)
+                if self.orders.get(slot).is_live()
+                    && (self.orders.get(slot).pending_cancel || self.is_instructed(slot)) =>
+            {
                 self.orders.get_mut(slot).pending_cancel = false;
+                self.cancel_is_refused(slot);
             }
             Some(_) => anomaly(out, AnomalyKind::StateMismatch, event, event.ref_id, 0),
         }
@@ -848,6 +864,7 @@ impl Engine {
             let forgotten = self.orders.finish(order.link, OrderState::Done, NONE);
             self.forget(forgotten, out);
         }
+        self.order_is_over(slot);
         let session = self.session_base + usize::from(order.session.0);
         self.scopes[session].gauges[Gauge::Working as usize] -= 1;
         self.working -= 1;

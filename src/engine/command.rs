@@ -6,8 +6,9 @@ use crossbeam_channel::Sender;
 
 use crate::engine::lanes::LanePort;
 use crate::limits::LimitTable;
+use crate::model::cancel::CancelState;
 use crate::model::{Mode, Scope};
-use crate::units::SessionId;
+use crate::units::{OrdId, SessionId};
 
 /// An instruction to the engine. Every one is journalled like an event.
 #[derive(Clone, Debug)]
@@ -48,8 +49,12 @@ pub enum Instruction {
 /// Something for the engine to do with its lanes.
 #[derive(Debug)]
 pub enum LaneChange {
-    /// Takes from this one, too. If the session has one already, this takes its place.
+    /// Takes from this one, too, and its session is there. If the session has one already, this takes its place.
     Add(LanePort),
+    /// Another gateway has the session's lanes: it is there.
+    There(SessionId),
+    /// The session's gateway has ended.
+    Gone(SessionId),
     /// Says which sequence it expects next from this session.
     Expected {
         /// Which.
@@ -57,4 +62,30 @@ pub enum LaneChange {
         /// To whom. With room for one.
         reply: Sender<u64>,
     },
+}
+
+/// An order that is pending or working.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Residual {
+    /// Whose.
+    pub session: SessionId,
+    /// Its id.
+    pub id: OrdId,
+    /// Where its cancel is.
+    pub state: CancelState,
+    /// How often somebody was told to cancel it.
+    pub attempts: u8,
+}
+
+/// Asks which orders of a scope are pending or working. The engine answers in between, and changes nothing by it.
+#[derive(Debug)]
+pub struct Query {
+    /// The scope's dense place.
+    pub place: usize,
+    /// Where to go on in the table of orders: 0 at first.
+    pub next: u32,
+    /// Where the orders are put: as many as there is room for, the first ones.
+    pub rows: Vec<Residual>,
+    /// To whom. With room for one.
+    pub reply: Sender<Vec<Residual>>,
 }

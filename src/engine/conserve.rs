@@ -3,6 +3,7 @@
 //! Conservation: what the order management side asked for, held against what gateways send. See `Parents` in the contract.
 
 use crate::engine::core::{Engine, anomaly};
+use crate::engine::coverage;
 use crate::engine::judge::{Judgement, Request, Targets};
 use crate::limits::hot::armed;
 use crate::limits::{ParentRule, RateOf};
@@ -120,17 +121,19 @@ impl Engine {
         profiles: &[u32; 6],
         j: &mut Judgement,
     ) {
-        // An order that was let through before its strategy was held to parents has none that a replace could breach.
-        match self.scopes[slots[2]].parents {
-            ParentRule::Ignored => return,
-            ParentRule::Checked | ParentRule::Required if r.replace && r.parent == 0 => return,
-            ParentRule::Checked if r.parent == 0 => return,
-            ParentRule::Checked | ParentRule::Required => {}
+        let held = coverage::is_held(self.scopes[slots[2]].parents, r.parent != 0, r.replace);
+        if !held || self.leaves_out(coverage::PARENT) {
+            return;
         }
-        let action = self.table.profile(profiles[2]).action;
+        j.checks |= (coverage::PARENT | coverage::CHILDREN) & coverage::applicable(r.replace, r.reduces);
+        let limits = self.table.profile(profiles[2]);
+        let (action, off) = (&limits.action, limits.parent_off);
         let breach = |rule: Rule, observed: i64, limit: i64, j: &mut Judgement| {
             let scope = Scope::Strategy(r.strategy);
             let (observed, limit) = (observed.min(REPRESENTABLE_MAX), limit.min(REPRESENTABLE_MAX));
+            if off & 1 << rule as u64 != 0 {
+                return;
+            }
             j.breach(Denial { rule, why: Why::Breach, scope, observed, limit }, action[rule as usize]);
         };
         let named = if r.parent == 0 { None } else { self.parents.find(r.parent) };
@@ -181,6 +184,10 @@ impl Engine {
         profiles: &[u32; 6],
         j: &mut Judgement,
     ) {
+        if self.leaves_out(coverage::FAN_OUT) {
+            return;
+        }
+        j.checks |= coverage::FAN_OUT;
         for i in FANNED {
             if let Some((observed, limit)) = self.fans.excess(slots[i], now) {
                 self.breach_at(Rule::FanOut, Why::Breach, r.scopes()[i], profiles[i], observed, limit, j);
@@ -297,8 +304,10 @@ impl Engine {
             observed: parent.filled.min(REPRESENTABLE_MAX),
             limit: parent.qty,
         };
-        if self.table.parents(parent.strategy) != ParentRule::Ignored {
-            let action = self.limits_of(scope).action[Rule::ParentQty as usize];
+        let limits = self.limits_of(scope);
+        let is_on = limits.parent_off & 1 << Rule::ParentQty as u64 == 0;
+        if is_on && self.table.parents(parent.strategy) != ParentRule::Ignored {
+            let action = limits.action[Rule::ParentQty as usize];
             self.act(action, cause, targets, Some(event), out);
         }
     }
@@ -318,6 +327,13 @@ impl Engine {
             if let Some(slot) = self.universe.slot(scope) {
                 self.count_rate(now, event, slot, scope, |of| of == RateOf::Orphans, targets, out);
             }
+        }
+    }
+
+    /// Tells of checks that should have run.
+    pub(super) fn watch_coverage(&self, j: &Judgement, event: &Event, out: &mut Effects) {
+        if j.missing != 0 {
+            anomaly(out, AnomalyKind::CoverageGap, event, event.id.0, j.missing as i64);
         }
     }
 

@@ -7,6 +7,7 @@ mod save;
 
 use std::sync::Arc;
 
+use crate::engine::cancels::{Cancels, link};
 use crate::engine::command::Command;
 use crate::engine::judge::{Judgement, Targets, likeness_of, participates_more};
 use crate::engine::published::{Published, ScopeView};
@@ -237,6 +238,10 @@ pub struct Engine {
     pub(super) behind: bool,
     /// Whom the fill of the present step concerns.
     pub(super) fill: Option<Targets>,
+    pub(super) cancels: Cancels,
+    /// Checks that are not made, a bit per rule.
+    #[cfg(test)]
+    pub(super) left_out: u64,
 }
 
 /// Instruments that learn of a new rate per step.
@@ -338,6 +343,14 @@ impl Engine {
             working: 0,
             behind: false,
             fill: None,
+            cancels: Cancels::new(
+                sizing.working_orders + sizing.remembered_orders,
+                scopes,
+                universe.sessions.len(),
+                now.mono,
+            ),
+            #[cfg(test)]
+            left_out: 0,
             hot: limits.hot().into(),
             table: limits,
             universe,
@@ -375,8 +388,12 @@ impl Engine {
         let now = self.begin(now);
         let Some(stream) = self.streams.get(usize::from(event.session.0)).copied() else { return };
         // One that haltline itself made has no place in the stream.
-        if event.kind == EventKind::Withdrawn && event.seq == 0 {
-            self.withdraw(event, out);
+        if event.seq == 0 && matches!(event.kind, EventKind::Withdrawn | EventKind::Heartbeat) {
+            self.cancels.kind = event.kind;
+            match event.kind {
+                EventKind::Withdrawn => self.withdraw(event, out),
+                _ => self.take_link(now, event),
+            }
             self.end(Some(event), out);
             return;
         }
@@ -557,6 +574,7 @@ impl Engine {
 
     /// Takes one event that is next in its stream. Returns whether it got a verdict.
     fn take(&mut self, now: Now, event: &Event, silence: u64, out: &mut Effects) -> bool {
+        self.cancels.kind = event.kind;
         let kind = self.universe.sessions[usize::from(event.session.0)].kind;
         let reference = kind == SessionKind::Reference;
         let orders = kind == SessionKind::Orders;
@@ -586,6 +604,7 @@ impl Engine {
                     }
                     EventKind::Mark => self.take_mark(now, event, out),
                     EventKind::Fx => self.take_fx(now, event, out),
+                    EventKind::Heartbeat if event.id.0 == link::MASS => self.take_mass(event.session),
                     EventKind::Heartbeat | EventKind::New | EventKind::Replace | EventKind::Cancel => {}
                     // Only the order management side speaks of parents, and of nothing else.
                     _ if reference || malformed || orders != event.kind.is_parent() => {
@@ -642,13 +661,14 @@ impl Engine {
     pub fn command(&mut self, now: Now, command: Command, out: &mut Effects) {
         let now = self.begin(now);
         match command {
-            Command::Mode { scope, mode, epoch: _ } => {
+            Command::Mode { scope, mode, epoch } => {
                 if let Some(slot) = self.universe.slot(scope) {
                     let before = self.scopes[slot].mode;
                     self.scopes[slot].mode = mode;
                     if mode < before {
                         self.start_anew(slot, now);
                     }
+                    self.take_halt(slot, mode, epoch, now.mono);
                 }
             }
             Command::SetLimits(table) => self.set_limits(table, now),
@@ -707,6 +727,7 @@ impl Engine {
                 }
             }
         }
+        self.cancels.digest().into_iter().for_each(|n| digest.word(n));
         for stream in self.streams.iter().take(HASHED) {
             digest.word(stream.expected << 3 | u64::from(stream.seen) | u64::from(stream.gap) << 1);
         }
@@ -808,6 +829,7 @@ impl Engine {
         published.parents_open.set(self.parents.totals().open);
         published.revaluations_pending.set(self.queue_len as u64);
         published.limits_generation.set(u64::from(self.table.generation));
+        self.show_cancel_totals(&published.cancels);
     }
 
     /// Shows the scope at `slot`.
@@ -819,11 +841,17 @@ impl Engine {
             *used = self.rates.view(meter, now.mono).used;
         }
         published.show(slot, &view);
+        self.show_cancels(slot, now.mono, &published.cancels);
     }
 
     // --- one step's frame -------------------------------------------------------------------------
 
-    fn begin(&mut self, now: Now) -> Now {
+    /// The latest time that the core was given.
+    pub(super) fn latest_mono(&self) -> MonoNanos {
+        self.latest.mono
+    }
+
+    pub(super) fn begin(&mut self, now: Now) -> Now {
         self.latest = Now { mono: self.latest.mono.max(now.mono), unix: now.unix };
         self.step_number += 1;
         self.touched.clear();
@@ -833,7 +861,7 @@ impl Engine {
     }
 
     /// Revalues what is due and judges every scope that something other than an admitted order moved.
-    fn end(&mut self, event: Option<&Event>, out: &mut Effects) {
+    pub(super) fn end(&mut self, event: Option<&Event>, out: &mut Effects) {
         if self.queue_len > 0 || self.rates_due > 0 {
             self.sweep(REVALUE_PER_STEP);
         }
@@ -986,6 +1014,7 @@ impl Engine {
         self.hot = table.hot().into();
         self.table = table;
         self.copy_limits();
+        self.cancel_policy_changed(now.mono);
     }
 
     /// A new day. Walks every pair: for the pause between two days.

@@ -3,6 +3,7 @@
 //! Judging: every limit is looked at, nothing is changed. The contract is in [`crate::risk`].
 
 use crate::engine::core::{Engine, clip, resolve, target_of};
+use crate::engine::coverage;
 use crate::limits::hot::{armed, limits_rule};
 use crate::limits::{Gauge, RateOf, ScopeLimits, SideRule, UNLIMITED};
 use crate::model::effect::Denial;
@@ -47,11 +48,14 @@ pub(super) struct Judgement {
     latches: [Option<(Scope, Mode, Denial)>; ScopeKind::ALL.len()],
     /// Bits of the rules that were looked at.
     pub checks: u64,
+    /// Bits of those that had to be, and were not.
+    pub missing: u64,
 }
 
 impl Judgement {
     pub fn new(observed: bool, targets: Targets) -> Judgement {
-        Judgement { observed, targets, worst: None, mode: None, latches: [None; ScopeKind::ALL.len()], checks: 0 }
+        let latches = [None; ScopeKind::ALL.len()];
+        Judgement { observed, targets, worst: None, mode: None, latches, checks: 0, missing: 0 }
     }
 
     /// For what is only reported: nothing is denied, and a plain denial does nothing.
@@ -168,37 +172,6 @@ impl Request {
     }
 }
 
-const SESSION_CHECKS: u64 = 1 << Rule::Capacity as u64
-    | 1 << Rule::StreamGap as u64
-    | 1 << Rule::HeartbeatLoss as u64
-    | 1 << Rule::ClockSkew as u64
-    | 1 << Rule::Mode as u64
-    | 1 << Rule::DuplicateId as u64
-    | 1 << Rule::Permission as u64
-    | 1 << Rule::Restricted as u64
-    | 1 << Rule::SidePermission as u64
-    | 1 << Rule::Journal as u64;
-pub(super) const ENTITY_CHECKS: u64 =
-    1 << Rule::Malformed as u64 | 1 << Rule::UnknownEntity as u64 | 1 << Rule::UnknownOrder as u64;
-const ORDER_CHECKS: u64 = 1 << Rule::OrderQty as u64
-    | 1 << Rule::OrderNotional as u64
-    | 1 << Rule::OrderParticipation as u64
-    | 1 << Rule::Collar as u64;
-const RISK_CHECKS: u64 = 1 << Rule::PositionLong as u64
-    | 1 << Rule::PositionShort as u64
-    | 1 << Rule::DayParticipation as u64
-    | 1 << Rule::GrossExposure as u64
-    | 1 << Rule::NetLong as u64
-    | 1 << Rule::NetShort as u64
-    | 1 << Rule::DailyLoss as u64
-    | 1 << Rule::Drawdown as u64
-    | 1 << Rule::LossVelocity as u64;
-const NEW_CHECKS: u64 = 1 << Rule::DuplicateOrder as u64
-    | 1 << Rule::WorkingOrders as u64
-    | 1 << Rule::OrderRate as u64
-    | 1 << Rule::RepeatedOrders as u64;
-const ALWAYS_CHECKS: u64 = 1 << Rule::RepeatedExecutions as u64 | 1 << Rule::MessageRate as u64;
-
 impl Engine {
     /// The dense places of an order's scopes; the pair's is not used.
     #[inline]
@@ -274,12 +247,15 @@ impl Engine {
         }
         let added = self.judge_gauges(now.mono, r, pair, arms, &slots, &profiles, j);
         self.judge_rates(now.mono, r, &slots, j);
-
-        j.checks |= checks_of(r.replace, r.reduces);
+        self.judge_coverage(r, &slots, &profiles, j);
         added
     }
 
     fn judge_session(&self, now: Now, event: &Event, silence: u64, r: &Request, j: &mut Judgement) {
+        if self.leaves_out(coverage::STREAM) {
+            return;
+        }
+        j.checks |= coverage::STREAM;
         let scope = Scope::Session(r.session);
         let limits = self.table.at(self.session_base + usize::from(r.session.0));
         let room = self.orders.has_room(r.session, event.id)
@@ -323,6 +299,10 @@ impl Engine {
     }
 
     fn judge_mode(&self, r: &Request, slots: &[usize; 6], j: &mut Judgement) {
+        if self.leaves_out(coverage::MODE) {
+            return;
+        }
+        j.checks |= coverage::MODE;
         let mut mode = Mode::Normal;
         let mut at = 0;
         for i in [0, 1, 2, 4, 5] {
@@ -339,6 +319,10 @@ impl Engine {
     }
 
     fn judge_permission(&self, event: &Event, r: &Request, pair: &Pair, profiles: &[u32; 6], j: &mut Judgement) {
+        if self.leaves_out(coverage::PERMISSION) {
+            return;
+        }
+        j.checks |= coverage::PERMISSION;
         let mut deny = |rule, scope, observed, limit| {
             j.breach(Denial { rule, why: Why::Breach, scope, observed, limit }, Action::Deny);
         };
@@ -376,15 +360,18 @@ impl Engine {
     fn judge_order(&self, now: MonoNanos, r: &Request, arms: u32, profiles: &[u32; 6], j: &mut Judgement) {
         let scopes = r.scopes();
         let spec = &self.universe.instruments[r.instrument.0 as usize];
-        for (i, &p) in profiles.iter().enumerate() {
-            let limit = self.hot(p).order_qty;
-            if r.qty > limit {
-                self.breach_at(Rule::OrderQty, Why::Breach, scopes[i], p, r.qty, limit, j);
+        j.checks |= self.done(coverage::QTY | coverage::NOTIONAL | coverage::PARTICIPATION | coverage::COLLAR);
+        if !self.leaves_out(coverage::QTY) {
+            for (i, &p) in profiles.iter().enumerate() {
+                let limit = self.hot(p).order_qty;
+                if r.qty > limit {
+                    self.breach_at(Rule::OrderQty, Why::Breach, scopes[i], p, r.qty, limit, j);
+                }
             }
         }
         let reference = self.reference_state(r.instrument, now);
         let fx = self.fx_state(spec.currency, now);
-        if arms & armed::NOTIONAL != 0 {
+        if arms & armed::NOTIONAL != 0 && !self.leaves_out(coverage::NOTIONAL) {
             let priced = matches!(r.ord_type, OrdType::Limit | OrdType::StopLimit);
             let missing = if priced { None } else { reference };
             match (missing.or(fx), r.worst_px) {
@@ -406,7 +393,7 @@ impl Engine {
                 }
             }
         }
-        if arms & armed::PARTICIPATION != 0 {
+        if arms & armed::PARTICIPATION != 0 && !self.leaves_out(coverage::PARTICIPATION) {
             match spec.average_daily_volume {
                 Some(adv) if adv.0 > 0 => {
                     for (i, &p) in profiles.iter().enumerate() {
@@ -423,7 +410,7 @@ impl Engine {
                 }
             }
         }
-        if arms & armed::COLLAR != 0 {
+        if arms & armed::COLLAR != 0 && !self.leaves_out(coverage::COLLAR) {
             if let Some(state) = reference {
                 self.input_missing(Rule::Collar, state, profiles, &scopes, j);
             } else if r.ord_type != OrdType::Market {
@@ -450,6 +437,10 @@ impl Engine {
     }
 
     fn judge_duplicate(&self, now: MonoNanos, r: &Request, j: &mut Judgement) {
+        if self.leaves_out(coverage::DUPLICATE) {
+            return;
+        }
+        j.checks |= coverage::DUPLICATE;
         let Some(limit) = self.duplicate_limit(r) else { return };
         let what = likeness(r);
         let found = self.recent.count(&what, self.recent.look(&what), now, limit.window_ns, limit.count);
@@ -477,6 +468,7 @@ impl Engine {
         profiles: &[u32; 6],
         j: &mut Judgement,
     ) -> Added {
+        j.checks |= self.done(coverage::COUNTS | coverage::RISK) & coverage::applicable(r.replace, r.reduces);
         let scopes = r.scopes();
         let spec = &self.universe.instruments[r.instrument.0 as usize];
         let reference = &self.references[r.instrument.0 as usize];
@@ -504,7 +496,7 @@ impl Engine {
             added[Gauge::Orders as usize] = 1;
         }
 
-        let exposed = !r.reduces;
+        let exposed = !r.reduces && !self.leaves_out(coverage::RISK);
         let missing = self.reference_state(r.instrument, now).or(self.fx_state(spec.currency, now));
         if exposed && arms & (armed::EXPOSURE | armed::LOSS) != 0 {
             let lost = value.is_none() || pair.unvalued;
@@ -535,7 +527,7 @@ impl Engine {
                 let g = gauge as usize;
                 let after = now_at[g].saturating_add(added[g]);
                 if after > hot.soft[g] && added[g] > 0 {
-                    let counted = matches!(gauge, Gauge::Working | Gauge::Orders);
+                    let counted = matches!(gauge, Gauge::Working | Gauge::Orders) && !self.leaves_out(coverage::COUNTS);
                     let quantity = matches!(gauge, Gauge::PositionLong | Gauge::PositionShort);
                     let limit = self.table.profile(p).max[g];
                     if after > limit && (counted || (quantity && exposed) || valued) {
@@ -612,6 +604,10 @@ impl Engine {
     }
 
     fn judge_rates(&self, now: MonoNanos, r: &Request, slots: &[usize; 6], j: &mut Judgement) {
+        if self.leaves_out(coverage::RATES) {
+            return;
+        }
+        j.checks |= coverage::RATES & coverage::applicable(r.replace, r.reduces);
         let scopes = r.scopes();
         for i in [0, 1, 2, 4, 5] {
             for meter in self.rates.range(slots[i]) {
@@ -791,21 +787,6 @@ impl Engine {
             }
         }
     }
-}
-
-const _: () = assert!(checks_of(false, false) & checks_of(true, false) & crate::model::record::RISK_CHECK != 0);
-const _: () = assert!((checks_of(false, true) | checks_of(true, true)) & crate::model::record::RISK_CHECK == 0);
-
-/// The rules that are looked at for a replace or a new order, a bit each.
-pub(super) const fn checks_of(replace: bool, reduces: bool) -> u64 {
-    let mut checks = ENTITY_CHECKS | SESSION_CHECKS | ORDER_CHECKS | ALWAYS_CHECKS;
-    if !replace {
-        checks |= NEW_CHECKS;
-    }
-    if !reduces {
-        checks |= RISK_CHECKS;
-    }
-    checks
 }
 
 /// What a full rate limit is a breach of.

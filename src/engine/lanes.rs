@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::engine::agent::Inbound;
+use crate::model::cancel::Instruction;
 use crate::model::record::VerdictRecord;
 use crate::model::{Event, Verdict};
 use crate::ring::lane::{Damaged, Reader, Writer};
@@ -169,6 +170,26 @@ impl LanePort {
         match self.verdicts.push(record) {
             Ok(_) => Ok(()),
             Err(damaged) => self.breaks(Broken::Damaged(damaged)),
+        }
+    }
+
+    /// Gives `instruction` if half of the lane stays free for verdicts: a gateway that reads no instructions goes on being heard.
+    /// Returns whether there was room.
+    ///
+    /// # Errors
+    /// If the lane is broken, once.
+    pub fn instruct(&mut self, instruction: &Instruction) -> Result<bool, Broken> {
+        if self.is_broken() {
+            return Ok(false);
+        }
+        let pushed = match self.verdicts.room() {
+            Ok(room) if room <= (self.held.len() + self.verdicts.places() / 2) as u64 => return Ok(false),
+            Ok(_) => self.verdicts.push(instruction.to_record()),
+            Err(damaged) => Err(damaged),
+        };
+        match pushed {
+            Ok(place) => Ok(place.is_some()),
+            Err(damaged) => self.breaks(Broken::Damaged(damaged)).map(|()| false),
         }
     }
 

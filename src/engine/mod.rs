@@ -2,9 +2,12 @@
 
 pub mod agent;
 mod book;
+pub mod cancel_board;
+pub mod cancels;
 pub mod command;
 mod conserve;
 pub mod core;
+mod coverage;
 pub mod durability;
 mod judge;
 pub mod lanes;

@@ -8,6 +8,7 @@
 
 use core::sync::atomic::{AtomicI64, AtomicU64, Ordering, fence};
 
+use crate::engine::cancel_board::CancelBoard;
 use crate::limits::{Gauge, MAX_RATES};
 use crate::model::effect::Denial;
 use crate::model::{AnomalyKind, EventKind, Mode, Rule, Scope, Universe};
@@ -188,6 +189,8 @@ pub struct Published {
     pub event_latency: Latency,
     /// The decision itself, one event in 64.
     pub decision_latency: Latency,
+    /// How far the cancels after a halt are.
+    pub cancels: CancelBoard,
 }
 
 impl Published {
@@ -221,6 +224,7 @@ impl Published {
             limits_generation: Counter::default(),
             event_latency: Latency::default(),
             decision_latency: Latency::default(),
+            cancels: CancelBoard::new(universe.scope_count()),
         }
     }
 

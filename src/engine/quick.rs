@@ -6,6 +6,7 @@
 //! What is certain is booked by plain sums: every gauge was just seen to stay below a threshold that can be represented.
 
 use crate::engine::core::{Engine, ScopeState, counts_new};
+use crate::engine::coverage;
 use crate::engine::judge::{likeness_of, participates_more};
 use crate::limits::hot::armed;
 use crate::limits::{Gauge, HotProfile, SideRule, UNLIMITED};
@@ -29,8 +30,8 @@ pub(super) struct Sure {
     /// What the duplicate log knows of it; `None`: no limit, so that it is not logged.
     look: Option<Look>,
     added: Added,
-    /// See the contract.
-    pub reduces: bool,
+    /// A bit per rule that was looked at.
+    pub checks: u64,
 }
 
 /// What an order adds to its scopes, besides one order. Nothing is negative.
@@ -130,11 +131,13 @@ impl Engine {
         }
 
         // The order itself, against the tightest of its scopes.
-        let (mut arms, mut sided) = (0, false);
+        let mut checks = coverage::ENTITY | coverage::STREAM | coverage::MODE | coverage::PERMISSION;
+        let (mut arms, mut sided, mut limited) = (0, false, 0);
         let (mut order_qty, mut notional, mut of_volume, mut collar) = (UNLIMITED, UNLIMITED, UNLIMITED, UNLIMITED);
         let mut children = UNLIMITED;
         for hot in [firm_hot, account_hot, strategy_hot, pair_hot, instrument_hot, session_hot] {
             arms |= hot.armed;
+            limited |= hot.mandatory;
             sided |= hot.sides != SideRule::Both;
             order_qty = order_qty.min(hot.order_qty);
             notional = notional.min(hot.order_notional);
@@ -142,9 +145,10 @@ impl Engine {
             collar = collar.min(hot.collar);
             children = children.min(hot.children);
         }
+        checks |= coverage::QTY;
         let needs_reference = arms & (armed::COLLAR | armed::EXPOSURE | armed::LOSS) != 0;
         let needs_fx = arms & (armed::NOTIONAL | armed::EXPOSURE | armed::LOSS) != 0;
-        if sided || qty > order_qty || of_account.suspense {
+        if sided || qty > order_qty || of_account.suspense || arms & armed::PARENT_OFF != 0 {
             return None;
         }
         let parent = self.surely_covered(now, event, strategy.parents, children)?;
@@ -157,6 +161,7 @@ impl Engine {
         if needs_fx && self.fx_state(reference.currency, now.mono).is_some() {
             return None;
         }
+        checks |= coverage::PARENT | coverage::CHILDREN | coverage::FAN_OUT;
         let raw = i128::from(qty) * i128::from(px);
         if arms & armed::NOTIONAL != 0 && reference.up(raw)? > notional {
             return None;
@@ -172,6 +177,8 @@ impl Engine {
                 return None;
             }
         }
+
+        checks |= coverage::NOTIONAL | coverage::PARTICIPATION | coverage::COLLAR;
 
         // What it adds. The pair is valued at the present reference, so that the other side stays as it is.
         let side = side_index(event.side);
@@ -224,6 +231,8 @@ impl Engine {
             }
         }
 
+        checks |= coverage::COUNTS | coverage::RISK;
+
         // Rates, duplicates, room.
         for state in states {
             for meter in state.meters() {
@@ -232,6 +241,7 @@ impl Engine {
                 }
             }
         }
+        checks |= coverage::RATES;
         let look = match self.table.profile(strategy.profile).duplicate {
             Some(limit) => {
                 let what = likeness_of(event);
@@ -245,12 +255,21 @@ impl Engine {
             }
             None => None,
         };
+        checks |= coverage::DUPLICATE;
         if !self.execs.has_room() {
             return None;
         }
         let place = self.orders.vacancy(event.session, event.id)?;
         let reduces = pair.reduces(event.side, qty);
-        Some(Sure { slots, pair: found, place, parent, look, added, reduces })
+        let held = coverage::is_held(strategy.parents, event.parent_id() != 0, false);
+        if !held {
+            checks &= !(coverage::PARENT | coverage::CHILDREN);
+        }
+        let checks = self.done(checks) & coverage::applicable(false, reduces);
+        if coverage::mandatory(limited, held, false, reduces) & !checks != 0 {
+            return None;
+        }
+        Some(Sure { slots, pair: found, place, parent, look, added, checks })
     }
 
     /// Books the order of `event`, which was just found to be sure.

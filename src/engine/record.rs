@@ -15,6 +15,7 @@
 //! 0x85  behind        1: 1 begins, 0 ends            –
 //! 0x86  check         –                              state hash (2 words), events, effects
 //! 0x87  blob          1 kind                         length in bytes; its bytes in the cells behind, zero-filled
+//! 0x89  sweep         –                              mono, unix: a step of the cancels after a halt; a reading as well
 //! 0x88  name          1 which, 2 length, 4-5 session number, text[0..48]; text[48..64] in a second cell if longer
 //! ```
 //!
@@ -24,6 +25,7 @@
 use std::sync::Arc;
 
 use crate::engine::durability::Durability;
+use crate::model::cancel::{Instruct, Instruction};
 use crate::model::effect::Denial;
 use crate::model::save::{BadSave, In, Out, Value, saved_enum, saved_value};
 use crate::model::{Effect, Event, EventKind, Mode, OrdType, Scope, Side};
@@ -43,6 +45,7 @@ mod tag {
     pub const CHECK: u64 = 0x86;
     pub const BLOB: u64 = 0x87;
     pub const NAME: u64 = 0x88;
+    pub const SWEEP: u64 = 0x89;
 }
 
 /// What the bytes of a blob are.
@@ -141,6 +144,8 @@ pub enum Record<'a> {
     Behind(bool),
     /// What replaying everything before it must lead to.
     Check(Check),
+    /// The round of cancels took a step that moved something.
+    Sweep(Now),
     /// Bytes.
     Blob(BlobKind, &'a [u8]),
     /// A text id got a number.
@@ -172,7 +177,7 @@ pub struct Check {
 pub fn cells_of(first: &Cell) -> Result<u64, NotARecord> {
     let behind = |bytes: u64| bytes.div_ceil(CELL_BYTES as u64);
     match first[0] & 0xff {
-        1..=LAST_EVENT | tag::TIME..=tag::CHECK => Ok(1),
+        1..=LAST_EVENT | tag::TIME..=tag::CHECK | tag::SWEEP => Ok(1),
         tag::BLOB if first[1] <= BLOB_BYTES_MAX => Ok(1 + behind(first[1])),
         tag::NAME => Ok(1 + u64::from(first[0] >> 16 & 0xff > Name::IN_FIRST as u64)),
         _ => Err(NotARecord { word: first[0] }),
@@ -195,6 +200,7 @@ pub fn decode<'a>(cells: &[Cell], bytes: &'a mut Vec<u8>) -> Result<Record<'a>, 
         1..=LAST_EVENT => event_of(first).map(Record::Event).ok_or(bad),
         tag::TIME => Ok(Record::Time(now)),
         tag::TICK => Ok(Record::Tick(now)),
+        tag::SWEEP => Ok(Record::Sweep(now)),
         tag::MODE => {
             let scope = scope_of(byte(1), first[1]).ok_or(bad)?;
             if byte(2) > Mode::Halted as u8 {
@@ -337,6 +343,17 @@ pub fn effect_words(effect: &Effect) -> ([u64; 8], usize) {
         Effect::Anomaly(a) => {
             let head = 6 | (a.kind as u64) << 8 | u64::from(a.session.0) << 16;
             ([head, a.seq, a.id, a.detail as u64, 0, 0, 0, 0], 4)
+        }
+        Effect::Instruct(Instruction { to, scope, what }) => {
+            let (kind, ids) = scope_words(*scope);
+            let head = 9 | u64::from(to.0) << 16 | kind << 32;
+            match what {
+                Instruct::Cancel { of, id, attempt } => {
+                    ([head | 1 << 8 | u64::from(*attempt) << 40 | u64::from(of.0) << 48, ids, id.0, 0, 0, 0, 0, 0], 3)
+                }
+                Instruct::MassCancel => ([head | 2 << 8, ids, 0, 0, 0, 0, 0, 0], 2),
+                Instruct::Disconnect => ([head | 3 << 8, ids, 0, 0, 0, 0, 0, 0], 2),
+            }
         }
         Effect::OrderForgotten { session, id } => ([7 | u64::from(session.0) << 16, id.0, 0, 0, 0, 0, 0, 0], 2),
         Effect::ExecForgotten { session, id } => ([8 | u64::from(session.0) << 16, id.0, 0, 0, 0, 0, 0, 0], 2),
@@ -519,6 +536,12 @@ impl Recorder {
     pub fn tick(&mut self, now: Now) {
         self.told = Some(now);
         self.put(&[tag::TICK, now.mono.0, now.unix.0, 0, 0, 0, 0, 0]);
+    }
+
+    /// A step of the round of cancels that moved something.
+    pub fn sweep(&mut self, now: Now) {
+        self.told = Some(now);
+        self.put(&[tag::SWEEP, now.mono.0, now.unix.0, 0, 0, 0, 0, 0]);
     }
 
     /// A new day.

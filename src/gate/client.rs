@@ -1,5 +1,6 @@
 //! Attaching, asking, checking, reporting.
 
+use std::collections::VecDeque;
 use std::io::{Error, ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,13 +13,16 @@ use rustix::net::{
     SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
-use crate::gate::hello::{self, Answer, Request};
+use crate::gate::hello::{self, Answer, ClaimOf, Request};
 use crate::gate::page::{BadPage, Closed, PageView};
 use crate::gate::region::{GateKind, Region};
+use crate::model::Claim;
+use crate::model::cancel::Instruction;
+use crate::model::claim::BadClaim;
 use crate::model::effect::Denial;
 use crate::model::event::{Event, EventKind};
 use crate::model::record::VerdictRecord;
-use crate::model::scope::ScopeKind;
+use crate::model::scope::{Mode, ScopeKind};
 use crate::ring::barrier::{Fencing, register};
 use crate::ring::bell::{BELL_WORDS, Bell};
 use crate::ring::lane::{Damaged, Reader, Writer};
@@ -59,6 +63,8 @@ pub enum AttachError {
     Protocol(String),
     /// Only at [`Gate::reconnect`]: haltline has another configuration now. Make a new gate.
     Changed,
+    /// What the gateway says of itself cannot be said.
+    Claim(BadClaim),
 }
 
 impl core::fmt::Display for AttachError {
@@ -68,6 +74,9 @@ impl core::fmt::Display for AttachError {
             AttachError::Refused(_, text) => write!(f, "haltline refused: {text}"),
             AttachError::Protocol(text) => write!(f, "haltline and this library do not fit together: {text}"),
             AttachError::Changed => f.write_str("haltline has another configuration now"),
+            AttachError::Claim(BadClaim { field, rule }) => {
+                write!(f, "what the gateway says of itself: {field} {rule}")
+            }
         }
     }
 }
@@ -148,7 +157,21 @@ impl Gate {
         build: &str,
         timeout: Duration,
     ) -> Result<Gate, AttachError> {
-        let (connection, got) = attach(socket, session, token, build, timeout, None)?;
+        Gate::attach_as(socket, session, token, &Claim::of_build(build).map_err(AttachError::Claim)?, timeout)
+    }
+
+    /// As [`Gate::attach`], with all that the gateway says of itself: build, configuration, flags, host.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach_as(
+        socket: &Path,
+        session: &str,
+        token: &str,
+        claim: &Claim,
+        timeout: Duration,
+    ) -> Result<Gate, AttachError> {
+        let (connection, got) = attach(socket, session, token, claim, timeout, None)?;
         let Got { session, region, region_fd, page_fd, bell, membarrier } = got;
         let fencing = if membarrier { register() } else { Fencing::Fence };
         let page_file = identity(&page_fd)?;
@@ -179,7 +202,22 @@ impl Gate {
         build: &str,
         timeout: Duration,
     ) -> Result<(), AttachError> {
-        let (connection, got) = attach(socket, session, token, build, timeout, Some(self.region_fd.as_fd()))?;
+        self.reconnect_as(socket, session, token, &Claim::of_build(build).map_err(AttachError::Claim)?, timeout)
+    }
+
+    /// As [`Gate::reconnect`], for a gate that was attached with [`Gate::attach_as`]: the claim is made again.
+    ///
+    /// # Errors
+    /// As [`Gate::reconnect`].
+    pub fn reconnect_as(
+        &self,
+        socket: &Path,
+        session: &str,
+        token: &str,
+        claim: &Claim,
+        timeout: Duration,
+    ) -> Result<(), AttachError> {
+        let (connection, got) = attach(socket, session, token, claim, timeout, Some(self.region_fd.as_fd()))?;
         if identity(&got.page_fd)? != self.page_file || identity(&got.region_fd)? != identity(&self.region_fd)? {
             return Err(AttachError::Changed);
         }
@@ -299,6 +337,7 @@ impl Gate {
             base: shape.base,
             epochs: vec![Waiting::default(); shape.events as usize].into_boxed_slice(),
             answered: self.region.answered(),
+            instructions: VecDeque::with_capacity(shape.verdicts as usize),
             // Before the bell itself: one that is exchanged in between is taken anew.
             bells: self.bells.load(Ordering::Acquire),
             bell: self.bell.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -389,6 +428,8 @@ pub struct Asker {
     base: u64,
     epochs: Box<[Waiting]>,
     answered: Words,
+    /// Instructions that came between verdicts, as many as the lane has places.
+    instructions: VecDeque<Instruction>,
     bell: Arc<Bell>,
     /// Which of the gate's bells this is.
     bells: u64,
@@ -492,6 +533,10 @@ impl Asker {
     pub fn poll(&mut self) -> Result<Option<Answered>, Denied> {
         loop {
             let Some(record) = self.verdicts.pop().map_err(Denied::Damaged)? else { return Ok(None) };
+            if Instruction::is_record(&record) {
+                self.keep_instruction(&record)?;
+                continue;
+            }
             let verdict = VerdictRecord::from_record(&record).map_err(|_| Denied::BadVerdict)?;
             let position = verdict.seq.wrapping_sub(self.base);
             // Haltline died between answering and counting, and has answered again: the order may have been sent.
@@ -515,6 +560,47 @@ impl Asker {
                 _ => {}
             }
         }
+    }
+
+    fn keep_instruction(&mut self, record: &[u64; 8]) -> Result<(), Denied> {
+        let instruction = Instruction::from_record(record, self.gate.session()).map_err(|_| Denied::BadVerdict)?;
+        // One that finds no room is given again, like one that is not answered.
+        if self.instructions.len() < self.instructions.capacity() {
+            self.instructions.push_back(instruction);
+        }
+        Ok(())
+    }
+
+    /// The next thing that haltline wants done about orders that work under a halt, if there is any. Never waits; look now and
+    /// then, also when nothing is asked.
+    ///
+    /// Of a cancel, [`Asker::report`] a `cancel` for the order when it goes out, and what the venue says in time: an order of which
+    /// nothing is heard is told again. What was told for a scope that has been re-armed since is not given out.
+    ///
+    /// # Errors
+    /// [`Denied::Damaged`], [`Denied::BadVerdict`]: nothing more can be asked here.
+    pub fn instruction(&mut self) -> Result<Option<Instruction>, Denied> {
+        while self.verdicts.next_kind().is_some_and(Instruction::is_kind) {
+            let Some(record) = self.verdicts.pop().map_err(Denied::Damaged)? else { break };
+            self.keep_instruction(&record)?;
+        }
+        while let Some(instruction) = self.instructions.pop_front() {
+            if self.checker.page.word(instruction.scope).mode != Mode::Normal {
+                return Ok(Some(instruction));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Tells haltline that this gateway can cancel every order of a scope when it is told once
+    /// ([`Instruct::MassCancel`](crate::model::cancel::Instruct::MassCancel)), for as long as it is attached.
+    ///
+    /// # Errors
+    /// As [`Asker::report`].
+    pub fn accept_mass_cancel(&mut self) -> Result<u64, ReportError> {
+        let mut event = Event::new(EventKind::Heartbeat, SessionId(0), 0);
+        event.id = OrdId(crate::model::cancel::TAKES_MASS_CANCEL);
+        self.report(&event)
     }
 
     /// Verdicts come in the order of their requests. One between `before` and `now` that has none never gets it: haltline wrote
@@ -654,7 +740,7 @@ fn attach(
     socket: &Path,
     session: &str,
     token: &str,
-    build: &str,
+    claim: &Claim,
     timeout: Duration,
     offered: Option<BorrowedFd<'_>>,
 ) -> Result<(OwnedFd, Got), AttachError> {
@@ -663,10 +749,15 @@ fn attach(
         rustix::net::sockopt::set_socket_timeout(&connection, direction, Some(timeout.max(Duration::from_millis(1))))?;
     }
     rustix::net::connect(&connection, &SocketAddrUnix::new(socket)?)?;
-    let request =
-        Request::Attach { session: session.to_owned(), token: token.to_owned(), build: build.to_owned() }.encode();
-    send_with(&connection, &request, offered)?;
     let mut bytes = [0; hello::LEN + 1];
+    for request in claims(claim) {
+        send_with(&connection, &request.encode(), None)?;
+        let (len, _) = receive_with(&connection, &mut bytes)?;
+        done(&bytes[..len])?;
+    }
+    let build = claim.build().unwrap_or_default().to_owned();
+    let request = Request::Attach { session: session.to_owned(), token: token.to_owned(), build }.encode();
+    send_with(&connection, &request, offered)?;
     let (len, mut fds) = receive_with(&connection, &mut bytes)?;
     let numbers = done(&bytes[..len])?;
     let protocol = |text: String| AttachError::Protocol(text);
@@ -683,6 +774,19 @@ fn attach(
         return Err(protocol("the region is another session's".into()));
     }
     Ok((connection, Got { session, region, region_fd, page_fd, bell, membarrier: numbers[2] == 1 }))
+}
+
+/// What is said before the attach.
+fn claims(claim: &Claim) -> impl Iterator<Item = Request> + '_ {
+    let one = |what, value: &str| Request::Claim { what, name: String::new(), value: value.to_owned() };
+    let hash = claim.config_hash().map(|hash| one(ClaimOf::ConfigHash, hash));
+    let host = claim.host().map(|host| one(ClaimOf::Host, host));
+    let flag = |(name, value): &(String, String)| Request::Claim {
+        what: ClaimOf::Flag,
+        name: name.clone(),
+        value: value.clone(),
+    };
+    hash.into_iter().chain(host).chain(claim.flags().iter().map(flag))
 }
 
 /// Sends one packet, with a descriptor if there is one.
@@ -740,12 +844,13 @@ mod tests {
     use crate::kill::page::HaltPage;
     use crate::kill::page_file::Shape;
     use crate::kill::testing::universe;
+    use crate::model::cancel::Instruct;
     use crate::model::record::RISK_CHECK;
-    use crate::model::scope::{Mode, Scope};
+    use crate::model::scope::Scope;
     use crate::ring::slots::SLOT_WORDS;
 
     /// A gateway's end that asks, and haltline's ends of the lanes.
-    fn asker() -> (Asker, Reader, Writer, tempfile::TempDir) {
+    fn asker() -> (Asker, Reader, Writer, (tempfile::TempDir, HaltPage)) {
         let (dir, universe) = (tempfile::tempdir().unwrap(), universe());
         let settled = HaltPage::new(universe.scope_count(), 1)
             .settle_in(&dir.path().join("page"), &Shape::of(&universe), 0o600, 1)
@@ -767,7 +872,7 @@ mod tests {
             fencing: Fencing::Fence,
             asker: Mutex::new(false),
         };
-        (Arc::new(gate).asker().unwrap(), events, verdicts, dir)
+        (Arc::new(gate).asker().unwrap(), events, verdicts, (dir, settled.page))
     }
 
     #[test]
@@ -799,6 +904,36 @@ mod tests {
         asker.report(&Event::new(EventKind::Heartbeat, SessionId(0), 0)).unwrap();
         events.pop().unwrap().unwrap();
         assert_eq!(asker.poll(), Ok(None));
+    }
+
+    #[test]
+    fn instructions_come_between_verdicts_and_not_for_a_scope_that_was_rearmed() {
+        let (mut asker, mut events, mut verdicts, (_dir, page)) = asker();
+        let order = Event { id: OrdId(12), ..Event::new(EventKind::New, SessionId(0), 0) };
+        let position = asker.submit(&order).unwrap();
+        assert!(events.pop().unwrap().is_some());
+        let word = page.raise(universe().slot(Scope::Firm).unwrap(), Mode::Halted);
+        let tell = |id| Instruction {
+            to: SessionId(0),
+            scope: Scope::Firm,
+            what: Instruct::Cancel { of: SessionId(0), id: OrdId(id), attempt: 1 },
+        };
+        let verdict =
+            VerdictRecord { seq: 40 + position, id: OrdId(12), kind: EventKind::New, denial: None, checks: RISK_CHECK };
+        for record in [tell(1).to_record(), verdict.to_record(), tell(2).to_record()] {
+            verdicts.push(record).unwrap().unwrap();
+        }
+        assert_eq!(asker.instruction(), Ok(Some(tell(1))));
+        assert_eq!(asker.instruction(), Ok(None), "a verdict is not passed over");
+        assert_eq!(asker.poll().unwrap().unwrap().verdict.id, OrdId(12));
+        assert_eq!(asker.poll(), Ok(None));
+        assert_eq!(asker.instruction(), Ok(Some(tell(2))), "what the verdicts were read past");
+        verdicts.push(tell(3).to_record()).unwrap().unwrap();
+        page.lower(universe().slot(Scope::Firm).unwrap(), word.epoch).unwrap();
+        assert_eq!(asker.instruction(), Ok(None), "trading is allowed again");
+        asker.accept_mass_cancel().unwrap();
+        let told = Event::from_record(&events.pop().unwrap().unwrap(), SessionId(0), 42).unwrap();
+        assert_eq!((told.kind, told.id.0), (EventKind::Heartbeat, crate::model::cancel::TAKES_MASS_CANCEL));
     }
 
     #[test]

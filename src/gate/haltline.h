@@ -123,6 +123,11 @@
 #define HL_I_SLOT_STATE 0
 #define HL_I_SLOT_OWNER 1
 
+/* The low byte of an instruction's first word; verdicts have a kind of event there. */
+#define HL_I_IS_INSTRUCTION(word) ((uint8_t)(word) >= HL_DO_CANCEL && (uint8_t)(word) <= HL_DO_DISCONNECT)
+/* The id of a heartbeat by which a gateway says that it takes HL_DO_MASS_CANCEL. */
+#define HL_I_TAKES_MASS_CANCEL UINT64_C(2)
+
 /* In a verdict's checks: rule 17, which is looked at for every order that does not reduce, and for no other. */
 #define HL_I_RISK_CHECK (UINT64_C(1) << 17)
 
@@ -143,6 +148,10 @@
 #define HL_I_HELLO_LEN 256
 #define HL_I_OP_ATTACH 1
 #define HL_I_OP_LOOK_UP 2
+#define HL_I_OP_CLAIM 3
+#define HL_I_CLAIM_CONFIG_HASH 1
+#define HL_I_CLAIM_HOST 2
+#define HL_I_CLAIM_FLAG 3
 
 /* Longest name or build, and longest token, in bytes. */
 #define HL_NAME_MAX 63
@@ -175,6 +184,10 @@ enum { HL_BUY = 1, HL_SELL = 2 };
 enum { HL_LIMIT = 1, HL_MARKET = 2, HL_STOP = 3, HL_STOP_LIMIT = 4 };
 enum { HL_FIRM = 0, HL_ACCOUNT = 1, HL_STRATEGY = 2, HL_PAIR = 3, HL_INSTRUMENT = 4, HL_SESSION = 5 };
 enum { HL_NORMAL = 0, HL_REDUCE_ONLY = 1, HL_HALTED = 2 };
+
+/* What an instruction asks for: to cancel one order, or every order of the scope; to cut the connection to the venue, so that it
+ * cancels what is left, because cancels are not answered. */
+enum { HL_DO_CANCEL = 32, HL_DO_MASS_CANCEL = 33, HL_DO_DISCONNECT = 34 };
 /* What a session may do: hl_gate.kind. */
 enum { HL_KIND_ASK = 1, HL_KIND_OBSERVE = 2 };
 /* How the gate's half of the barrier is made: hl_gate.fencing. */
@@ -227,7 +240,7 @@ typedef enum hl_reason {
     HL_NO_REQUEST,   /* not HL_NEW or HL_REPLACE: nothing to ask for */
     HL_BAD_EVENT,    /* a field of the event is out of range: what, found. It was not taken */
     HL_HELD,         /* a pass is held already by this end: hl_exit it first */
-    HL_NOTHING       /* only hl_poll: no verdict has come */
+    HL_NOTHING       /* only hl_poll and hl_next_instruction: none has come */
 } hl_reason;
 
 /* More about a reason. Only the fields that the reason names mean something; the others are 0. */
@@ -276,6 +289,16 @@ typedef struct hl_answered {
     uint32_t instrument;
 } hl_answered;
 
+/* What haltline wants done about orders that work under a halt: hl_next_instruction. */
+typedef struct hl_instruction {
+    uint8_t kind;         /* HL_DO_CANCEL, HL_DO_MASS_CANCEL or HL_DO_DISCONNECT */
+    uint8_t attempt;      /* of HL_DO_CANCEL: from 1 */
+    uint8_t scope_kind;   /* the halted scope: HL_FIRM ... HL_SESSION */
+    uint16_t session;     /* of HL_DO_CANCEL: the session that the order is of, nearly always this one */
+    uint32_t scope_index; /* id of the account, strategy, instrument or session */
+    uint64_t id;          /* of HL_DO_CANCEL: the order's */
+} hl_instruction;
+
 /* ------------------------------------------------------------------------------------------------------------------ */
 /* Objects. Their fields are to be read where a comment says so, and never to be written. */
 
@@ -307,6 +330,24 @@ typedef struct hl_gate {
     uint32_t asker;      /* 1: there is one */
     struct stat page_file;
 } hl_gate;
+
+/* A feature flag and its value: HL_NAME_MAX bytes each at most. */
+typedef struct hl_flag {
+    const char *name;
+    const char *value;
+} hl_flag;
+
+/*
+ * What a gateway says of itself. Everything may be NULL. It is compared with the manifest of approved builds; what haltline
+ * can measure of the process counts for more.
+ */
+typedef struct hl_claim {
+    const char *build;       /* what it calls its build, HL_NAME_MAX bytes at most */
+    const char *config_hash; /* of its configuration, 8 to 64 digits out of 0-9 a-f */
+    const char *host;        /* HL_NAME_MAX bytes at most */
+    const hl_flag *flags;    /* `flag_count` of them, 64 at most, each name once */
+    size_t flag_count;
+} hl_claim;
 
 /* One order thread's end of the gate. */
 typedef struct hl_checker {
@@ -351,6 +392,8 @@ typedef struct hl_asker {
     hl_waiting *waiting;
     uint64_t *answered; /* the last position whose verdict was read */
     uint64_t base;
+    hl_instruction *instructions; /* a ring, as many as the verdict lane has places */
+    uint32_t instructions_first, instructions_len;
 } hl_asker;
 
 /* ------------------------------------------------------------------------------------------------------------------ */
@@ -998,6 +1041,16 @@ HL_I_FN hl_status hl_i_look_up_message(char message[HL_I_HELLO_LEN], uint64_t ki
     return hl_i_put_text(message + 16, HL_NAME_MAX, name, "name", error);
 }
 
+HL_I_FN hl_status hl_i_claim_message(char message[HL_I_HELLO_LEN], uint64_t what, const char *name, const char *value,
+                                     hl_error *error) {
+    hl_i_head(message, HL_I_OP_CLAIM);
+    memcpy(message + 8, &what, sizeof what);
+    hl_status status = hl_i_put_text(message + 16, HL_NAME_MAX, name, "flag", error);
+    if (status == HL_DONE)
+        status = hl_i_put_text(message + 80, HL_TOKEN_MAX, value, "claim", error);
+    return status;
+}
+
 /* Takes the eight numbers out of an answer of `len` bytes. */
 HL_I_FN hl_status hl_i_answer(const char *message, size_t len, uint64_t numbers[8], hl_error *error) {
     uint32_t magic;
@@ -1117,12 +1170,41 @@ HL_I_FN uint64_t hl_i_deadline(uint32_t timeout_ms) {
     return hl_clock() + (uint64_t)(timeout_ms == 0 ? 1 : timeout_ms) * UINT64_C(1000000);
 }
 
+/* Says one thing of the gateway itself, and waits until it was taken. */
+HL_I_FN hl_status hl_i_claim(int socket, uint64_t what, const char *name, const char *value, uint64_t deadline,
+                           hl_error *error) {
+    char message[HL_I_HELLO_LEN + 1];
+    size_t len = 0, fd_count = 0;
+    int fds[HL_I_FDS_MAX] = {-1, -1, -1, -1};
+    uint64_t numbers[8];
+    hl_status status = hl_i_claim_message(message, what, name, value, error);
+    if (status == HL_DONE)
+        status = hl_i_send(socket, message, -1, deadline, error);
+    if (status == HL_DONE)
+        status = hl_i_receive(socket, message, sizeof message, &len, fds, &fd_count, deadline, error);
+    for (size_t at = 0; at < HL_I_FDS_MAX; at++)
+        hl_i_close(&fds[at]);
+    return status == HL_DONE ? hl_i_answer(message, len, numbers, error) : status;
+}
+
+/* Says all of `claim` but the build, which goes with the attach. */
+HL_I_FN hl_status hl_i_claim_all(int socket, const hl_claim *claim, uint64_t deadline, hl_error *error) {
+    hl_status status = HL_DONE;
+    if (claim->config_hash != NULL)
+        status = hl_i_claim(socket, HL_I_CLAIM_CONFIG_HASH, NULL, claim->config_hash, deadline, error);
+    if (status == HL_DONE && claim->host != NULL)
+        status = hl_i_claim(socket, HL_I_CLAIM_HOST, NULL, claim->host, deadline, error);
+    for (size_t at = 0; status == HL_DONE && at < claim->flag_count; at++)
+        status = hl_i_claim(socket, HL_I_CLAIM_FLAG, claim->flags[at].name, claim->flags[at].value, deadline, error);
+    return status;
+}
+
 /* Connects and attaches. On success everything in `got` is the caller's to close. */
-HL_I_FN hl_status hl_i_connect(const char *path, const char *session, const char *token, const char *build,
+HL_I_FN hl_status hl_i_connect(const char *path, const char *session, const char *token, const hl_claim *claim,
                                uint32_t timeout_ms, int offered, hl_i_got *got, hl_error *error) {
     got->socket = got->page_fd = got->region_fd = got->bell_fd = -1;
     char message[HL_I_HELLO_LEN + 1];
-    hl_status status = hl_i_attach_message(message, session, token, build, error);
+    hl_status status = hl_i_attach_message(message, session, token, claim->build, error);
     if (status != HL_DONE)
         return status;
     struct sockaddr_un address;
@@ -1157,7 +1239,9 @@ HL_I_FN hl_status hl_i_connect(const char *path, const char *session, const char
     size_t len = 0, fd_count = 0;
     int fds[HL_I_FDS_MAX] = {-1, -1, -1, -1};
     uint64_t numbers[8] = {0};
-    status = hl_i_send(got->socket, message, offered, deadline, error);
+    status = hl_i_claim_all(got->socket, claim, deadline, error);
+    if (status == HL_DONE)
+        status = hl_i_send(got->socket, message, offered, deadline, error);
     if (status == HL_DONE)
         status = hl_i_receive(got->socket, message, sizeof message, &len, fds, &fd_count, deadline, error);
     if (status == HL_DONE)
@@ -1239,19 +1323,19 @@ HL_I_FN hl_status hl_i_busy(hl_error *error) {
 /*
  * Attaches to the haltline whose local socket is at the path `socket`, as `session`.
  *
- * `session` has 1 to HL_NAME_MAX bytes; `token`, the session's, at most HL_TOKEN_MAX; `build` is what this gateway calls itself,
- * at most HL_NAME_MAX bytes or NULL. Waits at most `timeout_ms` ms (0 counts as 1) for each step. `error` may be NULL.
+ * `session` has 1 to HL_NAME_MAX bytes; `token`, the session's, at most HL_TOKEN_MAX; `claim` is what this gateway says of itself.
+ * haltline looks at the executable before it answers, which takes the time of reading that file once. Waits at most `timeout_ms` ms (0 counts as 1) for each step. `error` may be NULL.
  *
  * HL_DONE: `gate` is attached until hl_detach or the end of the process, and must stay where it is in memory. Else nothing is
  * held, and `gate` must not be used: HL_E_ARGUMENT, HL_E_IO, HL_E_REFUSED, HL_E_PROTOCOL.
  * One thread; `gate` must not be attached.
  */
-HL_I_FN hl_status hl_attach(hl_gate *gate, const char *socket, const char *session, const char *token,
-                            const char *build, uint32_t timeout_ms, hl_error *error) {
+HL_I_FN hl_status hl_attach_as(hl_gate *gate, const char *socket, const char *session, const char *token,
+                               const hl_claim *claim, uint32_t timeout_ms, hl_error *error) {
     memset(gate, 0, sizeof *gate);
     gate->socket = gate->region_fd = -1;
     hl_i_got got;
-    hl_status status = hl_i_connect(socket, session, token, build, timeout_ms, -1, &got, error);
+    hl_status status = hl_i_connect(socket, session, token, claim, timeout_ms, -1, &got, error);
     if (status != HL_DONE)
         return status;
     uint64_t *words = NULL;
@@ -1294,6 +1378,13 @@ HL_I_FN hl_status hl_attach(hl_gate *gate, const char *socket, const char *sessi
     return status;
 }
 
+/* hl_attach_as with nothing but a build: what this gateway calls itself, at most HL_NAME_MAX bytes, or NULL. */
+HL_I_FN hl_status hl_attach(hl_gate *gate, const char *socket, const char *session, const char *token,
+                            const char *build, uint32_t timeout_ms, hl_error *error) {
+    const hl_claim claim = {build, NULL, NULL, NULL, 0};
+    return hl_attach_as(gate, socket, session, token, &claim, timeout_ms, error);
+}
+
 /*
  * Whether haltline still holds the other end of the connection. False: it has ended or was started anew; hl_reconnect until
  * that is HL_DONE. A haltline that is frozen, but there, is connected: its lease lapses (HL_LAPSED), and it may go on.
@@ -1309,16 +1400,16 @@ HL_I_FN bool hl_is_connected(const hl_gate *gate) {
  * Connects again, after haltline was started anew: goes on in the same memory, where both sides stopped. Order threads need not
  * know and need not stop: their gate is closed, and opens when haltline renews the lease.
  *
- * Arguments and errors as hl_attach; HL_E_CHANGED: haltline has another configuration now, the gate stays closed for good, detach
+ * Arguments and errors as hl_attach_as; HL_E_CHANGED: haltline has another configuration now, the gate stays closed for good, detach
  * and attach anew; HL_E_BUSY: another thread is in such a call. The gate stays as it was on every error.
  * Any thread.
  */
-HL_I_FN hl_status hl_reconnect(hl_gate *gate, const char *socket, const char *session, const char *token,
-                               const char *build, uint32_t timeout_ms, hl_error *error) {
+HL_I_FN hl_status hl_reconnect_as(hl_gate *gate, const char *socket, const char *session, const char *token,
+                                  const hl_claim *claim, uint32_t timeout_ms, hl_error *error) {
     if (!hl_i_try_lock(&gate->busy))
         return hl_i_busy(error);
     hl_i_got got;
-    hl_status status = hl_i_connect(socket, session, token, build, timeout_ms, gate->region_fd, &got, error);
+    hl_status status = hl_i_connect(socket, session, token, claim, timeout_ms, gate->region_fd, &got, error);
     if (status == HL_DONE) {
         struct stat page, theirs, ours;
         if (fstat(got.page_fd, &page) != 0 || fstat(got.region_fd, &theirs) != 0 || fstat(gate->region_fd, &ours) != 0)
@@ -1346,6 +1437,13 @@ HL_I_FN hl_status hl_reconnect(hl_gate *gate, const char *socket, const char *se
     hl_i_got_close(&got);
     hl_i_unlock(&gate->busy);
     return status;
+}
+
+/* hl_reconnect_as with nothing but a build. */
+HL_I_FN hl_status hl_reconnect(hl_gate *gate, const char *socket, const char *session, const char *token,
+                               const char *build, uint32_t timeout_ms, hl_error *error) {
+    const hl_claim claim = {build, NULL, NULL, NULL, 0};
+    return hl_reconnect_as(gate, socket, session, token, &claim, timeout_ms, error);
 }
 
 /*
@@ -1553,7 +1651,7 @@ HL_I_HOT hl_event hl_event_of(uint8_t kind) {
 
 /*
  * Makes `asker` the one end of the session that asks and reports; it includes a checker. Allocates some bytes for each place of
- * the event lane. Requests that a process before left unanswered are withdrawn when their verdicts come.
+ * the lanes. Requests that a process before left unanswered are withdrawn when their verdicts come.
  * HL_E_BUSY: there is one already; HL_E_SLOTS; HL_E_DAMAGED: detach and attach anew; HL_E_MEMORY. Any thread; the asker is for
  * one thread at a time, and is given back by hl_asker_drop.
  */
@@ -1569,14 +1667,17 @@ HL_I_FN hl_status hl_asker_init(hl_gate *gate, hl_asker *asker, hl_error *error)
                            (unsigned long long)denied.found);
     if (status == HL_DONE) {
         asker->waiting = (hl_waiting *)calloc(gate->events, sizeof *asker->waiting);
-        if (asker->waiting == NULL)
+        asker->instructions = (hl_instruction *)calloc(gate->verdicts, sizeof *asker->instructions);
+        if (asker->waiting == NULL || asker->instructions == NULL)
             status = hl_i_fail(error, HL_E_MEMORY, 0, "no memory for %u requests", (unsigned)gate->events);
     }
     if (status == HL_DONE)
         status = hl_checker_init(gate, &asker->checker, error);
     if (status != HL_DONE) {
         free(asker->waiting);
+        free(asker->instructions);
         asker->waiting = NULL;
+        asker->instructions = NULL;
         hl_i_unlock(&gate->asker);
         return status;
     }
@@ -1594,7 +1695,9 @@ HL_I_FN void hl_asker_drop(hl_asker *asker) {
         return;
     hl_gate *const gate = asker->checker.gate;
     free(asker->waiting);
+    free(asker->instructions);
     asker->waiting = NULL;
+    asker->instructions = NULL;
     hl_checker_drop(&asker->checker);
     hl_i_unlock(&gate->asker);
 }
@@ -1681,6 +1784,26 @@ HL_I_FN hl_reason hl_submit(hl_asker *asker, const hl_event *order, uint64_t *po
     return HL_OK;
 }
 
+/* Keeps the instruction of `record` for hl_next_instruction. HL_OK or HL_BAD_VERDICT. */
+HL_I_FN hl_reason hl_i_keep_instruction(hl_asker *asker, const uint64_t record[HL_I_RECORD_WORDS], hl_denied *denied) {
+    const uint8_t scope = (uint8_t)(record[0] >> 48);
+    if (scope > HL_SESSION || scope == HL_PAIR)
+        return hl_i_bad_verdict(denied, "scope", scope);
+    const uint32_t places = asker->checker.gate->verdicts;
+    /* One that finds no room is given again, like one that is not answered. */
+    if (asker->instructions_len == places)
+        return HL_OK;
+    hl_instruction *const kept = &asker->instructions[(asker->instructions_first + asker->instructions_len) % places];
+    asker->instructions_len++;
+    kept->kind = (uint8_t)record[0];
+    kept->attempt = (uint8_t)(record[0] >> 8);
+    kept->scope_kind = scope;
+    kept->scope_index = (uint32_t)(record[1] >> 32);
+    kept->id = record[4];
+    kept->session = (uint16_t)record[5];
+    return HL_OK;
+}
+
 /*
  * Takes the next verdict. HL_OK: `answered` has it, in the order of the requests; HL_NOTHING: none has come. HL_DAMAGED,
  * HL_BAD_VERDICT: nothing more can be asked here, detach and attach anew; HL_FULL: haltline could not be told that an order which had
@@ -1691,10 +1814,15 @@ HL_I_FN hl_reason hl_poll(hl_asker *asker, hl_answered *answered, hl_denied *den
     for (;;) {
         uint64_t record[HL_I_RECORD_WORDS];
         hl_reason reason = hl_i_reader_pop(&asker->verdicts, record, denied);
-        if (reason == HL_OK)
+        const bool instruction = reason == HL_OK && HL_I_IS_INSTRUCTION(record[0]);
+        if (instruction)
+            reason = hl_i_keep_instruction(asker, record, denied);
+        else if (reason == HL_OK)
             reason = hl_i_verdict_of(record, answered, denied);
         if (reason != HL_OK)
             return reason;
+        if (instruction)
+            continue;
         const uint64_t position = answered->seq - asker->base;
         /* haltline died between answering and counting, and has answered again: the order may have been sent. */
         if (position <= hl_i_relaxed(asker->answered))
@@ -1716,6 +1844,46 @@ HL_I_FN hl_reason hl_poll(hl_asker *asker, hl_answered *answered, hl_denied *den
                 return reason;
         }
     }
+}
+
+/*
+ * The next thing that haltline wants done about orders that work under a halt. HL_OK: `instruction` has it; HL_NOTHING: there is
+ * none now; HL_DAMAGED, HL_BAD_VERDICT: nothing more can be asked here, detach and attach anew. Look now and then, also when nothing
+ * is asked.
+ *
+ * Of HL_DO_CANCEL, hl_report an HL_CANCEL for the order when it goes out, and what the venue says in time: an order of which
+ * nothing is heard is told again. What was told for a scope that has been re-armed since is not given out.
+ * Never waits. The asker's thread; no lock, no allocation, no system call.
+ */
+HL_I_FN hl_reason hl_next_instruction(hl_asker *asker, hl_instruction *instruction, hl_denied *denied) {
+    for (;;) {
+        const hl_reader *const reader = &asker->verdicts;
+        const uint64_t *const words = hl_i_place(reader->places, reader->mask, reader->next);
+        /* SYNC lane stamp: pairs with the store in `Writer::push`. */
+        if (hl_i_acquire(&words[HL_I_STAMP]) != reader->next || !HL_I_IS_INSTRUCTION(hl_i_relaxed(&words[0])))
+            break;
+        uint64_t record[HL_I_RECORD_WORDS];
+        hl_reason reason = hl_i_reader_pop(&asker->verdicts, record, denied);
+        if (reason == HL_OK)
+            reason = hl_i_keep_instruction(asker, record, denied);
+        if (reason != HL_OK)
+            return reason;
+    }
+    while (asker->instructions_len > 0) {
+        *instruction = asker->instructions[asker->instructions_first];
+        asker->instructions_first = (asker->instructions_first + 1) % asker->checker.gate->verdicts;
+        asker->instructions_len--;
+        if (hl_i_page_word(&asker->checker.page, instruction->scope_kind, instruction->scope_index).mode != HL_NORMAL)
+            return HL_OK;
+    }
+    return HL_NOTHING;
+}
+
+/* Tells haltline that this gateway can do HL_DO_MASS_CANCEL, for as long as it is attached. As hl_report. */
+HL_I_FN hl_reason hl_accept_mass_cancel(hl_asker *asker, hl_denied *denied) {
+    hl_event event = hl_event_of(HL_HEARTBEAT);
+    event.id = HL_I_TAKES_MASS_CANCEL;
+    return hl_report(asker, &event, NULL, denied);
 }
 
 /*
@@ -1907,6 +2075,15 @@ class Asker {
     }
     /* hl_poll: HL_OK, and `answered` is written; HL_NOTHING; or what is wrong. */
     hl_reason poll(hl_answered &answered) noexcept { return hl_poll(&own_->asker, &answered, &own_->denied); }
+    /* hl_next_instruction: nothing if there is none; after damage denied() says so, and poll says it again. */
+    std::optional<hl_instruction> instruction() noexcept {
+        hl_instruction told{};
+        if (hl_next_instruction(&own_->asker, &told, &own_->denied) != HL_OK)
+            return std::nullopt;
+        return told;
+    }
+    /* hl_accept_mass_cancel. */
+    hl_reason accept_mass_cancel() noexcept { return hl_accept_mass_cancel(&own_->asker, &own_->denied); }
     /* hl_pass. */
     Pass pass(const hl_answered &answered) noexcept {
         return pass_if(hl_pass(&own_->asker, &answered, &own_->denied));
@@ -1953,8 +2130,13 @@ class Gate {
     /* hl_attach; nothing, and `error` says why. */
     static std::optional<Gate> attach(const std::string &socket, const std::string &session, const std::string &token,
                                       const std::string &build, uint32_t timeout_ms, hl_error &error) {
+        return attach_as(socket, session, token, hl_claim{build.c_str(), nullptr, nullptr, nullptr, 0}, timeout_ms, error);
+    }
+    /* hl_attach_as; nothing, and `error` says why. */
+    static std::optional<Gate> attach_as(const std::string &socket, const std::string &session, const std::string &token,
+                                         const hl_claim &claim, uint32_t timeout_ms, hl_error &error) {
         auto gate = std::make_unique<hl_gate>();
-        if (hl_attach(gate.get(), socket.c_str(), session.c_str(), token.c_str(), build.c_str(), timeout_ms, &error) !=
+        if (hl_attach_as(gate.get(), socket.c_str(), session.c_str(), token.c_str(), &claim, timeout_ms, &error) !=
             HL_DONE)
             return std::nullopt;
         return Gate(std::shared_ptr<hl_gate>(gate.release(), [](hl_gate *last) {
@@ -1967,6 +2149,11 @@ class Gate {
                         const std::string &build, uint32_t timeout_ms, hl_error &error) {
         return hl_reconnect(gate_.get(), socket.c_str(), session.c_str(), token.c_str(), build.c_str(), timeout_ms,
                             &error);
+    }
+    /* hl_reconnect_as. */
+    hl_status reconnect_as(const std::string &socket, const std::string &session, const std::string &token,
+                           const hl_claim &claim, uint32_t timeout_ms, hl_error &error) {
+        return hl_reconnect_as(gate_.get(), socket.c_str(), session.c_str(), token.c_str(), &claim, timeout_ms, &error);
     }
     /* hl_is_connected. */
     bool is_connected() const noexcept { return hl_is_connected(gate_.get()); }

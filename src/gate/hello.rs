@@ -2,10 +2,12 @@
 //! (`SOCK_SEQPACKET`), numbers little-endian, text padded with zeros.
 //!
 //! ```text
-//! request   0  magic u32 0x4147_4C48 "HLGA" | version u16 | op u16 (1 attach, 2 look up)
+//! request   0  magic u32 0x4147_4C48 "HLGA" | version u16 | op u16 (1 attach, 2 look up, 3 claim)
 //!   attach  8  session name [64] | 72 token [72] | 144 build [64], what the gateway calls itself
 //!           with the descriptor of its region, if it has one from before
 //!   look up 8  scope kind u64 (1 account, 2 strategy, 4 instrument, 5 session) | 16 name [64]
+//!   claim   8  what u64 (1 configuration hash, 2 host, 3 flag) | 16 name [64], of a flag | 80 value [72]
+//!           before attach: what the gateway says of itself besides its build
 //!
 //! answer    0  magic | version | status u16 (0 done)
 //!           8  eight numbers u64
@@ -40,6 +42,15 @@ pub enum Request {
         /// The gateway's build.
         build: String,
     },
+    /// To be known for something, said before [`Request::Attach`].
+    Claim {
+        /// What it is about.
+        what: ClaimOf,
+        /// The name of a flag; empty for the others.
+        name: String,
+        /// What is claimed.
+        value: String,
+    },
     /// For the id of a name.
     LookUp {
         /// [`ScopeKind`](crate::model::ScopeKind) as a number.
@@ -47,6 +58,22 @@ pub enum Request {
         /// The name.
         name: String,
     },
+}
+
+/// What a [`Request::Claim`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClaimOf {
+    /// The hash of the gateway's configuration.
+    ConfigHash = 1,
+    /// The host that it runs on.
+    Host = 2,
+    /// A feature flag.
+    Flag = 3,
+}
+
+impl ClaimOf {
+    /// Every one.
+    pub const ALL: [ClaimOf; 3] = [ClaimOf::ConfigHash, ClaimOf::Host, ClaimOf::Flag];
 }
 
 /// What haltline answers.
@@ -134,6 +161,12 @@ impl Request {
                 put(&mut out[72..144], token);
                 put(&mut out[144..208], build);
             }
+            Request::Claim { what, name, value } => {
+                head(&mut out, 3);
+                out[8..16].copy_from_slice(&(*what as u64).to_le_bytes());
+                put(&mut out[16..80], name);
+                put(&mut out[80..152], value);
+            }
             Request::LookUp { kind, name } => {
                 head(&mut out, 2);
                 out[8..16].copy_from_slice(&kind.to_le_bytes());
@@ -161,7 +194,17 @@ impl Request {
                 rest_is_zero(&bytes[80..])?;
                 Ok(Request::LookUp { kind: number(bytes, 8), name: text(&bytes[16..80], "name")? })
             }
-            _ => Err(("op", "is not 1 or 2")),
+            3 => {
+                rest_is_zero(&bytes[152..])?;
+                let what = number(bytes, 8);
+                let what = ClaimOf::ALL.into_iter().find(|known| *known as u64 == what);
+                Ok(Request::Claim {
+                    what: what.ok_or(("subject", "is not 1, 2 or 3"))?,
+                    name: text(&bytes[16..80], "name")?,
+                    value: text(&bytes[80..152], "value")?,
+                })
+            }
+            _ => Err(("op", "is not 1, 2 or 3")),
         }
     }
 }
@@ -212,7 +255,9 @@ mod tests {
         let attach =
             Request::Attach { session: "gw-1".into(), token: "t".repeat(TOKEN_MAX), build: "b".repeat(NAME_MAX) };
         let look_up = Request::LookUp { kind: 4, name: "BTC-USD".into() };
-        for request in [attach, look_up] {
+        let value = "v".repeat(TOKEN_MAX);
+        let claim = ClaimOf::ALL.map(|what| Request::Claim { what, name: "rlp".into(), value: value.clone() });
+        for request in [attach, look_up].into_iter().chain(claim) {
             assert_eq!(Request::decode(&request.encode()), Ok(request));
         }
         let refused = Answer::Refused { status: status::IN_USE, text: "ä".repeat(200) };

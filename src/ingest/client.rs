@@ -18,9 +18,10 @@ use tokio_tungstenite::tungstenite::http::{HeaderValue, header};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message, Utf8Bytes};
 
-use crate::model::{Event, EventKind, Rule, Universe, Verdict};
+use crate::model::{Claim, Event, EventKind, Rule, Universe, Verdict};
 use crate::units::InstrumentId;
-use crate::wire::json::{self, Hello, ScopeMode, ScopeName, Server, VerdictMessage};
+use crate::wire::hello::{self, Hello};
+use crate::wire::json::{self, ScopeMode, ScopeName, Server, VerdictMessage};
 use crate::wire::{MESSAGE_BYTES_MAX, Protocol, bin};
 
 /// Where to connect, and as whom.
@@ -34,6 +35,10 @@ pub struct Endpoint {
     pub protocol: Protocol,
     /// The server's names: turns indices into text and back.
     pub universe: Arc<Universe>,
+    /// What to say of oneself.
+    pub claim: Claim,
+    /// Whether whoever hears [`Reply::MassCancel`] does it. If not, orders are named one by one.
+    pub mass_cancel: bool,
 }
 
 /// Why a connection could not be made or does not go on.
@@ -187,6 +192,27 @@ pub enum Reply {
         /// The scopes.
         scopes: Vec<ScopeMode>,
     },
+    /// Haltline wants an order canceled, because `scope` is halted: send a `cancel` for it.
+    Cancel {
+        /// The order.
+        id: u64,
+        /// The session that the order is of, if it is another one.
+        session: Option<String>,
+        /// The halted scope.
+        scope: ScopeName,
+        /// Which attempt this is, from 1.
+        attempt: u8,
+    },
+    /// The same for every order of this session in `scope`.
+    MassCancel {
+        /// The halted scope.
+        scope: ScopeName,
+    },
+    /// Cancels stay unanswered: cut the connection to the venue, so that it cancels what is left.
+    Disconnect {
+        /// The halted scope.
+        scope: ScopeName,
+    },
     /// Something that was sent could not be read.
     Error {
         /// Its sequence, if that could be read.
@@ -315,9 +341,9 @@ pub async fn connect(endpoint: &Endpoint, memory: &Memory) -> Result<(Sender, Re
     let (mut sink, mut stream) = socket.split();
     let hello = {
         let state = memory.state();
-        Hello { out: state.out, run: state.run }
+        Hello { out: state.out, run: state.run, mass_cancel: endpoint.mass_cancel, claim: endpoint.claim.clone() }
     };
-    sink.send(Message::Text(Utf8Bytes::from(json::encode_hello(hello)))).await?;
+    sink.send(Message::Text(Utf8Bytes::from(hello::encode(&hello)))).await?;
     let welcome = loop {
         match stream.next().await {
             Some(Ok(Message::Text(text))) => match Server::decode(&text).map_err(ClientError::Protocol)? {
@@ -445,6 +471,14 @@ impl Receiver {
                 self.to_confirm = Some(page);
                 self.ready.push_back((0, Reply::Modes { page, scopes }));
             }
+            // This client's ids are numbers.
+            Server::Cancel { id, session, scope, attempt } => {
+                let id =
+                    id.parse().map_err(|_| ClientError::Protocol(format!("a cancel of an unknown order {id:?}")))?;
+                self.ready.push_back((0, Reply::Cancel { id, session, scope, attempt }));
+            }
+            Server::MassCancel { scope } => self.ready.push_back((0, Reply::MassCancel { scope })),
+            Server::DisconnectRequest { scope } => self.ready.push_back((0, Reply::Disconnect { scope })),
             Server::Error { seq, field, value, rule } => {
                 self.ready.push_back((0, Reply::Error { seq, what: format!("{field} \"{value}\" {rule}") }));
             }
@@ -501,7 +535,11 @@ impl Receiver {
         let mut state = self.memory.state();
         match reply {
             Reply::Applied(seq) => state.acknowledge(*seq),
-            Reply::Modes { .. } | Reply::Error { .. } => {}
+            Reply::Modes { .. }
+            | Reply::Cancel { .. }
+            | Reply::MassCancel { .. }
+            | Reply::Disconnect { .. }
+            | Reply::Error { .. } => {}
             Reply::Verdict(answered) => {
                 if answered.taken {
                     state.acknowledge(answered.seq);

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -26,14 +26,16 @@ use rustix::net::{
 use crate::duty::Clock;
 use crate::engine::command::LaneChange;
 use crate::engine::lanes::LanePort;
-use crate::gate::hello::{self, Answer, Request, status};
+use crate::gate::hello::{self, Answer, ClaimOf, Request, status};
 use crate::gate::region::{GateKind, Region, RegionShape};
+use crate::guard::door::{Arrival, ArrivalId, Door, Peer, Way};
 use crate::ingest::ws::Authenticate;
 use crate::kill::board::SessionBoard;
 use crate::kill::gates::{AttachedGate, Gates};
 use crate::kill::page::{AttachedProcess, HaltPage};
+use crate::model::claim::BadClaim;
 use crate::model::universe::SessionKind;
-use crate::model::{Scope, ScopeKind, Universe};
+use crate::model::{Claim, Scope, ScopeKind, Universe};
 use crate::ring::barrier::heavy;
 use crate::ring::bell::Bell;
 use crate::ring::lane::{Reader, Writer};
@@ -70,6 +72,8 @@ pub struct GateParts {
     pub universe: Arc<Universe>,
     /// Who may be which session.
     pub auth: Arc<dyn Authenticate>,
+    /// Who has to look at a gateway before it is attached.
+    pub door: Arc<dyn Door>,
     /// Who is connected otherwise.
     pub board: Arc<SessionBoard>,
     /// Where attached gates are listed.
@@ -86,17 +90,50 @@ pub struct GateParts {
 const ENGINE_PATIENCE: Duration = Duration::from_millis(500);
 /// How long a connection may be silent before it has attached.
 const HELLO_NS: u64 = 5_000_000_000;
+/// How long the look at what runs there may take: the first one reads the whole executable.
+const LOOK_NS: u64 = 30_000_000_000;
 /// Connections that have not attached. The one that has been silent for longest makes room for the next.
 const STRANGERS: usize = 16;
 /// Connections that are taken in one round.
 const ACCEPTS: usize = 64;
 
 struct Connection {
+    /// Never used twice.
+    key: u64,
     socket: OwnedFd,
     since: MonoNanos,
+    /// What it has said of itself so far.
+    claim: Claim,
+    /// It is looked at before it is attached.
+    waits: Option<Waiting>,
     attached: Option<SessionId>,
     /// The session has connected anew.
     replaced: bool,
+}
+
+/// Who wants to attach, until it was looked at.
+struct Waiting {
+    session: SessionId,
+    name: String,
+    kind: GateKind,
+    peer: (u32, u32, OwnedFd),
+    build: String,
+    offered: Option<OwnedFd>,
+    arrival: ArrivalId,
+}
+
+/// Tells the thread which connections were looked at, and wakes it.
+struct Looked {
+    keys: Sender<u64>,
+    wake: OwnedFd,
+}
+
+impl Looked {
+    fn tell(&self, key: u64) {
+        // Neither can be full: there are fewer connections than places, and the counter does not overflow.
+        let _ = self.keys.send(key);
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
 }
 
 /// A session's region, and who has it.
@@ -211,7 +248,20 @@ pub fn run(parts: GateParts, stop: &AtomicBool) -> std::io::Result<()> {
     }
     let mut parts = parts;
     let former = std::mem::take(&mut parts.former);
-    let mut server = Server { parts, membarrier, connections: Vec::new(), places: HashMap::new(), former };
+    let (keys, looked_at) = crossbeam_channel::unbounded();
+    let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
+    let looked = Arc::new(Looked { keys, wake: rustix::event::eventfd(0, flags)? });
+    let mut server = Server {
+        parts,
+        membarrier,
+        connections: Vec::new(),
+        keys: 0,
+        looked,
+        looked_at,
+        places: HashMap::new(),
+        arrivals: HashMap::new(),
+        former,
+    };
     while !stop.load(Ordering::Acquire) {
         server.round()?;
     }
@@ -222,7 +272,12 @@ struct Server {
     parts: GateParts,
     membarrier: bool,
     connections: Vec<Connection>,
+    keys: u64,
+    looked: Arc<Looked>,
+    looked_at: Receiver<u64>,
     places: HashMap<SessionId, Place>,
+    /// As which coming the door knows the process that has a session's place.
+    arrivals: HashMap<SessionId, ArrivalId>,
     former: Vec<Former>,
 }
 
@@ -230,7 +285,8 @@ impl Server {
     fn round(&mut self) -> std::io::Result<()> {
         let live: Vec<SessionId> = self.places.iter().filter(|(_, p)| !p.gone).map(|(&s, _)| s).collect();
         let (listening, ended, former_ended, spoke) = {
-            let mut fds = vec![PollFd::new(&self.parts.listener, PollFlags::IN)];
+            let mut fds =
+                vec![PollFd::new(&self.parts.listener, PollFlags::IN), PollFd::new(&self.looked.wake, PollFlags::IN)];
             fds.extend(live.iter().map(|s| PollFd::new(&self.places[s].process, PollFlags::IN)));
             fds.extend(self.former.iter().map(|f| PollFd::new(&f.process, PollFlags::IN)));
             fds.extend(self.connections.iter().map(|c| PollFd::new(&c.socket, PollFlags::IN)));
@@ -241,8 +297,8 @@ impl Server {
             }
             let said = |fd: &PollFd<'_>| !fd.revents().is_empty();
             let ended: Vec<SessionId> =
-                live.iter().zip(&fds[1..]).filter(|(_, fd)| said(fd)).map(|(&s, _)| s).collect();
-            let (former, connections) = fds[1 + live.len()..].split_at(self.former.len());
+                live.iter().zip(&fds[2..]).filter(|(_, fd)| said(fd)).map(|(&s, _)| s).collect();
+            let (former, connections) = fds[2 + live.len()..].split_at(self.former.len());
             let former_ended = former.iter().any(said);
             let spoke: Vec<bool> = connections.iter().map(said).collect();
             (said(&fds[0]), ended, former_ended, spoke)
@@ -256,11 +312,18 @@ impl Server {
         }
         let now = self.parts.clock.now().mono;
         for (at, spoke) in spoke.into_iter().enumerate().rev() {
-            let silent = self.connections[at].attached.is_none() && now.since(self.connections[at].since) > HELLO_NS;
+            let waits = self.connections[at].waits.is_some();
+            let patience = if waits { LOOK_NS } else { HELLO_NS };
+            let silent = self.connections[at].attached.is_none() && now.since(self.connections[at].since) > patience;
+            if silent && waits {
+                let text = "what runs there could not be looked at in time".to_owned();
+                self.answer(at, &Answer::Refused { status: status::UNAVAILABLE, text }, &[]);
+            }
             if silent || (spoke && !self.hear(at)) {
-                self.connections.remove(at);
+                self.remove(at);
             }
         }
+        self.take_looked_at();
         self.connections.retain(|connection| !connection.replaced);
         if listening {
             self.accept();
@@ -278,10 +341,41 @@ impl Server {
             if strangers.count() + 1 >= STRANGERS
                 && let Some(at) = eldest
             {
-                self.connections.remove(at);
+                self.remove(at);
             }
             let since = self.parts.clock.now().mono;
-            self.connections.push(Connection { socket, since, attached: None, replaced: false });
+            self.keys += 1;
+            self.connections.push(Connection {
+                key: self.keys,
+                socket,
+                since,
+                claim: Claim::default(),
+                waits: None,
+                attached: None,
+                replaced: false,
+            });
+        }
+    }
+
+    /// Closes connection `at`. One that waited did not come in.
+    fn remove(&mut self, at: usize) {
+        let connection = self.connections.remove(at);
+        if let Some(waiting) = connection.waits {
+            self.parts.door.leave(waiting.session, waiting.arrival);
+        }
+    }
+
+    /// Attaches those that were looked at since.
+    fn take_looked_at(&mut self) {
+        let mut count = [0; 8];
+        // Emptied first: what is told after this wakes the next round.
+        let _ = rustix::io::read(&self.looked.wake, &mut count[..]);
+        while let Ok(key) = self.looked_at.try_recv() {
+            let Some(at) = self.connections.iter().position(|connection| connection.key == key) else { continue };
+            let Some(waiting) = self.connections[at].waits.take() else { continue };
+            if !self.finish_attach(at, waiting) {
+                self.remove(at);
+            }
         }
     }
 
@@ -292,10 +386,13 @@ impl Server {
     }
 
     /// After the end of a process of `session`.
-    fn show_gate(&self, session: SessionId) {
+    fn show_gate(&mut self, session: SessionId) {
         if !self.has_gate(session) {
             self.set_by_gate(session, false);
             self.parts.halt_page.note_attached(usize::from(session.0), None);
+            if let Some(arrival) = self.arrivals.remove(&session) {
+                self.parts.door.leave(session, arrival);
+            }
         }
     }
 
@@ -316,6 +413,8 @@ impl Server {
         place.gate.set_gone(self.parts.clock.now().mono.0);
         self.parts.gates.remove(&place.gate);
         self.show_gate(session);
+        // If the engine takes nothing now, what it tells the gateway's orders stays unanswered instead.
+        let _ = self.send(LaneChange::Gone(session));
         let name = self.parts.universe.scope_name(Scope::Session(session));
         tracing::warn!(event = "gate_gone", session = name, "a gateway's process has ended");
     }
@@ -338,9 +437,16 @@ impl Server {
             return false;
         }
         let request = match Request::decode(&bytes[..len]) {
+            // Whoever asks waits for the answer.
+            Ok(_) if self.connections[at].waits.is_some() => {
+                Err("the message comes before the last one was answered".into())
+            }
+            Ok(request) => Ok(request),
+            Err((field, what)) => Err(format!("the message's {field} {what}")),
+        };
+        let request = match request {
             Ok(request) => request,
-            Err((field, what)) => {
-                let text = format!("the message's {field} {what}");
+            Err(text) => {
                 self.answer(at, &Answer::Refused { status: status::MALFORMED, text }, &[]);
                 return false;
             }
@@ -350,33 +456,120 @@ impl Server {
                 let answer = self.look_up(kind, &name, at);
                 self.answer(at, &answer, &[])
             }
-            Request::Attach { session, token, build } => match self.attach(at, &session, &token, build, offered) {
-                Ok(session) => {
-                    for connection in &mut self.connections {
-                        connection.replaced |= connection.attached == Some(session);
-                    }
-                    self.connections[at].attached = Some(session);
-                    self.connections[at].replaced = false;
-                    let place = &self.places[&session];
-                    let numbers = [
-                        u64::from(session.0),
-                        place.region.shape().words() as u64,
-                        u64::from(self.membarrier),
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                    ];
-                    let fds = [self.parts.page.as_fd(), place.fd.as_fd(), self.parts.bell_fd.as_fd()];
-                    self.answer(at, &Answer::Done(numbers), &fds)
+            Request::Claim { what, name, value } => {
+                let answer = self.take_claim(at, what, &name, &value);
+                let goes_on = matches!(answer, Answer::Done(_));
+                self.answer(at, &answer, &[]) && goes_on
+            }
+            Request::Attach { session, token, build } => {
+                match self.begin_attach(at, &session, &token, build, offered) {
+                    Ok(()) => true,
+                    Err(refused) => self.refuse(at, &session, refused),
                 }
-                Err((status, text)) => {
-                    tracing::warn!(event = "gate_refused", session, status, "{text}");
-                    self.answer(at, &Answer::Refused { status, text }, &[]);
-                    false
+            }
+        }
+    }
+
+    fn refuse(&self, at: usize, session: &str, (status, text): (u16, String)) -> bool {
+        tracing::warn!(event = "gate_refused", session, status, "{text}");
+        self.answer(at, &Answer::Refused { status, text }, &[]);
+        false
+    }
+
+    /// What a gateway says of itself before it attaches.
+    fn take_claim(&mut self, at: usize, what: ClaimOf, name: &str, value: &str) -> Answer {
+        let connection = &mut self.connections[at];
+        let refused = |text| Answer::Refused { status: status::MALFORMED, text };
+        if connection.attached.is_some() {
+            return refused("a claim comes before the attach".into());
+        }
+        let taken = match (what, name) {
+            (ClaimOf::Flag, _) => connection.claim.add_flag(name, value),
+            (ClaimOf::ConfigHash, "") => connection.claim.set_config_hash(value),
+            (ClaimOf::Host, "") => connection.claim.set_host(value),
+            (ClaimOf::ConfigHash | ClaimOf::Host, _) => {
+                Err(BadClaim { field: "name", rule: "must be empty, only a flag has one" })
+            }
+        };
+        match taken {
+            Ok(()) => Answer::Done([0; 8]),
+            Err(BadClaim { field, rule }) => refused(format!("the claim's {field} {rule}")),
+        }
+    }
+
+    /// Makes sure of who asks, and announces it at the door.
+    fn begin_attach(
+        &mut self,
+        at: usize,
+        name: &str,
+        token: &str,
+        build: String,
+        offered: Option<OwnedFd>,
+    ) -> Result<(), (u16, String)> {
+        // The same words for a name that is not there and a token that is wrong: neither can be guessed.
+        let session = self.parts.auth.session(token);
+        let Some(session) = session.filter(|&s| self.parts.universe.session(name) == Some(s)) else {
+            return Err((status::NOT_ALLOWED, format!("the token is not that of session {name:?}")));
+        };
+        let kind = match self.parts.universe.sessions[usize::from(session.0)].kind {
+            SessionKind::Ask => GateKind::Ask,
+            SessionKind::Observe => GateKind::Observe,
+            SessionKind::Reference => {
+                return Err((status::NOT_ALLOWED, format!("session {name:?} sends references, not orders")));
+            }
+            SessionKind::Orders => {
+                return Err((status::NOT_ALLOWED, format!("session {name:?} sends parents, and no orders that trade")));
+            }
+        };
+        let peer = rustix::net::sockopt::socket_peercred(&self.connections[at].socket)
+            .map_err(|error| (status::UNAVAILABLE, format!("who asks cannot be found out: {error}")))?;
+        let unwatched = |error| (status::UNAVAILABLE, format!("the asking process cannot be watched: {error}"));
+        let flags = rustix::process::PidfdFlags::empty();
+        let process = rustix::process::pidfd_open(peer.pid, flags).map_err(unwatched)?;
+        let seen = process.try_clone().map_err(|error| (status::UNAVAILABLE, format!("no descriptor: {error}")))?;
+        let pid = peer.pid.as_raw_nonzero().get().unsigned_abs();
+        // Before the door: somebody who cannot come in says nothing about who is in.
+        let place = self.places.get(&session).filter(|place| !place.gone && !has_ended(&place.process));
+        if let Some(place) = place.filter(|place| place.gate.pid != pid) {
+            return Err(in_use(name, place.gate.pid));
+        }
+        let mut claim = std::mem::take(&mut self.connections[at].claim);
+        if !build.is_empty() {
+            let bad = |BadClaim { field, rule }| (status::MALFORMED, format!("the message's {field} {rule}"));
+            claim.set_build(&build).map_err(bad)?;
+        }
+        let (key, looked) = (self.connections[at].key, self.looked.clone());
+        let arrival = Arrival { session, way: Way::Gate, claim, peer: Peer::Process { pid, process: seen } };
+        let arrival = self.parts.door.arrive(arrival, Box::new(move || looked.tell(key)));
+        let peer = (pid, peer.uid.as_raw(), process);
+        let name = name.to_owned();
+        self.connections[at].waits = Some(Waiting { session, name, kind, peer, build, offered, arrival });
+        Ok(())
+    }
+
+    /// Attaches who was looked at. Returns whether the connection stays.
+    fn finish_attach(&mut self, at: usize, waiting: Waiting) -> bool {
+        let Waiting { session, name, kind, peer, build, offered, arrival } = waiting;
+        match self.attach((session, &name, kind), peer, build, offered) {
+            Ok(()) => {
+                if let Some(before) = self.arrivals.insert(session, arrival) {
+                    self.parts.door.leave(session, before);
                 }
-            },
+                for connection in &mut self.connections {
+                    connection.replaced |= connection.attached == Some(session);
+                }
+                self.connections[at].attached = Some(session);
+                self.connections[at].replaced = false;
+                let place = &self.places[&session];
+                let words = place.region.shape().words() as u64;
+                let numbers = [u64::from(session.0), words, u64::from(self.membarrier), 0, 0, 0, 0, 0];
+                let fds = [self.parts.page.as_fd(), place.fd.as_fd(), self.parts.bell_fd.as_fd()];
+                self.answer(at, &Answer::Done(numbers), &fds)
+            }
+            Err(refused) => {
+                self.parts.door.leave(session, arrival);
+                self.refuse(at, &name, refused)
+            }
         }
     }
 
@@ -414,43 +607,22 @@ impl Server {
 
     fn attach(
         &mut self,
-        at: usize,
-        name: &str,
-        token: &str,
+        (session, name, kind): (SessionId, &str, GateKind),
+        peer: (u32, u32, OwnedFd),
         build: String,
         offered: Option<OwnedFd>,
-    ) -> Result<SessionId, (u16, String)> {
-        // The same words for a name that is not there and a token that is wrong: neither can be guessed.
-        let session = self.parts.auth.session(token);
-        let Some(session) = session.filter(|&s| self.parts.universe.session(name) == Some(s)) else {
-            return Err((status::NOT_ALLOWED, format!("the token is not that of session {name:?}")));
-        };
-        let kind = match self.parts.universe.sessions[usize::from(session.0)].kind {
-            SessionKind::Ask => GateKind::Ask,
-            SessionKind::Observe => GateKind::Observe,
-            SessionKind::Reference => {
-                return Err((status::NOT_ALLOWED, format!("session {name:?} sends references, not orders")));
-            }
-            SessionKind::Orders => {
-                return Err((status::NOT_ALLOWED, format!("session {name:?} sends parents, and no orders that trade")));
-            }
-        };
-        let peer = rustix::net::sockopt::socket_peercred(&self.connections[at].socket)
-            .map_err(|error| (status::UNAVAILABLE, format!("who asks cannot be found out: {error}")))?;
-        let process = rustix::process::pidfd_open(peer.pid, rustix::process::PidfdFlags::empty())
-            .map_err(|error| (status::UNAVAILABLE, format!("the asking process cannot be watched: {error}")))?;
-        let pid = peer.pid.as_raw_nonzero().get().unsigned_abs();
+    ) -> Result<(), (u16, String)> {
         if self.places.get(&session).is_some_and(|place| !place.gone && has_ended(&place.process)) {
             self.process_ended(session);
         }
         self.look_at_former();
         // SYNC by gate: before it is looked who is connected, see `ws::connection`.
         self.set_by_gate(session, true);
-        let attached = self.take_place((session, name, kind), (pid, peer.uid.as_raw(), process), build, offered);
+        let attached = self.take_place((session, name, kind), peer, build, offered);
         if attached.is_err() && !self.has_gate(session) {
             self.set_by_gate(session, false);
         }
-        attached.map(|()| session)
+        attached
     }
 
     /// Gives `process` the place of a session, if nobody else who lives has it.
@@ -464,11 +636,10 @@ impl Server {
         if self.parts.board.cell(usize::from(session.0)).is_some_and(|c| c.view().connected) {
             return Err((status::IN_USE, format!("session {name:?} is connected over WebSocket")));
         }
-        let in_use = |pid: u32| (status::IN_USE, format!("session {name:?} is attached by process {pid}, which lives"));
         let mut returned = None;
         if let Some(former) = self.former.iter().find(|former| former.gate.session == session) {
             if former.gate.pid != pid {
-                return Err(in_use(former.gate.pid));
+                return Err(in_use(name, former.gate.pid));
             }
             // Whether it can go on there or not: these are the slots that it has been using.
             if former.gate.is_unseen()
@@ -486,10 +657,10 @@ impl Server {
         let broken = self.places.get(&session).is_some_and(|place| place.broken.load(Ordering::Acquire));
         match self.places.get_mut(&session) {
             // Also where its lanes are broken: what it does is not known to be over.
-            Some(place) if !place.gone && place.gate.pid != pid => return Err(in_use(place.gate.pid)),
+            Some(place) if !place.gone && place.gate.pid != pid => return Err(in_use(name, place.gate.pid)),
             Some(place) if !place.gone && !broken => {
                 let same = offered.as_ref().is_some_and(|fd| is_same(fd, &place.fd));
-                return if same { Ok(()) } else { Err(in_use(pid)) };
+                return if same { Ok(()) } else { Err(in_use(name, pid)) };
             }
             Some(place) if place.gone && !broken => {
                 // Nobody has the slots any more.
@@ -502,6 +673,7 @@ impl Server {
                 place.gate = make_gate(&place.region);
                 place.process = process;
                 place.gone = false;
+                self.send(LaneChange::There(session))?;
             }
             Some(_) | None => {
                 let expected = self.expected(session)?;
@@ -609,6 +781,10 @@ impl Server {
             ))),
         }
     }
+}
+
+fn in_use(name: &str, pid: u32) -> (u16, String) {
+    (status::IN_USE, format!("session {name:?} is attached by process {pid}, which lives"))
 }
 
 fn has_ended(process: &OwnedFd) -> bool {

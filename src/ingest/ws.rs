@@ -44,15 +44,20 @@ use tokio_tungstenite::tungstenite::{Bytes, Message, Utf8Bytes};
 
 use crate::duty::Clock;
 use crate::engine::agent::{EdgePort, Inbound, Wake};
+use crate::engine::cancels::link;
 use crate::engine::record::{Name, NameOf};
+use crate::guard::door::{Arrival, ArrivalId, Door, Peer, Way};
 use crate::guard::signatures::Text;
 use crate::ingest::intern::{NOBODY, Names, parent_number};
 use crate::kill::board::SessionBoard;
+use crate::kill::names::OrderNames;
 use crate::kill::page::{HaltPage, ModeWord};
+use crate::model::cancel::{Instruct, Instruction};
 use crate::model::effect::Denial;
-use crate::model::{Effect, Event, EventKind, Mode, Rule, Scope, SessionKind, Universe, Verdict, Why};
+use crate::model::{Claim, Effect, Event, EventKind, Mode, Rule, Scope, SessionKind, Universe, Verdict, Why};
 use crate::units::{ExecId, InstrumentId, OrdId, SessionId, StrategyId};
-use crate::wire::json::{Client, Hello, ScopeMode, Server, VerdictMessage, WireLimits};
+use crate::wire::hello::Hello;
+use crate::wire::json::{Client, ScopeMode, ScopeName, Server, VerdictMessage, WireLimits};
 use crate::wire::text::{self, TextMessage};
 use crate::wire::{Draft, Fault, MESSAGE_BYTES_MAX, Problem, Protocol, bin, json};
 
@@ -71,6 +76,8 @@ pub struct IngestOptions {
     pub handshake_timeout: Duration,
     /// How long it may take to say `hello`.
     pub hello_timeout: Duration,
+    /// How long the look at what runs there may take: the first one reads the whole executable.
+    pub door_timeout: Duration,
     /// A connection from which nothing came for this long, not even a pong, is closed. Pings go out three
     /// times as often.
     pub idle_timeout: Duration,
@@ -98,6 +105,7 @@ impl Default for IngestOptions {
             connections_max: 256,
             handshake_timeout: Duration::from_secs(5),
             hello_timeout: Duration::from_secs(5),
+            door_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(15),
             write_timeout: Duration::from_secs(2),
             answers_kept: 1 << 16,
@@ -160,6 +168,8 @@ stats! {
     mode_pushes,
     /// Admissions withheld because of a halt.
     withdrawn,
+    /// Instructions to cancel, one by one and in mass, and to disconnect, that were queued.
+    instructions,
     /// Texts for which there was no room.
     texts_full,
     /// Log lines and reject texts passed to the guard.
@@ -222,6 +232,8 @@ pub struct IngestParts {
     pub clock: Arc<dyn Clock>,
     /// Who is who.
     pub auth: Arc<dyn Authenticate>,
+    /// Who has to look at a session before it is let in.
+    pub door: Arc<dyn Door>,
     /// Where log lines and reject texts go. Never waited for: what finds no room is counted.
     pub texts: crossbeam_channel::Sender<Text>,
     /// Where to listen.
@@ -238,6 +250,8 @@ pub struct IngestParts {
     pub next_seq: Vec<u64>,
     /// Text ids of earlier runs that the engine remembers.
     pub names: Vec<Name>,
+    /// Where the texts of orders that are to be canceled are kept for reports.
+    pub named: Arc<OrderNames>,
 }
 
 /// Serves until `stop`; blocks its thread.
@@ -285,6 +299,7 @@ async fn serve(parts: IngestParts) -> io::Result<()> {
         board: parts.board,
         clock: parts.clock,
         auth: parts.auth,
+        door: parts.door,
         texts: parts.texts,
         options: parts.options,
         wake,
@@ -293,6 +308,7 @@ async fn serve(parts: IngestParts) -> io::Result<()> {
         run: unix_ns / 1_000,
         room: Notify::new(),
         stopping: Cell::new(false),
+        named: parts.named,
     });
     edge.pump();
     let pump = {
@@ -382,6 +398,8 @@ struct Conn {
     end: Cell<Option<End>>,
     /// Where the last gap began that the client was asked to fill.
     resend_asked: Cell<u64>,
+    /// As which coming the door knows it.
+    arrival: ArrivalId,
 }
 
 impl Conn {
@@ -456,6 +474,8 @@ struct Pending {
 /// What a session keeps from one connection to the next.
 struct SessionState {
     conn: Option<Rc<Conn>>,
+    /// The latest that was announced at the door: what was found out there is about that one.
+    arrival: ArrivalId,
     /// The next event to be taken: moves on exactly as the engine's own count will.
     next_seq: u64,
     /// The page was last seen to change before this event: it and what follows are judged by the page as it is told.
@@ -475,6 +495,7 @@ impl SessionState {
     fn new(next_seq: u64, options: &IngestOptions, started_s: u64) -> SessionState {
         SessionState {
             conn: None,
+            arrival: ArrivalId::default(),
             next_seq,
             judged_from: next_seq,
             applied: next_seq - 1,
@@ -515,7 +536,7 @@ struct Hub {
     /// The page at which each word was last seen to change.
     changed_at: Vec<u64>,
     seen_changes: u64,
-    /// Withdrawn orders that wait for room in the engine's ring.
+    /// Withdrawn orders, and sessions that came and went, that wait for room in the engine's ring.
     withdrawn: VecDeque<Event>,
 }
 
@@ -528,6 +549,7 @@ struct Edge {
     board: Arc<SessionBoard>,
     clock: Arc<dyn Clock>,
     auth: Arc<dyn Authenticate>,
+    door: Arc<dyn Door>,
     texts: crossbeam_channel::Sender<Text>,
     options: IngestOptions,
     wake: IngestWake,
@@ -536,6 +558,7 @@ struct Edge {
     /// Told when the engine has taken events, so that there is room.
     room: Notify,
     stopping: Cell<bool>,
+    named: Arc<OrderNames>,
 }
 
 /// Effects taken in one go, so that connections get their turn.
@@ -614,9 +637,45 @@ impl Edge {
                     s.execs.release(id);
                 }
             }
+            Effect::Instruct(instruction) => self.take_instruction(hub, &instruction),
             // These go to the control thread and not into a port.
             Effect::Trip(_) | Effect::Warn(_) | Effect::Anomaly(_) => {}
         }
+    }
+
+    /// Tells a session what to cancel, unless the scope was re-armed in the meantime: nothing is canceled because of a halt that
+    /// is over.
+    fn take_instruction(&self, hub: &mut Hub, instruction: &Instruction) {
+        let Instruction { to, scope, what } = *instruction;
+        let text_of = |hub: &Hub, of: SessionId, id: OrdId| {
+            hub.sessions.get(usize::from(of.0)).and_then(|s| s.orders.text(id.0)).cloned()
+        };
+        let id = match what {
+            Instruct::Cancel { of, id, .. } => {
+                let text = text_of(hub, of, id);
+                if let Some(text) = &text {
+                    self.named.note(of, id, text);
+                }
+                Some((of, id, text))
+            }
+            Instruct::MassCancel | Instruct::Disconnect => None,
+        };
+        let halted = self.universe.slot(scope).is_some_and(|slot| self.page.get(slot).mode != Mode::Normal);
+        let conn = hub.sessions.get(usize::from(to.0)).and_then(|s| s.conn.clone());
+        let Some(conn) = conn.filter(|_| halted) else { return };
+        let scope = ScopeName::of(scope, &self.universe);
+        let message = match (what, id) {
+            (Instruct::Cancel { attempt: 0, .. }, _) => return,
+            (Instruct::Cancel { attempt, .. }, Some((of, id, text))) => {
+                let session = (of != to).then(|| self.universe.scope_name(Scope::Session(of)));
+                let id = text.map_or_else(|| id.0.to_string(), |text| text.to_string());
+                Server::Cancel { id, session, scope, attempt }
+            }
+            (Instruct::MassCancel | Instruct::Cancel { .. }, _) => Server::MassCancel { scope },
+            (Instruct::Disconnect, _) => Server::DisconnectRequest { scope },
+        };
+        count(&self.stats.instructions, 1);
+        self.send(&conn, &message);
     }
 
     fn take_verdict(&self, hub: &mut Hub, verdict: Verdict) {
@@ -891,19 +950,24 @@ impl Edge {
             outbox.applied = s.applied;
             outbox.applied_sent = 0;
         }
+        hub.withdrawn.push_back(link_event(session, if hello.mass_cancel { link::MASS } else { link::THERE }));
         self.push_withdrawn(hub);
     }
 
     /// The connection is gone.
     fn detach(&self, conn: &Rc<Conn>, session: SessionId) {
         let mut hub = self.hub.borrow_mut();
+        let hub = &mut *hub;
         let s = &mut hub.sessions[usize::from(session.0)];
         if s.conn.as_ref().is_some_and(|c| Rc::ptr_eq(c, conn)) {
             s.conn = None;
+            hub.withdrawn.push_back(link_event(session, link::GONE));
             if let Some(cell) = self.board.cell(usize::from(session.0)) {
                 cell.set_connected(false);
             }
+            self.push_withdrawn(hub);
         }
+        self.door.leave(session, conn.arrival);
     }
 
     /// Passes an event to the engine if there is room. `false`: there is none, nothing happened.
@@ -1081,6 +1145,11 @@ impl Edge {
     }
 }
 
+/// Tells the engine that a session has come or gone. As what is withdrawn it has no place in the session's stream.
+fn link_event(session: SessionId, how: u64) -> Event {
+    Event { id: OrdId(how), ..Event::new(EventKind::Heartbeat, session, 0) }
+}
+
 /// Whether `session` has to know about the mode of `scope`.
 fn concerns(universe: &Universe, session: SessionId, scope: Scope) -> bool {
     let Some(spec) = universe.sessions.get(usize::from(session.0)) else { return true };
@@ -1212,6 +1281,10 @@ fn admit(edge: &Edge, headers: &HeaderMap) -> Result<Admitted, Box<ErrorResponse
 async fn connection(edge: &Rc<Edge>, stream: TcpStream) {
     // Without it a verdict may wait for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
+    let peer = match (stream.peer_addr(), stream.local_addr()) {
+        (Ok(remote), Ok(local)) => Peer::Tcp { remote, local },
+        (Err(_), _) | (_, Err(_)) => Peer::Unknown,
+    };
     let config = WebSocketConfig::default()
         .read_buffer_size(MESSAGE_BYTES_MAX)
         .write_buffer_size(MESSAGE_BYTES_MAX)
@@ -1242,11 +1315,20 @@ async fn connection(edge: &Rc<Edge>, stream: TcpStream) {
         }
         return;
     };
-    let Ok(Some(hello)) = tokio::time::timeout(edge.options.hello_timeout, hello(edge, &mut ws, session)).await else {
-        count(&edge.stats.refused_handshake, 1);
-        let reason = "the first message must be hello, in time";
-        close(&mut ws, CloseCode::Policy, reason).await;
-        return;
+    let hello = match tokio::time::timeout(edge.options.hello_timeout, hello(edge, &mut ws, session)).await {
+        Ok(Ok(hello)) => hello,
+        told => {
+            count(&edge.stats.refused_handshake, 1);
+            // What is wrong with it goes first: the reason of a close has no room for it.
+            if let Ok(Err(Some(Problem { field, value, rule }))) = told {
+                let error = Server::Error { seq: None, field: field.to_owned(), value, rule: rule.to_owned() };
+                let say = ws.send(Message::Text(Utf8Bytes::from(error.encode())));
+                let _ = tokio::time::timeout(Duration::from_millis(100), say).await;
+            }
+            let reason = "the first message must be hello, in time";
+            close(&mut ws, CloseCode::Policy, reason).await;
+            return;
+        }
     };
     if edge.stopping.get() {
         return;
@@ -1256,6 +1338,22 @@ async fn connection(edge: &Rc<Edge>, stream: TcpStream) {
         close(&mut ws, CloseCode::Policy, reason).await;
         return;
     }
+    let Some(arrival) = pass_door(edge, session, &hello.claim, peer).await else {
+        count(&edge.stats.refused_handshake, 1);
+        close(&mut ws, CloseCode::Again, "what runs there could not be looked at in time").await;
+        return;
+    };
+    if edge.stopping.get() {
+        edge.door.leave(session, arrival);
+        return;
+    }
+    // Another one came while this one was looked at: that is the one which counts at the door.
+    if edge.hub.borrow().sessions[usize::from(session.0)].arrival != arrival {
+        edge.door.leave(session, arrival);
+        count(&edge.stats.taken_over, 1);
+        close(&mut ws, CloseCode::Policy, "the session connected anew").await;
+        return;
+    }
     count(&edge.stats.accepted, 1);
     let conn = Rc::new(Conn {
         protocol,
@@ -1263,6 +1361,7 @@ async fn connection(edge: &Rc<Edge>, stream: TcpStream) {
         ready: Notify::new(),
         end: Cell::new(None),
         resend_asked: Cell::new(0),
+        arrival,
     });
     edge.attach(&conn, session, hello);
     // SYNC by gate: a gate says that it comes before it looks who is connected, and we look again after we have said that we
@@ -1283,6 +1382,21 @@ async fn connection(edge: &Rc<Edge>, stream: TcpStream) {
     }
 }
 
+/// Announces `session` at the door and waits until it was looked at. `None`: it was not, in time.
+async fn pass_door(edge: &Edge, session: SessionId, claim: &Claim, peer: Peer) -> Option<ArrivalId> {
+    let (tell, looked_at) = tokio::sync::oneshot::channel();
+    let arrival = Arrival { session, way: Way::WebSocket, claim: claim.clone(), peer };
+    let id = edge.door.arrive(arrival, Box::new(move || _ = tell.send(())));
+    edge.hub.borrow_mut().sessions[usize::from(session.0)].arrival = id;
+    match tokio::time::timeout(edge.options.door_timeout, looked_at).await {
+        Ok(Ok(())) => Some(id),
+        Ok(Err(_)) | Err(_) => {
+            edge.door.leave(session, id);
+            None
+        }
+    }
+}
+
 /// Why `session` may not come in here, if a gate has it or had it.
 fn has_gate(edge: &Edge, session: SessionId) -> Option<&'static str> {
     let view = edge.board.cell(usize::from(session.0))?.view();
@@ -1300,17 +1414,19 @@ async fn close(ws: &mut WebSocketStream<TcpStream>, code: CloseCode, reason: &'s
     let _ = tokio::time::timeout(Duration::from_millis(100), ws.close(Some(frame))).await;
 }
 
-async fn hello(edge: &Edge, ws: &mut WebSocketStream<TcpStream>, session: SessionId) -> Option<Hello> {
+/// The first message; what is wrong with it, if it can be said.
+async fn hello(edge: &Edge, ws: &mut WebSocketStream<TcpStream>, session: SessionId) -> Result<Hello, Option<Problem>> {
     loop {
-        match ws.next().await? {
+        match ws.next().await.ok_or(None)? {
             Ok(Message::Text(text)) => {
                 return match json::decode(&text, &edge.universe, session) {
-                    Ok(Client::Hello(hello)) => Some(hello),
-                    Ok(Client::ModeAck { .. } | Client::Event(_)) | Err(_) => None,
+                    Ok(Client::Hello(hello)) => Ok(hello),
+                    Ok(Client::ModeAck { .. } | Client::Event(_)) => Err(None),
+                    Err(fault) => Err(Some(fault.problem)),
                 };
             }
             Ok(Message::Ping(_) | Message::Pong(_)) => {}
-            Ok(Message::Binary(_) | Message::Close(_) | Message::Frame(_)) | Err(_) => return None,
+            Ok(Message::Binary(_) | Message::Close(_) | Message::Frame(_)) | Err(_) => return Err(None),
         }
     }
 }

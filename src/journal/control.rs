@@ -117,6 +117,7 @@ fn take(parts: &ControlParts<'_>, gate: &mut Gate, notice: Notice) {
         Effect::Verdict(_)
         | Effect::Applied { .. }
         | Effect::Resend { .. }
+        | Effect::Instruct(_)
         | Effect::OrderForgotten { .. }
         | Effect::ExecForgotten { .. } => {}
     }

@@ -8,8 +8,9 @@
 //!
 //! The events are the last of the scope in the journal's newest segments, up to the trip; so the report waits for the
 //! journal, for half a second at most, and says if it could not have them. It is written once at once, and once more
-//! when the kill is confirmed or a second is over. Orders and exposure at the trip itself come from a [replay](crate::journal::at_trip)
-//! up to it: they are added when no other report waits, and until then the report says so and has what was last shown.
+//! when the kill is confirmed and its cancels have come to an end, or a second is over. Orders and exposure at the trip itself come
+//! from a [replay](crate::journal::at_trip) up to it: they are added when no other report waits, and until then the report says so
+//! and has what was last shown.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
@@ -139,8 +140,8 @@ fn report(parts: &IncidentParts, incident: Incident, stop: &AtomicBool) -> std::
     write(&dir, &body)?;
     tracing::warn!(event = "incident", dir = %dir.display(), "an incident report was written");
     if let Incident::Kill(id) = incident {
-        while parts.switch.is_confirmed(id) == Some(false) && begin.elapsed() < WAIT[1] && !stop.load(Ordering::Acquire)
-        {
+        let settled = || parts.switch.receipt(id).is_none_or(|receipt| receipt.is_settled());
+        while !settled() && begin.elapsed() < WAIT[1] && !stop.load(Ordering::Acquire) {
             std::thread::park_timeout(Duration::from_millis(5));
         }
         if let Some((_, confirmed)) = collect(parts, incident) {
@@ -191,6 +192,9 @@ fn collect(parts: &IncidentParts, incident: Incident) -> Option<(PathBuf, Value)
                     Some(ns) => timeline.push(row(after(ns), format!("session {name} confirmed"))),
                     None => timeline.push(row(String::new(), format!("session {name} has NOT confirmed"))),
                 }
+            }
+            for (ns, what) in receipt.cancel_timeline() {
+                timeline.push(row(ns.map(after).unwrap_or_default(), what));
             }
             let cause = json!({
                 "actor": receipt.actor, "reason": receipt.reason, "mode": receipt.asked.name(),
@@ -245,7 +249,7 @@ fn tail(parts: &IncidentParts, scope: Scope, at: u64) -> (Vec<Value>, Vec<Value>
             while place < cells.len() {
                 let count = cells_of(&cells[place]).ok()? as usize;
                 match decode(cells.get(place..place + count)?, &mut bytes).ok()? {
-                    Record::Time(time) | Record::Tick(time) => now = time.unix,
+                    Record::Time(time) | Record::Tick(time) | Record::Sweep(time) => now = time.unix,
                     Record::Name(name) => {
                         names.insert((name.session, name.of, name.number), name);
                     }
@@ -267,6 +271,10 @@ fn tail(parts: &IncidentParts, scope: Scope, at: u64) -> (Vec<Value>, Vec<Value>
 }
 
 fn concerns(universe: &Universe, scope: Scope, event: &Event) -> bool {
+    // Made by haltline: a session came or went.
+    if (event.kind, event.seq) == (EventKind::Heartbeat, 0) {
+        return false;
+    }
     match scope {
         Scope::Firm => true,
         Scope::Account(account) => event.account == account,

@@ -42,6 +42,8 @@ pub enum Input<'a> {
     Event(&'a Event),
     /// Time alone moved something.
     Tick,
+    /// The round of cancels took a step.
+    Sweep,
     /// A mode reached the engine.
     Mode(Scope, Mode, u64),
     /// New limits, the text they were made of.
@@ -369,6 +371,15 @@ impl<'a> Replayer<'a> {
                 watch.input(cell, now, Input::Tick, self.effects.as_slice(), engine);
                 return Ok(());
             }
+            Record::Sweep(now) => {
+                self.now = now;
+                let Some(engine) = &mut self.engine else { return Err(ReplayError::NoStart(cell)) };
+                self.effects.clear();
+                engine.sweep_cancels(now, &mut self.effects);
+                self.progress.add(self.effects.as_slice());
+                watch.input(cell, now, Input::Sweep, self.effects.as_slice(), engine);
+                return Ok(());
+            }
             Record::Blob(BlobKind::Limits, bytes) => {
                 let text = core::str::from_utf8(bytes).unwrap_or_default();
                 return self.limits(cell, text, Input::Limits(text), watch);
@@ -400,6 +411,9 @@ impl<'a> Replayer<'a> {
     }
 
     fn begin(&mut self, cell: u64, start: &RunStart, watch: &mut dyn Watch) -> Result<(), ReplayError> {
+        if let Some(engine) = &mut self.engine {
+            engine.begin_run(self.now);
+        }
         if self.engine.is_some() && start.config != self.text {
             return self.limits(cell, &start.config, Input::Start(start), watch);
         }
@@ -409,7 +423,9 @@ impl<'a> Replayer<'a> {
             self.universe = Some(made.universe.clone());
             self.sizing = made.sizing;
             self.text.clone_from(&start.config);
-            self.engine = Some(Engine::new(made.universe, Arc::new(made.limits), made.sizing, self.now));
+            let mut engine = Engine::new(made.universe, Arc::new(made.limits), made.sizing, self.now);
+            engine.begin_run(self.now);
+            self.engine = Some(engine);
         }
         if let Some(engine) = &self.engine {
             watch.input(cell, self.now, Input::Start(start), &[], engine);
@@ -502,8 +518,12 @@ fn forget(names: &mut HashMap<(SessionId, NameOf, u64), Name>, engine: &Engine, 
                     names.remove(&(v.session, NameOf::Order, v.id.0));
                 }
             }
-            Effect::Applied { .. } | Effect::Resend { .. } | Effect::Trip(_) | Effect::Warn(_) | Effect::Anomaly(_) => {
-            }
+            Effect::Applied { .. }
+            | Effect::Resend { .. }
+            | Effect::Trip(_)
+            | Effect::Warn(_)
+            | Effect::Anomaly(_)
+            | Effect::Instruct(_) => {}
         }
     }
 }

@@ -324,6 +324,7 @@ impl Watch for Tally {
                 Effect::Applied { .. }
                 | Effect::Resend { .. }
                 | Effect::Anomaly(_)
+                | Effect::Instruct(_)
                 | Effect::OrderForgotten { .. }
                 | Effect::ExecForgotten { .. } => {}
             }

@@ -15,6 +15,8 @@ pub mod drill;
 #[cfg(feature = "service")]
 pub mod gates;
 #[cfg(feature = "service")]
+pub mod names;
+#[cfg(feature = "service")]
 pub mod rearm;
 #[cfg(feature = "service")]
 pub mod receipt;

@@ -201,6 +201,8 @@ pub enum RearmRefused {
     SamePerson,
     /// What halts the scope is still there: see [`Switch::hold`](crate::kill::switch::Switch::hold).
     Held,
+    /// The same, for this reason: see [`Switch::hold_because`](crate::kill::switch::Switch::hold_because).
+    HeldBecause(String),
     /// Too many requests wait already.
     TooMany,
     /// It was raised so recently that for this long, in ns, nothing is lowered.

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use crate::kill::board::SessionBoard;
 use crate::kill::gates::GateRow;
 use crate::kill::page::ModeWord;
+use crate::model::cancel::{CancelState, CancelView};
 use crate::model::{Mode, Scope};
 use crate::units::{Now, SessionId};
 
@@ -55,6 +56,8 @@ pub struct Receipt {
     pub gates: Vec<GateRow>,
     /// Orders that were pending or working in the scope at the press, as last published.
     pub working_orders: Option<i64>,
+    /// How far the cancels of this halt are: as last seen while it was the scope's latest. `None`: the engine has not begun.
+    pub cancels: Option<CancelView>,
 }
 
 /// What is missing for `confirmed`.
@@ -83,6 +86,45 @@ impl Receipt {
     #[must_use]
     pub fn is_confirmed(&self) -> bool {
         self.missing() == Missing { latch: false, sessions: 0, gates: 0 }
+    }
+
+    /// Takes what the engine shows of the scope's cancels, if it is of this halt. Once the scope is re-armed, or halted anew, the
+    /// receipt keeps what it last saw.
+    pub fn look_at_cancels(&mut self, shown: Option<CancelView>) {
+        if let Some(shown) = shown.filter(|shown| shown.epoch == self.word.epoch) {
+            self.cancels = Some(shown);
+        }
+    }
+
+    /// From the press to the last cancel, for a report: ns after the press where there is a time, and what happened then.
+    #[must_use]
+    pub fn cancel_timeline(&self) -> Vec<(Option<u64>, String)> {
+        let Some(view) = self.cancels.filter(|view| view.at_halt > 0 || view.working > 0) else { return Vec::new() };
+        let after = |at: u64| (at > 0).then(|| at.saturating_sub(self.pressed.mono.0));
+        let [canceled, filled, otherwise] = view.ended;
+        let told: u64 = view.instructions[..2].iter().sum();
+        let mut rows = vec![(None, format!("{} orders worked, {told} instructions to cancel given", view.at_halt))];
+        if canceled + filled + otherwise > 0 {
+            let ended = format!("the last of these ended: {canceled} canceled, {filled} filled, {otherwise} otherwise");
+            rows.push((after(view.last_end), ended));
+        }
+        match view.working {
+            0 => rows.push((after(view.flat_at), "flat: no order works".to_owned())),
+            left => {
+                let states = CancelState::ALL.into_iter().filter(|state| view.of(*state) > 0);
+                let states: Vec<String> = states.map(|s| format!("{} {}", view.of(s), s.name())).collect();
+                rows.push((None, format!("{left} orders STILL WORK: {}", states.join(", "))));
+            }
+        }
+        rows
+    }
+
+    /// Whether nothing that is missing will come by itself soon: it is confirmed, and every cancel has come to an end or is stuck.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        // Reduce-only cancels nothing where it is not configured to.
+        let cancels = self.cancels.map_or(self.word.mode != Mode::Halted, |view| view.swept && view.in_progress() == 0);
+        self.is_confirmed() && cancels
     }
 
     /// Looks at the gates again. `now` (monotonic ns) is read after a gate was found confirmed: late, never early. `confirmed`

@@ -10,7 +10,7 @@
 //! the wake-up that follows the record writes it again.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,7 @@ use crate::kill::page::{HaltPage, ModeWord};
 use crate::kill::rearm::{Nonces, Rearm, RearmAsk, RearmPolicy, RearmRefused, RearmState, Rearms};
 use crate::kill::receipt::{Receipt, Receipts, SessionRow};
 use crate::kill::words::{self, ScopeName, mode_word};
+use crate::model::cancel::CancelView;
 use crate::model::{Mode, Scope, Trip, Universe};
 use crate::units::{MonoNanos, Now, SessionId};
 
@@ -217,6 +218,9 @@ pub struct Tally {
 /// Wakes somebody who watches the page. Must not block.
 pub type Waker = Box<dyn Fn() + Send + Sync>;
 
+/// How far the cancels of the scope at a slot are, as the engine shows it.
+pub type CancelsOf = Box<dyn Fn(usize) -> Option<CancelView> + Send + Sync>;
+
 /// What a [`Switch`] is made of.
 pub struct SwitchParts {
     /// The halt page, with the latched words restored.
@@ -253,6 +257,7 @@ pub struct Switch {
     policy: RearmPolicy,
     latch_jobs: Sender<()>,
     progressed: Mutex<Vec<Waker>>,
+    cancels: OnceLock<CancelsOf>,
     records: Mutex<Records>,
 }
 
@@ -273,6 +278,8 @@ struct Records {
     rearms: Rearms,
     /// The slot that cannot be re-armed now.
     held: Option<usize>,
+    /// Others that cannot, by who holds them and by slot, and why.
+    holds: HashMap<&'static str, HashMap<usize, String>>,
     nonces: Nonces,
     /// When the switch was last rehearsed with success, Unix ns.
     last_drill: Option<u64>,
@@ -315,9 +322,21 @@ impl Switch {
             policy: parts.policy,
             latch_jobs,
             progressed: Mutex::default(),
+            cancels: OnceLock::new(),
             records: Mutex::new(records),
         };
         (switch, jobs)
+    }
+
+    /// From here on receipts tell how far the cancels are. The first call counts.
+    pub fn watch_cancels(&self, cancels: CancelsOf) {
+        let _ = self.cancels.set(cancels);
+    }
+
+    /// How far the cancels of `scope` are now.
+    #[must_use]
+    pub fn cancels(&self, scope: Scope) -> Option<CancelView> {
+        self.universe.slot(scope).and_then(|slot| self.cancels.get()?(slot))
     }
 
     /// The halt page.
@@ -440,6 +459,7 @@ impl Switch {
             sessions: Vec::new(),
             gates,
             working_orders: None,
+            cancels: None,
         }
     }
 
@@ -527,6 +547,15 @@ impl Switch {
     pub fn hold(&self, scope: Option<Scope>) {
         let slot = scope.and_then(|scope| self.universe.slot(scope));
         self.lock().held = slot;
+    }
+
+    /// Refuses every re-arm of the scopes in `holds`, each with its reason, until `holder` calls this again: what halts them is still
+    /// there. Holders do not see each other's. Nothing is raised: hold first, then raise, and a re-arm that came in between is undone
+    /// by the raise.
+    pub fn hold_because(&self, holder: &'static str, holds: Vec<(Scope, String)>) {
+        let slots = holds.into_iter().filter_map(|(scope, why)| Some((self.universe.slot(scope)?, why)));
+        let slots = slots.collect();
+        self.lock().holds.insert(holder, slots);
     }
 
     /// A nonce for a re-arm of `actor`'s, made of `random`.
@@ -774,6 +803,7 @@ impl Switch {
     fn look_again(&self, receipt: &mut Receipt, tally: &mut Tally) {
         receipt.look_at_gates(|| self.clock.now().mono.0, |ns| tally.gates.record(ns));
         receipt.look(&self.board, |ns| tally.told.record(ns), |ns| tally.confirmed.record(ns));
+        receipt.look_at_cancels(self.cancels(receipt.scope));
     }
 
     /// Looks at the board for the newest receipts that are not confirmed, so that stages are measured even if
@@ -783,8 +813,12 @@ impl Switch {
         let mut guard = self.lock();
         let Records { receipts, trips, tally, .. } = &mut *guard;
         let newest = receipts.iter_mut().rev().take(16).chain(trips.iter_mut().rev().take(16));
-        for receipt in newest.filter(|r| !r.is_confirmed()) {
-            self.look_again(receipt, tally);
+        for receipt in newest {
+            if receipt.is_confirmed() {
+                receipt.look_at_cancels(self.cancels(receipt.scope));
+            } else {
+                self.look_again(receipt, tally);
+            }
         }
         drop(guard);
         let now = self.clock.now();
@@ -968,6 +1002,21 @@ impl Switch {
 }
 
 impl Records {
+    /// # Errors
+    /// If what halts the scope at `slot` is still there.
+    fn is_held(&self, slot: usize) -> Result<(), RearmRefused> {
+        if self.held == Some(slot) {
+            return Err(RearmRefused::Held);
+        }
+        let mut why: Vec<String> = self.holds.values().filter_map(|slots| slots.get(&slot)).cloned().collect();
+        if why.is_empty() {
+            return Ok(());
+        }
+        // Holders come in no order; the answer is to be the same every time.
+        why.sort();
+        Err(RearmRefused::HeldBecause(why.join("; ")))
+    }
+
     fn take_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
@@ -975,9 +1024,7 @@ impl Records {
 
     /// Whether what halts `slot` is gone, and its time is over.
     fn may_lower(&self, slot: usize, policy: &RearmPolicy, now: Now) -> Result<(), RearmRefused> {
-        if self.held == Some(slot) {
-            return Err(RearmRefused::Held);
-        }
+        self.is_held(slot)?;
         let causes = self.causes.get(&slot).map_or(&[][..], Vec::as_slice);
         policy.rules.may_lower(causes, self.last_drill, now)
     }

@@ -21,6 +21,8 @@ pub mod armed {
     pub const DAY: u32 = 64;
     /// Fan-out.
     pub const FAN_OUT: u32 = 128;
+    /// Not every rule about parents is.
+    pub const PARENT_OFF: u32 = 256;
 }
 
 /// See the module.
@@ -45,6 +47,8 @@ pub struct HotProfile {
     pub clock_skew_ns: i64,
     /// Children of one parent.
     pub children: i64,
+    /// A bit per rule that an order has to be judged by because the profile limits it.
+    pub mandatory: u64,
     /// See [`armed`].
     pub armed: u32,
     /// Sides.
@@ -112,6 +116,9 @@ impl HotProfile {
         if limits.fan_out.is_some() {
             bits |= armed::FAN_OUT;
         }
+        if limits.parent_off != 0 {
+            bits |= armed::PARENT_OFF;
+        }
         HotProfile {
             soft,
             order_qty: limits.order_qty,
@@ -122,10 +129,20 @@ impl HotProfile {
             heartbeat_ns: limits.heartbeat_ns,
             clock_skew_ns: limits.clock_skew_ns,
             children: limits.children,
+            mandatory: Rule::ALL
+                .into_iter()
+                .filter(|rule| judges_orders(*rule) && limits_rule(limits, *rule))
+                .fold(0, |bits, rule| bits | 1 << rule as u64),
             armed: bits,
             sides: limits.sides,
         }
     }
+}
+
+/// Whether an order is judged by `rule` where it is limited: the others count what is no new flow.
+#[must_use]
+pub const fn judges_orders(rule: Rule) -> bool {
+    !matches!(rule, Rule::CancelRate | Rule::Denials | Rule::OrphanFills)
 }
 
 /// Whether `gauge` is one that denies by its level alone, not by what an order adds.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
+use crate::limits::cancel::CancelPolicy;
 use crate::limits::hot::HotProfile;
 use crate::model::rule::{Action, Rule, default_action};
 use crate::model::scope::{Scope, ScopeKind};
@@ -244,6 +245,8 @@ pub struct ScopeLimits {
     pub clock_skew_ns: i64,
     /// Children of one parent.
     pub children: i64,
+    /// Bits of those of [`Rule::ParentQty`], [`Rule::ParentState`] and [`Rule::ParentPx`] that are written out as unlimited.
+    pub parent_off: u64,
     /// New orders against open parents; `None`: unlimited.
     pub fan_out: Option<FanOutLimit>,
     /// Gross exposure of a suspense account, base units; [`UNLIMITED`] of every other account.
@@ -274,6 +277,7 @@ impl ScopeLimits {
             heartbeat_ns: UNLIMITED,
             clock_skew_ns: UNLIMITED,
             children: UNLIMITED,
+            parent_off: 0,
             fan_out: None,
             suspense: UNLIMITED,
             action: Rule::ALL.map(default_action),
@@ -350,6 +354,8 @@ pub struct LimitTable {
     reference_age_ns: Vec<u64>,
     /// Longest age of an FX rate in ns, by currency.
     fx_age_ns: Vec<u64>,
+    /// What becomes of working orders of a halted scope.
+    pub cancel: CancelPolicy,
     /// Made from `profiles` when first asked for.
     hot: OnceLock<Vec<HotProfile>>,
 }
@@ -384,6 +390,7 @@ impl LimitTable {
             suspense: vec![false; universe.accounts.len()],
             reference_age_ns: vec![u64::MAX; universe.instruments.len()],
             fx_age_ns: vec![u64::MAX; universe.currencies.len()],
+            cancel: CancelPolicy::default(),
             hot: OnceLock::new(),
         }
     }

@@ -12,6 +12,7 @@ use crate::kill::switch::{STAGE_BOUNDS_NS, StageTimes};
 use crate::kill::words::clean;
 use crate::metrics::usage::each_usage;
 use crate::metrics::{MODE_SERIES_MAX, MetricsParts, SOURCE_SERIES_MAX, Sample, SampleKind, UTILISATION_SERIES_MAX};
+use crate::model::cancel::CancelState;
 use crate::model::{AnomalyKind, EventKind, Mode, Rule, Scope, ScopeKind};
 
 /// Label values are kept this short.
@@ -50,6 +51,12 @@ families! {
     InputLag = "haltline_input_lag_seconds" GAUGE
         "Age of the oldest event in front of the engine when it last looked; 0 if none waited.";
     WorkingOrders = "haltline_working_orders" GAUGE "Orders that are pending or working.";
+    CancelOrders = "haltline_cancel_orders" GAUGE "Orders that are to be canceled after a halt, by where their cancel is.";
+    CancelInstructions = "haltline_cancel_instructions_total" COUNTER
+        "Instructions to sessions after a halt, by what they ask for.";
+    CancelLost = "haltline_cancel_instructions_lost_total" COUNTER
+        "Instructions that found no room on their way; they are repeated like those that are not answered.";
+    CancelEnded = "haltline_cancel_ended_total" COUNTER "Orders that ended while they were to be canceled, by how.";
     RememberedOrders = "haltline_remembered_orders" GAUGE "Orders remembered after they were done.";
     RememberedExecs = "haltline_remembered_execs" GAUGE "Exec ids remembered.";
     Pairs = "haltline_pairs" GAUGE "Pairs of strategy and instrument in use.";
@@ -263,6 +270,17 @@ impl HaltlineCollector {
             (Family::LimitsGeneration, shown.limits_generation.get() as f64),
         ] {
             page.put(family, &[], value);
+        }
+        let cancels = &shown.cancels;
+        for state in CancelState::ALL.into_iter().filter(|state| *state != CancelState::Untold) {
+            page.put(Family::CancelOrders, &[("state", state.name())], cancels.states[state as usize].get() as f64);
+        }
+        for (what, count) in ["cancel", "mass_cancel", "disconnect"].into_iter().zip(&cancels.instructions) {
+            page.put(Family::CancelInstructions, &[("what", what)], count.get() as f64);
+        }
+        page.put(Family::CancelLost, &[], cancels.lost.get() as f64);
+        for (how, count) in ["canceled", "filled", "otherwise"].into_iter().zip(&cancels.ended) {
+            page.put(Family::CancelEnded, &[("how", how)], count.get() as f64);
         }
         let mut latency = |family, latency: &Latency| {
             let (counts, sum_ns) = latency.read();

@@ -1,5 +1,6 @@
 //! What the engine answers with.
 
+use crate::model::cancel::Instruction;
 use crate::model::event::EventKind;
 use crate::model::rule::{Rule, Why};
 use crate::model::scope::{Mode, Scope};
@@ -190,6 +191,8 @@ pub enum Effect {
     Warn(Warn),
     /// See [`AnomalyKind`].
     Anomaly(Anomaly),
+    /// A session is told to cancel what works under a halt. It may leave before what it came of is durable: it admits nothing.
+    Instruct(Instruction),
     /// The engine no longer remembers this order id: an edge that gave it a number may forget it.
     OrderForgotten {
         /// The session that the id belongs to.

@@ -14,11 +14,18 @@
 //!           16  position u64
 //!           24  seq u64              of the request
 //!           32  id u64 | 40 observed i64 | 48 limit i64 | 56 checks u64
+//!
+//! instruction, between verdicts
+//!            0  kind u8 (32 cancel, 33 mass cancel, 34 disconnect) | attempt u8 | 0 u16 | check u16 | scope kind u8 | 0 u8
+//!            8  scope's strategy u16 | check u16 | scope's index u32
+//!           16  position u64
+//!           32  id u64 | 40 session that the order is of u64       of a cancel; else 0
 //! ```
 //!
 //! Numbers are little-endian, as is every machine that this runs on. Account, kinds, rules and reasons have the numbers of their
 //! enums, which never change meaning. A pair's index is the instrument's, with the strategy beside it.
 
+use crate::model::cancel::{Instruct, Instruction};
 use crate::model::effect::Denial;
 use crate::model::event::{Event, EventKind, OrdType, Side};
 use crate::model::rule::{Rule, Why};
@@ -135,20 +142,10 @@ impl VerdictRecord {
         let Some(denial) = self.denial else {
             return [head, 0, 0, self.seq, self.id.0, 0, 0, self.checks];
         };
-        let (strategy, index) = match denial.scope {
-            Scope::Firm => (0, 0),
-            Scope::Account(a) => (0, u64::from(a.0)),
-            Scope::Strategy(s) => (0, u64::from(s.0)),
-            Scope::Pair(s, i) => (u64::from(s.0), u64::from(i.0)),
-            Scope::Instrument(i) => (0, u64::from(i.0)),
-            Scope::Session(s) => (0, u64::from(s.0)),
-        };
+        let (scope_kind, scope) = scope_words(denial.scope);
         [
-            head | 1 << 8
-                | u64::from(denial.rule as u8) << 16
-                | u64::from(denial.why as u8) << 24
-                | u64::from(denial.scope.kind() as u8) << 48,
-            strategy | index << 32,
+            head | 1 << 8 | u64::from(denial.rule as u8) << 16 | u64::from(denial.why as u8) << 24 | scope_kind,
+            scope,
             0,
             self.seq,
             self.id.0,
@@ -171,21 +168,83 @@ impl VerdictRecord {
             1 => {
                 let rule = Rule::ALL.get(usize::from(byte(w[0], 2))).copied().ok_or(bad("rule", byte(w[0], 2)))?;
                 let why = Why::ALL.get(usize::from(byte(w[0], 3))).copied().ok_or(bad("why", byte(w[0], 3)))?;
-                let (strategy, index) = (StrategyId(short(w[1], 0)), (w[1] >> 32) as u32);
-                let scope = match byte(w[0], 6) {
-                    n if n == ScopeKind::Firm as u8 => Scope::Firm,
-                    n if n == ScopeKind::Account as u8 => Scope::Account(AccountId(index as u16)),
-                    n if n == ScopeKind::Strategy as u8 => Scope::Strategy(StrategyId(index as u16)),
-                    n if n == ScopeKind::Pair as u8 => Scope::Pair(strategy, InstrumentId(index)),
-                    n if n == ScopeKind::Instrument as u8 => Scope::Instrument(InstrumentId(index)),
-                    n if n == ScopeKind::Session as u8 => Scope::Session(SessionId(index as u16)),
-                    n => return Err(bad("scope", n)),
-                };
+                let scope = scope_of(w)?;
                 Some(Denial { rule, why, scope, observed: w[5] as i64, limit: w[6] as i64 })
             }
             n => return Err(bad("denied", n)),
         };
         Ok(VerdictRecord { seq: w[3], id: OrdId(w[4]), kind, denial, checks: w[7] })
+    }
+}
+
+/// The kind of a scope where it stands in word 0, and word 1.
+fn scope_words(scope: Scope) -> (u64, u64) {
+    let (strategy, index) = match scope {
+        Scope::Firm => (0, 0),
+        Scope::Account(a) => (0, u64::from(a.0)),
+        Scope::Strategy(s) => (0, u64::from(s.0)),
+        Scope::Pair(s, i) => (u64::from(s.0), u64::from(i.0)),
+        Scope::Instrument(i) => (0, u64::from(i.0)),
+        Scope::Session(s) => (0, u64::from(s.0)),
+    };
+    (u64::from(scope.kind() as u8) << 48, strategy | index << 32)
+}
+
+fn scope_of(w: &[u64; 8]) -> Result<Scope, BadField> {
+    let (strategy, index) = (StrategyId(short(w[1], 0)), (w[1] >> 32) as u32);
+    Ok(match byte(w[0], 6) {
+        n if n == ScopeKind::Firm as u8 => Scope::Firm,
+        n if n == ScopeKind::Account as u8 => Scope::Account(AccountId(index as u16)),
+        n if n == ScopeKind::Strategy as u8 => Scope::Strategy(StrategyId(index as u16)),
+        n if n == ScopeKind::Pair as u8 => Scope::Pair(strategy, InstrumentId(index)),
+        n if n == ScopeKind::Instrument as u8 => Scope::Instrument(InstrumentId(index)),
+        n if n == ScopeKind::Session as u8 => Scope::Session(SessionId(index as u16)),
+        n => return Err(BadField { field: "scope", value: n.into() }),
+    })
+}
+
+const CANCEL: u8 = 32;
+const MASS_CANCEL: u8 = 33;
+const DISCONNECT: u8 = 34;
+
+impl Instruction {
+    /// Its words; who is told is the lane's.
+    #[must_use]
+    pub fn to_record(&self) -> [u64; 8] {
+        let (scope_kind, scope) = scope_words(self.scope);
+        let (kind, attempt, id, of) = match self.what {
+            Instruct::Cancel { of, id, attempt } => (CANCEL, attempt, id.0, u64::from(of.0)),
+            Instruct::MassCancel => (MASS_CANCEL, 0, 0, 0),
+            Instruct::Disconnect => (DISCONNECT, 0, 0, 0),
+        };
+        [u64::from(kind) | u64::from(attempt) << 8 | scope_kind, scope, 0, 0, id, of, 0, 0]
+    }
+
+    /// Whether `record` is an instruction and not a verdict.
+    #[must_use]
+    pub const fn is_record(record: &[u64; 8]) -> bool {
+        Instruction::is_kind(byte(record[0], 0))
+    }
+
+    /// Whether a record whose first byte is `kind` is an instruction.
+    #[must_use]
+    pub const fn is_kind(kind: u8) -> bool {
+        matches!(kind, CANCEL..=DISCONNECT)
+    }
+
+    /// The instruction of `record`, which came on `to`'s lane.
+    ///
+    /// # Errors
+    /// If a field says nothing that exists.
+    pub fn from_record(record: &[u64; 8], to: SessionId) -> Result<Instruction, BadField> {
+        let w = record;
+        let what = match byte(w[0], 0) {
+            CANCEL => Instruct::Cancel { of: SessionId(w[5] as u16), id: OrdId(w[4]), attempt: byte(w[0], 1) },
+            MASS_CANCEL => Instruct::MassCancel,
+            DISCONNECT => Instruct::Disconnect,
+            n => return Err(BadField { field: "kind", value: n.into() }),
+        };
+        Ok(Instruction { to, scope: scope_of(w)?, what })
     }
 }
 
@@ -238,6 +297,26 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn instructions_keep_every_field_and_are_no_verdicts() {
+        let to = SessionId(9);
+        for scope in [Scope::Firm, Scope::Instrument(InstrumentId(1 << 20)), Scope::Session(SessionId(4))] {
+            for what in [
+                Instruct::Cancel { of: SessionId(8), id: OrdId(1 << 62), attempt: 255 },
+                Instruct::MassCancel,
+                Instruct::Disconnect,
+            ] {
+                let instruction = Instruction { to, scope, what };
+                let record = instruction.to_record();
+                assert!(Instruction::is_record(&record));
+                assert_eq!(Instruction::from_record(&record, to), Ok(instruction));
+                assert!(VerdictRecord::from_record(&record).is_err());
+            }
+        }
+        let verdict = VerdictRecord { seq: 1, id: OrdId(1), kind: EventKind::New, denial: None, checks: 0 };
+        assert!(!Instruction::is_record(&verdict.to_record()));
     }
 
     #[test]

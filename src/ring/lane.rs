@@ -243,6 +243,15 @@ impl Reader {
         self.places[at + STAMP].load(Ordering::Acquire) != before
     }
 
+    /// The low byte of the next record's first word, if there is a record: what kind it is, before it is taken and checked.
+    #[must_use]
+    pub fn next_kind(&self) -> Option<u8> {
+        let (at, _) = place(self.mask, self.next);
+        // SYNC lane stamp: pairs with the store in `Writer::push`.
+        let there = self.places[at + STAMP].load(Ordering::Acquire) == self.next;
+        there.then(|| self.places[at].load(Ordering::Relaxed) as u8)
+    }
+
     /// The position of the last record that waits, if the next one does.
     #[must_use]
     pub fn last(&self) -> u64 {

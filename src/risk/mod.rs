@@ -160,6 +160,7 @@
 //! - `parent_px`: a buy above the limit, a sell below; a market or stop order of a parent with a limit;
 //! - `children` (every scope): `children + 1 > limit`.
 //!
+//! The first three have no number; written out as unlimited they do not breach ([`ScopeLimits::parent_off`](crate::limits::ScopeLimits::parent_off)).
 //! A replace is judged by its order's parent: state and quantity only if the leaves grow, and then by what they grow;
 //! price always; not `children`. Denied orders take nothing. An observed order that breaches is booked to the parent that it
 //! fits. After an execution with `filled > qty`: anomaly `parent_overfill`, and the latching part of `parent_qty`'s action.
@@ -168,6 +169,15 @@
 //! `fan_out` (firm, account, strategy, session), whether orders are held to parents or not: with one more, the new orders of
 //! the window are more than `count × max(1, open parents)`. Open: not done, and `filled < qty`; in a session if it sent the
 //! parent's first child. The window reaches from 7/7 to 8/7 back, see [`fan`]. Counted from re-arm on.
+//!
+//! # Coverage
+//!
+//! A verdict's `checks` are the rules that were looked at: each part of judging notes its own. What has to be looked at follows
+//! from the limits alone: what needs no limit (the first six points of `new`), and each rule that is armed at any scope of the
+//! request and applies to it (a replace is not judged by what counts new orders, one that reduces not by exposures and losses,
+//! one that is not held to a parent not by the parent). If a rule of the second is not among the first, the request is denied
+//! `coverage` at the session (observed: the number of the first such rule), with anomaly `coverage_gap`; an observed one
+//! halts its session.
 //!
 //! # Orphans and suspense
 //!

@@ -291,6 +291,13 @@ impl OrderTable {
         (order.session, order.id)
     }
 
+    /// How many slots were ever used: each is below it.
+    #[inline]
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.slab.len() as u32
+    }
+
     /// Every order that can still trade, in no order that means anything. For those who have time: it looks at all.
     pub fn each_live(&self) -> impl Iterator<Item = &Order> {
         self.slab.iter().filter(|order| order.is_live())

@@ -29,7 +29,7 @@
 //! one namespace for all sessions. `px` is the worst price that a child may have (left out: any), `deadline` the last
 //! moment for one, nanoseconds since the Unix epoch (left out: none).
 //!
-//! `account` left out is the strategy's. Without a sequence: `hello {out, run}` (both optional: the last
+//! `account` left out is the strategy's. Without a sequence: `hello {out, run, …}` (see [`hello`]; both optional: the last
 //! answer seen and of which run), first on every connection, and `mode_ack {page}`. With the present run a client
 //! says that it acted on no answer after `out`: only then is an order that a halt withholds no longer counted.
 //!
@@ -44,6 +44,11 @@
 //! - `resend {from}`: please send again from `from` on.
 //! - `mode {page, scopes}`: modes of scopes, to be confirmed by `mode_ack {page}`. Modes are state: a new
 //!   connection gets all that are not normal, so they need no number.
+//! - `cancel {id, scope, attempt}` (and `session`, if the order is another session's): haltline wants this order canceled, because
+//!   `scope` is halted. The client sends a `cancel` for it, and in time what the venue says; no answer, and it is told again. The
+//!   request does not count towards rates. What was told for a halt that is over by now need not be done.
+//! - `mass_cancel {scope}`: the same for every order of the scope, told once to a client that takes it.
+//! - `disconnect_request {scope}`: cancels stay unanswered. Cut the connection to the venue, so that it cancels what is left.
 //! - `error {seq, field, value, rule}`: something could not be read. A request is denied besides (`malformed`);
 //!   anything else has not been taken, and its `seq` is expected again.
 //! - `names {…}`: only in `haltline.v1.bin`, the tables behind its indices.
@@ -61,6 +66,7 @@ use crate::units::{
     AccountId, DecimalError, InstrumentId, OrdId, Px, Qty, SessionId, StrategyId, UnixNanos, format_decimal,
     parse_decimal,
 };
+use crate::wire::hello::{self, Hello};
 use crate::wire::{Draft, Fault, Problem, WireId};
 
 /// A message from a client.
@@ -75,15 +81,6 @@ pub enum Client<'a> {
     },
     /// A sequenced event.
     Event(Draft<'a>),
-}
-
-/// What a client remembers of an earlier connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hello {
-    /// The last answer that it saw; 0: none.
-    pub out: u64,
-    /// The run of the server that numbered it; 0: not said.
-    pub run: u64,
 }
 
 const FIELDS: [&str; 21] = [
@@ -126,8 +123,7 @@ const PX: usize = 13;
 const PARENT: usize = 14;
 const CURRENCY: usize = 15;
 const RATE: usize = 16;
-const OUT: usize = 17;
-const RUN: usize = 18;
+// `out` and `run` are of a `hello`: see `hello::decode`.
 const PAGE: usize = 19;
 const DEADLINE: usize = 20;
 
@@ -450,9 +446,10 @@ pub fn decode<'a>(text: &'a str, universe: &Universe, session: SessionId) -> Res
     let kind = match &raw.tokens[TYPE] {
         Some(Token::Text(name)) => match &**name {
             "hello" => {
-                raw.check_fields(set(&[TYPE]), set(&[OUT, RUN]));
-                let hello = Hello { out: raw.whole(OUT, 0), run: raw.whole(RUN, 0) };
-                return if raw.problem.is_some() { fail(raw, None) } else { Ok(Client::Hello(hello)) };
+                return match hello::decode(text) {
+                    Ok(hello) => Ok(Client::Hello(hello)),
+                    Err(problem) => Err(Box::new(Fault { draft: None, problem })),
+                };
             }
             "mode_ack" => {
                 raw.check_fields(set(&[TYPE, PAGE]), 0);
@@ -770,6 +767,28 @@ pub enum Server {
         /// The scopes.
         scopes: Vec<ScopeMode>,
     },
+    /// Wanted: a cancel of this order, because a scope of it is halted.
+    Cancel {
+        /// The order's id as the client wrote it.
+        id: String,
+        /// The session that the order is of, if it is not this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session: Option<String>,
+        /// The halted scope.
+        scope: ScopeName,
+        /// Which attempt this is, from 1.
+        attempt: u8,
+    },
+    /// Wanted: a cancel of every order of this session in a scope that is halted.
+    MassCancel {
+        /// The halted scope.
+        scope: ScopeName,
+    },
+    /// Wanted: that the venue cancels what is left, because the connection to it is cut.
+    DisconnectRequest {
+        /// The halted scope.
+        scope: ScopeName,
+    },
     /// A message could not be read.
     Error {
         /// Its sequence, if that could be read.
@@ -843,12 +862,6 @@ impl Server {
     pub fn decode(text: &str) -> Result<Server, String> {
         serde_json::from_str(text).map_err(|e| e.to_string())
     }
-}
-
-/// The text of a `hello`.
-#[must_use]
-pub fn encode_hello(hello: Hello) -> String {
-    format!("{{\"type\":\"hello\",\"out\":{},\"run\":{}}}", hello.out, hello.run)
 }
 
 /// The text of a `mode_ack`.
@@ -1084,14 +1097,22 @@ pub(crate) mod tests {
             Server::Applied { seq: 5 },
             Server::Resend { from: 1 },
             Server::Mode { page: 3, scopes: vec![] },
+            Server::Cancel {
+                id: "A-1".to_owned(),
+                session: None,
+                scope: ScopeName::of(Scope::Firm, &universe),
+                attempt: 2,
+            },
+            Server::MassCancel { scope: ScopeName::of(Scope::Session(SessionId(0)), &universe) },
+            Server::DisconnectRequest { scope: ScopeName::of(Scope::Firm, &universe) },
             Server::Error { seq: None, field: "px".to_owned(), value: "\"".to_owned(), rule: "r".to_owned() },
         ] {
             assert_eq!(Server::decode(&message.encode()), Ok(message));
         }
         assert!(Server::decode(r#"{"type":"applied","seq":1,"x":2}"#).is_err());
         let ours = SessionId(0);
-        let hello = Hello { out: 3, run: 4 };
-        assert_eq!(decode(&encode_hello(hello), &universe, ours), Ok(Client::Hello(hello)));
+        let hello = Hello { out: 3, run: 4, mass_cancel: true, ..Hello::default() };
+        assert_eq!(decode(&hello::encode(&hello), &universe, ours), Ok(Client::Hello(hello)));
         assert_eq!(decode(&encode_mode_ack(9), &universe, ours), Ok(Client::ModeAck { page: 9 }));
     }
 }

@@ -11,6 +11,7 @@ use crate::model::Event;
 use crate::units::OrdId;
 
 pub mod bin;
+pub mod hello;
 pub mod json;
 pub mod text;
 

@@ -10,6 +10,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use haltline::engine::Command;
+use haltline::engine::cancels::link;
 use haltline::engine::core::{Engine, Sizing};
 use haltline::engine::published::Published;
 use haltline::kill::page::HaltPage;
@@ -375,6 +376,7 @@ struct Seen {
     anomalies: [u64; AnomalyKind::COUNT],
     resends: u64,
     forgotten: [u64; 2],
+    instructed: u64,
 }
 
 impl Seen {
@@ -390,6 +392,7 @@ impl Seen {
                 Effect::Trip(trip) => self.trips[trip.cause.rule as usize] += 1,
                 Effect::Warn(warn) => self.warnings[warn.at.rule as usize] += 1,
                 Effect::Anomaly(anomaly) => self.anomalies[anomaly.kind as usize] += 1,
+                Effect::Instruct(_) => self.instructed += 1,
                 Effect::OrderForgotten { .. } => self.forgotten[0] += 1,
                 Effect::ExecForgotten { .. } => self.forgotten[1] += 1,
             }
@@ -423,6 +426,7 @@ fn no_event_and_no_tick_allocates() {
         anomalies: [0; AnomalyKind::COUNT],
         resends: 0,
         forgotten: [0; 2],
+        instructed: 0,
     };
     // There is no warm-up: the first event is as free as the last.
     for n in 0..EVENTS {
@@ -441,6 +445,25 @@ fn no_event_and_no_tick_allocates() {
             let (cost, _) = counted(|| engine.tick(time, &mut effects));
             assert_eq!(cost, NOTHING, "the tick after event {n} allocated (calls, bytes)");
             seen.note(&effects);
+        }
+        if n % 500 == 499 {
+            // A halt with every session there, and the cancels that it brings, until somebody re-arms below.
+            let event = Event {
+                id: OrdId(link::THERE),
+                ..Event::new(EventKind::Heartbeat, SessionId((n / 500 % 2) as u16), 0)
+            };
+            let halt = Command::Mode { scope: Scope::Firm, mode: Mode::Halted, epoch: n };
+            effects.clear();
+            let (cost, ()) = counted(|| engine.step(time, &event, &mut effects));
+            assert_eq!(cost, NOTHING, "a session that comes after event {n} allocated (calls, bytes)");
+            let (cost, ()) = counted(|| engine.command(time, halt, &mut effects));
+            assert_eq!(cost, NOTHING, "the halt after event {n} allocated (calls, bytes)");
+            for _ in 0..20 {
+                effects.clear();
+                let (cost, _) = counted(|| engine.sweep_cancels(time, &mut effects));
+                assert_eq!(cost, NOTHING, "the cancels after event {n} allocated (calls, bytes)");
+                seen.note(&effects);
+            }
         }
         if n % 25 == 0 {
             // Somebody re-arms everything, so that there is flow again; and the engine shows itself.
@@ -478,6 +501,7 @@ fn no_event_and_no_tick_allocates() {
     assert!(seen.trips.iter().filter(|n| **n > 0).count() > 20, "{:?}", seen.trips);
     assert!(seen.warnings.iter().filter(|n| **n > 0).count() > 12, "{:?}", seen.warnings);
     assert!(seen.admitted > 1_500 && seen.resends > 100, "{} admitted, {} resends", seen.admitted, seen.resends);
+    assert!(seen.instructed > 100, "{} instructed", seen.instructed);
     assert!(seen.forgotten.iter().all(|n| *n > 100), "{:?}", seen.forgotten);
 }
 

@@ -3,7 +3,7 @@
  *   check W0 … W7            → the check of the record
  *   event KIND SIDE TYPE ACCOUNT STRATEGY INSTRUMENT SENT ID REF QTY PX → its eight words, or `bad FIELD VALUE`
  *   verdict W0 … W7          → its fields, or `bad FIELD VALUE`
- *   attach SESSION TOKEN BUILD, lookup KIND NAME → the message as hex
+ *   attach SESSION TOKEN BUILD, lookup KIND NAME, claim WHAT NAME VALUE → the message as hex
  *   answer HEX               → `done` and eight numbers, or status, refused and text
  * Numbers are decimal. */
 #include "haltline.h"
@@ -87,6 +87,15 @@ int main(void) {
             const char *const kind = strtok(rest + 1, " ");
             const char *const name = strtok(NULL, " ");
             if (hl_i_look_up_message(message, strtoull(kind, NULL, 10), name, &error) != HL_DONE)
+                (void)printf("%s\n", error.text);
+            else
+                show_hex(message);
+        } else if (strcmp(line, "claim") == 0) {
+            const char *const what = strtok(rest + 1, " ");
+            const char *const name = strtok(NULL, " ");
+            const char *const value = strtok(NULL, " ");
+            const char *const flag = strcmp(name, "-") == 0 ? NULL : name;
+            if (hl_i_claim_message(message, strtoull(what, NULL, 10), flag, value, &error) != HL_DONE)
                 (void)printf("%s\n", error.text);
             else
                 show_hex(message);

@@ -26,6 +26,11 @@ async function expectNoSidewaysScroll(page, where) {
   expect.soft(over, where).toBeLessThanOrEqual(0);
 }
 
+/** The red button is on the page, whole. @param {import("@playwright/test").Page} page @param {string} where */
+async function expectKillInView(page, where) {
+  await expect.soft(page.locator("#kill"), where).toBeInViewport({ ratio: 1 });
+}
+
 /** Some of everything: flow, a trip, a kill. @param {import("./support/haltline.mjs").Haltline} haltline */
 async function busy(haltline) {
   const gateways = await Promise.all(GATEWAYS.map((name) => Gateway.connect(haltline, name)));
@@ -59,7 +64,19 @@ for (const colorScheme of /** @type {const} */ (["dark", "light"])) {
         await expect(view).toHaveAttribute("aria-current", "page");
         await check(page, name);
         await expectNoSidewaysScroll(page, name);
+        await expectKillInView(page, name);
       }
+      // Between a phone and a wide screen, and while it is stale with all its words: it stays.
+      haltline.signal("SIGSTOP");
+      await expect(page.locator("#app")).toHaveAttribute("data-fresh", "stale");
+      for (const width of [1280, 1024, 800, 390]) {
+        await page.setViewportSize({ width, height: 800 });
+        await expectNoSidewaysScroll(page, `stale at ${width}`);
+        await expectKillInView(page, `stale at ${width}`);
+      }
+      haltline.signal("SIGCONT");
+      await page.setViewportSize(viewport);
+      await expect(page.locator("#app")).toHaveAttribute("data-fresh", "live");
       await page.locator("#tabs a").first().click();
       await row(page, "vwap-02").getByRole("button", { name: "strategy vwap-02", exact: true }).click();
       await expect(page.getByRole("dialog", { name: "strategy vwap-02" }).locator("tbody tr").first()).toBeVisible();

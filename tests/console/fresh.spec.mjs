@@ -142,3 +142,35 @@ test("a browser's windows leave connections for a kill", async ({ haltline, ente
   await dialog.getByRole("button", { name: "HALT FIRM" }).click();
   await expect(last.locator(".verdict")).toContainText("CONFIRMED");
 });
+
+test("clocks that run apart are not called late, and news that is held up is", async ({ enter }) => {
+  const page = await enter("vera");
+  const words = await page.evaluate(async () => {
+    const script = /** @type {HTMLScriptElement} */ (document.querySelector("script[type=module]")).src;
+    const { Freshness } = await import(script.replace("app.js", "fresh.js"));
+    const after = (/** @type {number} */ part, /** @type {number} */ heldUp) => {
+      const fresh = new Freshness();
+      // A day of news, one a second, from a clock that runs slower by this part; the last of it is held up.
+      for (let s = 0; s < 86_400; s += 1) fresh.heard(s * 1_000, 5e11 + s * 1_000 * (1 - part));
+      fresh.heard(86_400_000 + heldUp, 5e11 + 86_400_000 * (1 - part));
+      return fresh.verdict(86_400_000 + heldUp).word;
+    };
+    return [after(0.0002, 0), after(-0.0002, 0), after(0.0002, 3_000), after(0, 3_000)];
+  });
+  expect(words).toEqual(["live", "live", "late", "late"]);
+});
+
+test("a kill whose login was over says that nothing was halted", async ({ haltline, enter }) => {
+  const page = await enter("olaf");
+  await page.locator("#kill").click();
+  await page
+    .getByRole("dialog")
+    .getByRole("button", { name: /The whole firm/ })
+    .click();
+  // Nothing but the press is to find out.
+  await page.route(/v1\/(stream|rearm|overrides|kill\/preview)/, (route) => route.abort());
+  await page.context().clearCookies();
+  await page.getByRole("dialog").getByRole("button", { name: "HALT FIRM" }).click();
+  await expect(page.getByRole("alert").filter({ hasText: "NOTHING WAS HALTED" })).toBeVisible();
+  expect(await haltline.mode("firm", "")).toBe("normal");
+});

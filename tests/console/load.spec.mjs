@@ -8,7 +8,8 @@ const STRATEGIES = 1_000;
 const PER_SECOND = 1_000;
 const SECONDS = 10;
 
-test.use({ strategies: STRATEGIES });
+// What is recorded of a run would be measured along with it.
+test.use({ strategies: STRATEGIES, trace: "off" });
 
 test("a thousand strategies at a thousand orders a second", async ({ haltline, enter }) => {
   const gateways = await Promise.all(GATEWAYS.map((name) => Gateway.connect(haltline, name)));
@@ -17,6 +18,13 @@ test("a thousand strategies at a thousand orders a second", async ({ haltline, e
   const page = await enter("olaf");
   await expect(page.locator(".scopes header")).toContainText("1,0");
 
+  const metrics = await page.context().newCDPSession(page);
+  await metrics.send("Performance.enable");
+  const cpu = async () => {
+    const { metrics: list } = await metrics.send("Performance.getMetrics");
+    return list.find(({ name }) => name === "ThreadTime")?.value ?? NaN;
+  };
+  const before = await cpu();
   const seen = await page.evaluate(async (seconds) => {
     /** @type {number[]} */
     const frames = [];
@@ -57,17 +65,17 @@ test("a thousand strategies at a thousand orders a second", async ({ haltline, e
       scopes: document.querySelector(".scopes header")?.textContent,
     };
   }, SECONDS);
+  const busy = ((await cpu()) - before) / SECONDS;
   const { body } = await haltline.ask("vera", "GET", "/v1/state");
   console.log(
-    `page at ${STRATEGIES} strategies, ${PER_SECOND} orders/s asked: ${(seen.frames / SECONDS).toFixed(0)} frames/s, ` +
+    `page at ${STRATEGIES} strategies, ${PER_SECOND} orders/s asked: ${(busy * 100).toFixed(0)} % of a core for the page; ${(seen.frames / SECONDS).toFixed(0)} frames/s, ` +
       `frame gap p50 ${seen.p50.toFixed(1)} ms, p95 ${seen.p95.toFixed(1)} ms, p99 ${seen.p99.toFixed(1)} ms, max ${seen.max.toFixed(0)} ms; ` +
       `${seen.longTasks} tasks over 50 ms, longest ${seen.longTaskMax.toFixed(0)} ms, ${((seen.longTaskSum / (SECONDS * 1_000)) * 100).toFixed(1)} % of the time; ` +
       `${(seen.news / SECONDS).toFixed(1)} updates/s shown; ${body.totals.admitted} orders admitted`,
   );
-  // Bounds that a loaded machine of two cores still keeps; what a free one does is in the line above.
-  expect(seen.news / SECONDS).toBeGreaterThan(4);
-  expect(seen.p50).toBeLessThan(50);
-  expect(seen.longTaskSum).toBeLessThan(SECONDS * 1_000 * 0.3);
+  // What it costs does not depend on what else the machine does; how smooth it looks does, and is in the line above.
+  expect(busy).toBeLessThan(0.4);
+  expect(seen.news / SECONDS).toBeGreaterThan(1);
   // Rows are made for what is seen, not for all there is.
   expect(seen.rows).toBeLessThan(80);
   expect(load.sent()).toBeGreaterThan(PER_SECOND * SECONDS * 0.9);

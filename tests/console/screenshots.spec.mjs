@@ -44,7 +44,7 @@ test("pictures", async ({ haltline, enter }) => {
   });
   await expect(row(dark, "mm-011").locator(".state")).toHaveText("reduce-only");
   // A plot of half a minute says more than one of a second.
-  await until(async () => load.sent() > 250 * 40, "there is some history");
+  await until(async () => load.sent() > 250 * 40, "there is some history", 60_000);
   await shot(dark, "overview-dark");
   await shot(light, "overview-light");
 

@@ -95,6 +95,8 @@ static unsigned report_answers(int venue, hl_asker *asker, const hl_event *order
             event.kind = HL_FILL;
             event.ref_id = exec;
             event.side = event.id % 2 == 0 ? HL_BUY : HL_SELL;
+        } else if (sscanf(line, "canceled %" SCNu64, &event.id) == 1) {
+            event.kind = HL_CANCELED;
         } else if (sscanf(line, "expired %" SCNu64, &event.id) == 1) {
             event.kind = HL_EXPIRED;
         } else if (sscanf(line, "ack %" SCNu64, &event.id) != 1) {
@@ -107,6 +109,32 @@ static unsigned report_answers(int venue, hl_asker *asker, const hl_event *order
     len -= (size_t)(line - begun);
     memmove(begun, line, len);
     return ended;
+}
+
+/* Cancels what haltline wants canceled, with ids from `id` on. */
+static void obey(int venue, hl_asker *asker, uint64_t *id) {
+    hl_instruction told;
+    hl_denied denied;
+    hl_reason reason;
+    while ((reason = hl_next_instruction(asker, &told, &denied)) == HL_OK) {
+        char line[64];
+        /* HL_DO_MASS_CANCEL is told only to gateways that say that they take it. */
+        if (told.kind == HL_DO_DISCONNECT)
+            die("haltline", "wants the connection to the venue cut");
+        if (told.kind != HL_DO_CANCEL)
+            continue;
+        const int len = snprintf(line, sizeof line, "cancel %" PRIu64 "\n", told.id);
+        if (!send_all(venue, line, (size_t)len))
+            die("venue", strerror(errno));
+        hl_event cancel = hl_event_of(HL_CANCEL);
+        cancel.id = ++*id;
+        cancel.ref_id = told.id;
+        report(asker, &cancel);
+    }
+    if (reason != HL_NOTHING) {
+        char line[256];
+        die("haltline", hl_denied_text(&denied, line, sizeof line));
+    }
 }
 
 int main(int argc, char **argv) {
@@ -144,6 +172,7 @@ int main(int argc, char **argv) {
     (void)setvbuf(stdout, NULL, _IOLBF, 0);
     for (;;) {
         outstanding -= report_answers(venue, &asker, &order);
+        obey(venue, &asker, &order.id);
         if (outstanding >= OUTSTANDING) {
             (void)sched_yield();
             continue;

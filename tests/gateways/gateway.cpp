@@ -110,6 +110,8 @@ hl_event event_of(const std::string &line, const hl_event &order) {
     event.side = event.id % 2 == 0 ? HL_BUY : HL_SELL;
     if (verb == "ack") {
         event.kind = HL_ACK;
+    } else if (verb == "canceled") {
+        event.kind = HL_CANCELED;
     } else if (verb == "expired") {
         event.kind = HL_EXPIRED;
     } else if (verb == "fill") {
@@ -160,6 +162,19 @@ int main(int argc, char **argv) {
             const hl_event event = event_of(*line, order);
             outstanding -= event.kind != HL_ACK;
             report(*asker, event);
+        }
+        while (const auto told = asker->instruction()) {
+            // HL_DO_MASS_CANCEL is told only to gateways that say that they take it.
+            if (told->kind == HL_DO_DISCONNECT)
+                die("haltline wants the connection to the venue cut");
+            if (told->kind != HL_DO_CANCEL)
+                continue;
+            if (!venue.send("cancel " + std::to_string(told->id) + "\n"))
+                die("the venue's connection has ended");
+            hl_event cancel = hl_event_of(HL_CANCEL);
+            cancel.id = ++order.id;
+            cancel.ref_id = told->id;
+            report(*asker, cancel);
         }
         if (outstanding >= most_outstanding) {
             std::this_thread::yield();

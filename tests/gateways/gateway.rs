@@ -2,7 +2,7 @@
 //!
 //! `gateway SOCKET SESSION TOKEN_FILE VENUE STRATEGY INSTRUMENT`, for a session that asks or one that observes. Runs until it is
 //! ended or the venue closes the connection, and prints a line when its gate opens, when it closes, and when a thousand orders in a
-//! row were denied.
+//! row were denied. With a sixth argument, `BUILD[,FLAG=VALUE...]`, it says what it is.
 //!
 //! Needs nothing but haltline's gate: `cargo build --no-default-features --example gateway`.
 
@@ -16,13 +16,17 @@ use std::time::{Duration, SystemTime};
 use haltline::gate::page::Closed;
 use haltline::gate::region::GateKind;
 use haltline::gate::{Asker, Denied, Gate, ReportError};
-use haltline::model::{Event, EventKind, OrdType, Side};
+use haltline::model::cancel::Instruct;
+use haltline::model::claim::BadClaim;
+use haltline::model::{Claim, Event, EventKind, OrdType, Side};
 use haltline::units::{OrdId, Px, Qty, SessionId};
 
 /// How long a verdict may take.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How long haltline may take to answer what is not an order.
 const TIMEOUT: Duration = Duration::from_secs(1);
+/// The same for the first attach: haltline may read this executable before it answers.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Orders that the venue may owe an answer.
 const OUTSTANDING: u32 = 256;
 /// Places of the event lane that one order needs at most: itself, its ack, its end.
@@ -30,9 +34,10 @@ const EVENTS_PER_ORDER: u64 = 3;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, socket, session, token_file, venue, strategy, instrument] = &arguments[..] else {
-        return Err("usage: gateway SOCKET SESSION TOKEN_FILE VENUE STRATEGY INSTRUMENT".into());
+    let [_, socket, session, token_file, venue, strategy, instrument, claim @ ..] = &arguments[..] else {
+        return Err("usage: gateway SOCKET SESSION TOKEN_FILE VENUE STRATEGY INSTRUMENT [CLAIM]".into());
     };
+    let claim = claimed(claim.first().map_or("example gateway (Rust)", String::as_str))?;
     let socket = PathBuf::from(socket);
     let token = std::fs::read_to_string(token_file)?;
     let token = token.trim();
@@ -40,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     venue.set_nodelay(true)?;
     let mut answers = Answers { venue: venue.try_clone()?, begun: String::new() };
 
-    let gate = Arc::new(Gate::attach(&socket, session, token, "example gateway (Rust)", TIMEOUT)?);
+    let gate = Arc::new(Gate::attach_as(&socket, session, token, &claim, ATTACH_TIMEOUT)?);
     let (strategy, instrument_id) = (gate.strategy(strategy)?, gate.instrument(instrument)?);
     let account = gate.page().account_of(strategy).ok_or("the strategy is not on the page")?;
     let mut asker = gate.asker().ok_or("the session has an asker already, or no slot")?;
@@ -53,6 +58,20 @@ fn main() -> Result<(), Box<dyn Error>> {
         while let Some(event) = answers.next()? {
             outstanding -= u32::from(event.kind != EventKind::Ack);
             report(&mut asker, &Event { strategy, account, instrument: instrument_id, ..event })?;
+        }
+        while let Some(instruction) = asker.instruction().map_err(|denied| format!("{denied:?}"))? {
+            match instruction.what {
+                Instruct::Cancel { id: order, .. } => {
+                    venue.write_all(format!("cancel {}\n", order.0).as_bytes())?;
+                    id += 1;
+                    let mut cancel = Event::new(EventKind::Cancel, SessionId(0), 0);
+                    (cancel.id, cancel.ref_id) = (OrdId(id), order.0);
+                    report(&mut asker, &cancel)?;
+                }
+                // Only a gateway that says that it takes it is told.
+                Instruct::MassCancel => {}
+                Instruct::Disconnect => return Err("haltline wants the connection to the venue cut".into()),
+            }
         }
         if outstanding >= OUTSTANDING {
             std::thread::yield_now();
@@ -97,12 +116,24 @@ fn main() -> Result<(), Box<dyn Error>> {
                 log.closed(&denied);
                 if matches!(denied, Denied::Closed(Closed::Lapsed { .. })) {
                     // Haltline may have been started anew. Until it has, the gate stays closed.
-                    let _ = gate.reconnect(&socket, session, token, "example gateway (Rust)", TIMEOUT);
+                    let _ = gate.reconnect_as(&socket, session, token, &claim, TIMEOUT);
                 }
                 std::thread::yield_now();
             }
         }
     }
+}
+
+/// `BUILD[,FLAG=VALUE...]`.
+fn claimed(text: &str) -> Result<Claim, Box<dyn Error>> {
+    let mut parts = text.split(',');
+    let wrong = |bad: BadClaim| format!("{} {}", bad.field, bad.rule);
+    let mut claim = Claim::of_build(parts.next().unwrap_or_default()).map_err(wrong)?;
+    for flag in parts {
+        let (name, value) = flag.split_once('=').ok_or("a flag is NAME=VALUE")?;
+        claim.add_flag(name, value).map_err(wrong)?;
+    }
+    Ok(claim)
 }
 
 /// Reports `event`, which must not be lost: waits while the lane is full.
@@ -144,6 +175,10 @@ impl Answers {
             ["ack", id] => event.id = OrdId(id.parse()?),
             ["expired", id] => {
                 event.kind = EventKind::Expired;
+                event.id = OrdId(id.parse()?);
+            }
+            ["canceled", id] => {
+                event.kind = EventKind::Canceled;
                 event.id = OrdId(id.parse()?);
             }
             ["fill", id, exec, qty, px] => {

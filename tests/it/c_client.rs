@@ -234,6 +234,7 @@ fn serve(connection: &OwnedFd, script: &Mutex<Script>) {
                     None => (Answer::Done(script.numbers), script.fds.clone()),
                 }
             }
+            Request::Claim { what, name, value } => panic!("nothing is claimed here: {what:?} {name} {value}"),
             Request::LookUp { kind, name } => {
                 let id = match (kind, name.as_str()) {
                     (1, "main") | (2, "alpha") | (4, "ACME") => Ok(0),

@@ -10,7 +10,7 @@ use std::time::Instant;
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 
-use haltline::gate::hello::{self, Answer, Request};
+use haltline::gate::hello::{self, Answer, ClaimOf, Request};
 use haltline::gate::region::{self, GateKind, Region, RegionShape};
 use haltline::kill::page::layout;
 use haltline::model::record::VerdictRecord;
@@ -246,6 +246,8 @@ fn messages_over_the_socket_are_the_same_bytes() {
     let (long, longest) = ("x".repeat(64), "y".repeat(71));
     let attach = Request::Attach { session: "gw-1".into(), token: longest.clone(), build: "desk 7".replace(' ', "-") };
     let look_up = Request::LookUp { kind: 4, name: "BTC-USD".into() };
+    let claim =
+        |what, name: &str, value: &str| hex(&Request::Claim { what, name: name.into(), value: value.into() }.encode());
     let done = Answer::Done([1, 2, 3, 4, 5, 6, 7, u64::MAX]).encode();
     let refused = Answer::Refused { status: hello::status::IN_USE, text: "in use since ä".into() }.encode();
     let with = |at: usize, byte: u8| {
@@ -261,6 +263,11 @@ fn messages_over_the_socket_are_the_same_bytes() {
         (format!("attach gw-1 {longest} {long}"), "build has 64 bytes; there may be 63".into()),
         ("lookup 4 BTC-USD".into(), hex(&look_up.encode())),
         (format!("lookup 4 {long}"), "name has 64 bytes; there may be 63".into()),
+        (format!("claim 1 - {longest}"), claim(ClaimOf::ConfigHash, "", &longest)),
+        ("claim 2 - tor-7".into(), claim(ClaimOf::Host, "", "tor-7")),
+        ("claim 3 rlp on".into(), claim(ClaimOf::Flag, "rlp", "on")),
+        (format!("claim 3 {long} on"), "flag has 64 bytes; there may be 63".into()),
+        (format!("claim 3 rlp {longest}y"), "claim has 72 bytes; there may be 71".into()),
         (format!("answer {}", hex(&done)), format!("done 1 2 3 4 5 6 7 {}", u64::MAX)),
         (format!("answer {}", hex(&refused)), "3 3 haltline refused: in use since ä".into()),
         (format!("answer {}", hex(&done[..255])), format!("4 0 {unfit} an answer has 255 bytes instead of 256")),

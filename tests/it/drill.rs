@@ -120,8 +120,9 @@ fn a_real_kill_during_a_drill_wins_and_stays() {
     let daemon = Daemon::start(&with_drill(""));
     for _ in 0..5 {
         let http = daemon.http.clone();
-        let ran =
-            std::thread::spawn(move || ask(&http, "rita", "POST", "/v1/drills", Some(&json!({ "reason": "a race" }))));
+        // Forced: the order of the drill before may be shown only now.
+        let body = json!({ "reason": "a race", "force": true });
+        let ran = std::thread::spawn(move || ask(&http, "rita", "POST", "/v1/drills", Some(&body)));
         // As soon as it is halted, or a little later: the kill has to win at any moment.
         while !ran.is_finished() && daemon.mode("strategy", "drill") == "normal" {}
         let receipt = daemon.kill("strategy", "drill", "in earnest");

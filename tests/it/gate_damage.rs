@@ -186,6 +186,7 @@ fn world(clock: Option<Arc<dyn Clock>>) -> World {
     let (commands_in, commands) = crossbeam_channel::unbounded();
     let (notices_in, notices) = crossbeam_channel::bounded(1_024);
     let agent = EngineAgent::new(AgentParts {
+        queries: crossbeam_channel::never(),
         engine: Engine::new(universe.clone(), table.clone(), SIZING, clock.now()),
         universe: universe.clone(),
         page: page.clone(),

@@ -13,7 +13,7 @@ use crate::support::cc::{Language, build};
 use crate::support::{Daemon, Lines, PATIENCE, config, haltline, token};
 
 /// Nothing is limited: what stops the flood is the switch.
-const UNLIMITED: &str = r#"
+pub const UNLIMITED: &str = r#"
 [limits.firm]
 others = "unlimited"
 [limits.account."*"]
@@ -47,7 +47,7 @@ fn host(kind: &str) -> Host {
 }
 
 /// Builds the examples in Rust, as far as they are not, and returns where they are.
-fn examples() -> &'static Path {
+pub fn examples() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
         let test = std::env::current_exe().unwrap();
@@ -63,20 +63,20 @@ fn examples() -> &'static Path {
 }
 
 /// A process that ends with the test, and what it prints.
-struct Running {
-    child: Child,
+pub struct Running {
+    pub child: Child,
     lines: Lines,
 }
 
 impl Running {
-    fn start(command: &mut Command) -> Running {
+    pub fn start(command: &mut Command) -> Running {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = Lines::of(child.stdout.take().unwrap());
         Running { child, lines }
     }
 
     /// Reads on to a line for which `wanted` holds.
-    fn until(&self, wanted: impl Fn(&str) -> bool) {
+    pub fn until(&self, wanted: impl Fn(&str) -> bool) {
         let begin = Instant::now();
         let mut line = String::new();
         while !wanted(&line) {
@@ -170,8 +170,19 @@ fn no_order_leaves_after_the_confirmation(program: &Path, kind: &str) {
         capture(1, &mut captured);
     }
     capture(2_000, &mut captured);
-    let second = confirmed_at(&host.daemon.kill("firm", "", "enough"), &gateway);
+    let receipt = host.daemon.kill("firm", "", "enough");
+    let second = confirmed_at(&receipt, &gateway);
     gateway.until(|line| line == "denied 1000");
+    // What rests at the venue is canceled, too: some of it at the first kill.
+    let path = format!("/v1/kills/{}", receipt["id"].as_str().unwrap());
+    host.daemon.until("it is flat", |daemon| daemon.get("vera", &path)["flat"]["status"] == "flat");
+    let metrics = host.daemon.get("vera", "/metrics");
+    let canceled = metrics
+        .as_str()
+        .unwrap()
+        .lines()
+        .find_map(|line| line.strip_prefix("haltline_cancel_ended_total{how=\"canceled\"} ")?.parse::<u64>().ok());
+    assert_eq!(canceled, Some(16), "those that rested, and no other");
     drop(gateway);
     while let Some(order) = Captured::of(&venue.lines.next()) {
         captured.push(order);

@@ -129,7 +129,7 @@ fn more_gateways() -> String {
 #[test]
 fn an_instance_far_from_its_peers_is_halted_with_the_numbers_as_its_cause() {
     let section = "[guard.peers]\nwindow = \"500ms\"\nhold = \"700ms\"\norders_min = 5\n";
-    let limits = LIMITS.replace("count = 50", "count = 10_000_000");
+    let limits = LIMITS.replace("count = 50", "count = 100_000");
     let daemon = Daemon::start(&(section.to_owned() + &limits + &more_gateways()));
     block_on(async {
         let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;

@@ -2,10 +2,13 @@
 
 mod alertmanager;
 mod alerts;
+mod attest;
 mod c_client;
 mod c_gate;
+mod cancels;
 mod crash;
 mod drill;
+mod flat;
 mod gate;
 mod gate_damage;
 mod gate_faults;

@@ -890,7 +890,7 @@ pub fn outcome(effects: &Effects) -> Outcome {
             Effect::Resend { from, .. } => out.resend = Some(*from),
             Effect::Trip(t) => out.trips.push((t.scope, t.mode, t.cause.rule)),
             Effect::Anomaly(a) => out.anomalies.push(a.kind),
-            Effect::Warn(_) | Effect::OrderForgotten { .. } | Effect::ExecForgotten { .. } => {}
+            Effect::Warn(_) | Effect::Instruct(_) | Effect::OrderForgotten { .. } | Effect::ExecForgotten { .. } => {}
         }
     }
     out

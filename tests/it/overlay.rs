@@ -380,3 +380,32 @@ fn a_new_build_has_a_fraction_until_it_is_promoted_also_over_a_restart() {
     assert!(qty(&running) > 1_000);
     running.stop().unwrap();
 }
+
+#[test]
+fn a_role_that_counts_for_one_scope_changes_no_other() {
+    let drill =
+        "[drill]\nsession = \"drill\"\nstrategy = \"alpha\"\ninstrument = \"ACME\"\n[sessions.drill]\nkind = \"ask\"\n";
+    let (_, dir) = Daemon::start(&(drill.to_owned() + LIMITS)).terminate();
+    let path = dir.path().join("haltline.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let rita = "name = \"rita\", role = \"risk\",";
+    assert!(text.contains(rita));
+    std::fs::write(&path, text.replace(rita, &format!("{rita} scopes = [\"strategy:beta\"],"))).unwrap();
+    let daemon = Daemon::run(dir);
+    let other = |method: &str, path: &str, body: &Value| {
+        let (status, problem) = daemon.ask("rita", method, path, Some(body));
+        assert_eq!((status, &problem["type"]), (403, &json!("urn:haltline:problem:other-scope")), "{path}: {problem}");
+    };
+    other("POST", "/v1/overrides", &qty(5, 60, &Value::Null));
+    let (status, one) = daemon.ask("ruth", "POST", "/v1/overrides", Some(&qty(5, 60, &Value::Null)));
+    assert_eq!(status, 201, "{one}");
+    let reason = json!({ "reason": "r" });
+    other("DELETE", &format!("/v1/overrides/{}", one["id"].as_str().unwrap()), &reason);
+    other("POST", "/v1/probation/strategy/alpha/promote", &reason);
+    other("POST", "/v1/drills", &reason);
+    other("PUT", "/v1/limits", &json!({ "text": text, "reason": "r" }));
+    let mut own = qty(5, 60, &Value::Null);
+    own["scope"]["name"] = json!("beta");
+    assert_eq!(daemon.ask("rita", "POST", "/v1/overrides", Some(&own)).0, 201);
+    assert_eq!(active(&daemon), 2);
+}

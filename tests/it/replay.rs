@@ -12,7 +12,7 @@ use haltline::journal::run::RunStart;
 use haltline::limits::LimitTable;
 use haltline::model::{Effect, Effects, Event, EventKind};
 use haltline::ring::cells::{self, Cell};
-use haltline::units::{MonoNanos, Now, SessionId, UnixNanos};
+use haltline::units::{MonoNanos, Now, OrdId, SessionId, UnixNanos};
 
 use crate::oracle_test::{Case, Input, Maker, Rng, START, UNIX};
 
@@ -21,6 +21,7 @@ use crate::oracle_test::{Case, Input, Maker, Rng, START, UNIX};
 struct Tape {
     bytes: Vec<u8>,
     states: Vec<[u64; 2]>,
+    instructions: usize,
 }
 
 impl Tape {
@@ -53,6 +54,7 @@ fn live(case: &Case, rng: &mut Rng) -> (Tape, Vec<Cell>, Vec<Arc<LimitTable>>) {
     let mut tables = vec![case.table.clone()];
     let run = RunStart { haltline: "test".into(), boot: String::new(), host_mono: 0, config: "0".into() };
     recorder.blob(start, BlobKind::Start, &run.encode());
+    engine.begin_run(start);
     let published = Published::new(&case.universe);
     let (mut tape, mut effects) = (Tape::default(), Effects::new());
     for input in &case.inputs {
@@ -108,6 +110,25 @@ fn live(case: &Case, rng: &mut Rng) -> (Tape, Vec<Cell>, Vec<Arc<LimitTable>>) {
         if rng.one_in(50) {
             recorder.check(now, engine.state_hash());
         }
+        // A session comes or goes, and halts have their orders canceled.
+        if rng.one_in(10) {
+            effects.clear();
+            let session = SessionId(rng.below(case.universe.sessions.len() as u64) as u16);
+            let event = Event { id: OrdId(rng.below(3)), ..Event::new(EventKind::Heartbeat, session, 0) };
+            recorder.event(now, &event);
+            engine.step(now, &event, &mut effects);
+            recorder.publish(effects.as_slice());
+            tape.add(effects.as_slice(), &engine);
+        }
+        effects.clear();
+        if rng.one_in(2) && engine.sweep_cancels(now, &mut effects) {
+            recorder.sweep(now);
+            recorder.publish(effects.as_slice());
+            tape.instructions += effects.as_slice().iter().filter(|e| matches!(e, Effect::Instruct(_))).count();
+            tape.add(effects.as_slice(), &engine);
+        } else {
+            assert_eq!(effects.as_slice(), [], "a step that moved nothing");
+        }
         // Somebody looks, at any time: that changes nothing.
         if rng.one_in(3) {
             engine.show_scope(now, rng.below(slots as u64) as usize, &published);
@@ -123,7 +144,7 @@ fn live(case: &Case, rng: &mut Rng) -> (Tape, Vec<Cell>, Vec<Arc<LimitTable>>) {
 #[test]
 fn a_replay_has_the_same_effects_byte_for_byte_and_the_same_state() {
     let cases = std::env::var("HALTLINE_CASES").map_or(150, |n| n.parse().unwrap());
-    let (mut inputs, mut trips) = (0, 0);
+    let (mut inputs, mut trips, mut instructions) = (0, 0, 0);
     for seed in 1..=cases {
         let case = Maker::case(seed);
         let mut rng = Rng(seed);
@@ -150,9 +171,10 @@ fn a_replay_has_the_same_effects_byte_for_byte_and_the_same_state() {
         assert!(tape.bytes == live.bytes, "seed {seed}: effects");
         assert!(replayer.finish().unwrap().checks > 0);
         inputs += tape.states.len();
+        instructions += live.instructions;
         trips += usize::from(case.inputs.iter().any(|i| matches!(i, Input::Command(..))));
     }
-    assert!(inputs > 100 && trips > 0, "{inputs} inputs");
+    assert!(inputs > 100 && trips > 0 && instructions > 100, "{inputs} inputs, {instructions} instructions");
 }
 
 #[test]

@@ -78,7 +78,8 @@ function frame() {
   const changed = store.version !== shownVersion || context.verdict.word !== before;
   shownVersion = store.version;
   setAttribute(byId("app"), "data-fresh", context.verdict.word);
-  if (context.verdict.word !== "live") store.history.gap(Date.now());
+  const silent = context.verdict.word === "stale" || context.verdict.word === "disconnected";
+  if (silent) store.history.gap(store.atMs + (context.verdict.ageMs ?? 0));
   showTop();
   showBanners();
   showTabs();
@@ -96,6 +97,7 @@ function showTop() {
   const lastKnown = known && !vouched ? ", last known" : "";
   setText(firm, known ? `Firm ${modeText(mode)}${lastKnown}` : "Firm unknown");
   setText(byId("fresh-word"), verdict.text);
+  setText(byId("fresh-for"), verdict.for);
   setText(byId("updated-at"), store.at ? clockMs(store.at) : "–");
   setText(byId("updated-age"), verdict.ageMs === null ? "" : `${seconds(verdict.ageMs / 1_000)} ago`);
   counts.show(
@@ -104,6 +106,9 @@ function showTop() {
       .filter(({ n }) => n > 0),
   );
 }
+
+/** @type {Record<string, string>} */
+const SEVERITY_WORDS = { halted: "halted", reduce_only: "reduce-only", breach: "over limit", warn: "warning" };
 
 /** @type {KeyedList<{ severity: string, n: number }>} */
 const counts = new KeyedList(
@@ -114,7 +119,7 @@ const counts = new KeyedList(
     return h("li", {}, h("button", { type: "button", class: "quiet", onclick: () => goTo("overview") }, state));
   },
   (element, { severity, n }) =>
-    setText(/** @type {Element} */ (element.querySelector(".state")), `${count(n)} ${modeText(severity)}`),
+    setText(/** @type {Element} */ (element.querySelector(".state")), `${count(n)} ${SEVERITY_WORDS[severity]}`),
 );
 
 /**
@@ -279,7 +284,9 @@ async function refreshPending() {
 
 /** Looks which parts this haltline has, and this login may see: what is not there is not shown. */
 async function findParts() {
-  const optional = ["alerts", "incidents", "audit", "overrides", "drills"];
+  // What the role does not allow is not asked for: a refusal is written down.
+  const audit = may(client.me, "risk") ? ["audit"] : [];
+  const optional = ["alerts", "incidents", "overrides", "drills", ...audit];
   await Promise.all(
     optional.map(async (part) => {
       try {
@@ -291,8 +298,12 @@ async function findParts() {
   );
 }
 
+/** Kept while somebody is logged in, so that a page that is loaded again asks who it is, and a new one asks nothing. */
+const KNOWN = "haltline-logged-in";
+
 /** A page that is loaded again has its login still. */
 async function isLoggedIn() {
+  if (localStorage.getItem(KNOWN) === null) return false;
   try {
     client.me = await client.get("/v1/me");
     return true;
@@ -303,6 +314,7 @@ async function isLoggedIn() {
 
 async function begin(/** @type {string} */ why) {
   if (why || !(await isLoggedIn())) await login(client, why);
+  localStorage.setItem(KNOWN, "yes");
   show(byId("app"), true);
   const scopes = client.me?.scopes ? ` for ${client.me.scopes.map(scopeText).join(", ")}` : "";
   setText(byId("who"), `${client.me?.name ?? ""} · ${client.me?.role ?? ""}${scopes}`);
@@ -344,6 +356,7 @@ async function begin(/** @type {string} */ why) {
 }
 
 function end(/** @type {string} */ why) {
+  localStorage.removeItem(KNOWN);
   unfollow?.();
   unfollow = null;
   current?.leave?.();
@@ -351,7 +364,7 @@ function end(/** @type {string} */ why) {
   void begin(why);
 }
 
-client.addEventListener("lost", () => end("The session is over: log in again."));
+client.addEventListener("lost", (event) => end(/** @type {CustomEvent<string>} */ (event).detail));
 
 byId("logout").addEventListener("click", async () => {
   try {

@@ -66,7 +66,7 @@ export class Client extends EventTarget {
       const text = await answer.text();
       const body = parse(text);
       if (answer.ok) return body;
-      if (answer.status === 401) this.lost();
+      if (answer.status === 401) this.lost(options.urgent ? NOT_HALTED : OVER);
       throw new Problem(
         answer.status,
         body ?? { title: answer.statusText || `Status ${answer.status}`, detail: text.slice(0, 200) },
@@ -106,16 +106,19 @@ export class Client extends EventTarget {
     this.endable.clear();
   }
 
-  /** The login is not valid any more. */
-  lost() {
+  /** The login is not valid any more. @param {string} [why] */
+  lost(why = OVER) {
     if (!this.me) return;
     this.me = null;
-    this.dispatchEvent(new Event("lost"));
+    this.dispatchEvent(new CustomEvent("lost", { detail: why }));
   }
 }
 
 /** Sent with every change: a page of somebody else cannot make a browser send it along. */
 const WRITES = { "x-haltline": "console" };
+
+const OVER = "The session is over: log in again.";
+const NOT_HALTED = "NOTHING WAS HALTED: the session was over when kill was pressed. Log in and press again.";
 
 /** @param {string} text */
 function parse(text) {

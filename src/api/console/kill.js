@@ -81,7 +81,7 @@ class KillDialog {
 
     this.says = h("p", { class: "says" });
     this.details = h("div", { class: "muted" });
-    this.consequences = h("div", { class: "consequences", role: "status" }, this.says, this.details);
+    this.consequences = h("div", { class: "consequences", id: "kill-consequences" }, this.says, this.details);
     const mode = (
       /** @type {string} */ value,
       /** @type {string} */ title,

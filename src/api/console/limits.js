@@ -1,8 +1,9 @@
 // The use of each limit, the most used first.
 
-import { problemText } from "./client.js";
+import { may, problemText } from "./client.js";
 import { h, KeyedList, scrolling, setText, show } from "./dom.js";
 import { amount, count, plural, ruleText, scopeKey, scopeText, span } from "./format.js";
+import { openOverride } from "./overrides.js";
 import { useBar } from "./scopes.js";
 import { KINDS, limitSeverity } from "./store.js";
 
@@ -26,8 +27,11 @@ function actionText(action) {
 /** @param {LimitRow} row */
 const windowText = (row) => (row.window_ns ? ` per ${span(row.window_ns)}` : "");
 
-/** A table of limits that is kept up to date. @param {boolean} withScope */
-export function limitRows(withScope) {
+/**
+ * A table of limits that is kept up to date.
+ * @param {boolean} withScope @param {((row: LimitRow) => void) | null} [override] what a button of a row does
+ */
+export function limitRows(withScope, override = null) {
   const body = h("tbody");
   /** @type {WeakMap<HTMLElement, { use: ReturnType<typeof useBar>, numbers: HTMLElement }>} */
   const parts = new WeakMap();
@@ -48,6 +52,21 @@ export function limitRows(withScope) {
         h("td", {}, use.element),
         numbers,
         h("td", { class: "tight muted" }, actionText(row.action)),
+        override &&
+          h(
+            "td",
+            { class: "right" },
+            h(
+              "button",
+              {
+                type: "button",
+                class: "small quiet",
+                "aria-label": `Override ${ruleText(row.rule)} of ${scopeText(row.scope)}`,
+                onclick: () => override(row),
+              },
+              "Override…",
+            ),
+          ),
       );
       parts.set(element, { use, numbers });
       return element;
@@ -60,7 +79,14 @@ export function limitRows(withScope) {
       setText(part.numbers, `${observed} / ${amount(row.limit, row.unit)}`);
     },
   );
-  const heads = [...(withScope ? ["Scope"] : []), "Limit", "In use", "Observed / limit", "A breach"];
+  const heads = [
+    ...(withScope ? ["Scope"] : []),
+    "Limit",
+    "In use",
+    "Observed / limit",
+    "A breach",
+    ...(override ? [""] : []),
+  ];
   const element = scrolling("Limits", heads, body);
   return {
     element,
@@ -100,7 +126,8 @@ export class LimitsView {
       h("option", { value: "" }, "All kinds"),
       KINDS.map((kind) => h("option", { value: kind }, kind)),
     );
-    this.table = limitRows(true);
+    const overrides = context.found.has("overrides") && may(context.client.me, "risk");
+    this.table = limitRows(true, overrides ? (row) => openOverride(context, row) : null);
     this.more = h("p", { class: "empty", hidden: true });
     this.element = h(
       "div",

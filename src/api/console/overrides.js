@@ -194,3 +194,100 @@ function openReason(title, one, send, then) {
   );
   reason.focus();
 }
+
+/** How long an override may be chosen to last. */
+const SPANS = [
+  ["15 minutes", 900],
+  ["1 hour", 3_600],
+  ["4 hours", 14_400],
+  ["8 hours", 28_800],
+];
+
+/**
+ * Asks for another number of one limit, for a while: what it would mean is shown before it is asked for.
+ * @param {Context} context @param {import("./types.js").LimitRow} row
+ */
+export function openOverride(context, row) {
+  const { client } = context;
+  const limit = h("input", { type: "text", id: "override-limit", inputMode: "decimal", autocomplete: "off" });
+  const span_ = h(
+    "select",
+    { id: "override-span" },
+    SPANS.map(([text, value]) => h("option", { value: String(value) }, text)),
+  );
+  const reason = h("input", { type: "text", id: "override-reason", maxLength: 400, autocomplete: "off" });
+  const means = h("p", { role: "status" });
+  const said = h("p", { class: "said", role: "alert" });
+  const button = h("button", { type: "button", class: "primary", onclick: () => void go() }, "Ask for it");
+  /** The limits that were looked at: if somebody changes them in between, nothing is overwritten. */
+  let etag = "";
+  const change = () => ({
+    scope: row.scope,
+    rule: row.rule,
+    ...(row.window_ns && row.kind ? { window_ns: row.window_ns } : {}),
+    limit: limit.value.trim(),
+  });
+  const look = async () => {
+    setText(said, "");
+    setText(means, "");
+    if (!limit.value.trim()) return;
+    try {
+      etag = (await client.get("/v1/overrides")).etag;
+      const [would] = (await client.post("/v1/limits/what-if", { changes: [change()] })).changes;
+      if (!would) setText(means, "That is the limit now.");
+      else {
+        const use = would.would_be_percent === null ? "" : ` ${would.would_be_percent} % of it would be in use.`;
+        const over = would.above ? " WHAT IS IN USE NOW IS ABOVE IT." : "";
+        setText(means, `${would.raises ? "Raises" : "Lowers"} ${would.now} to ${would.would_be}.${use}${over}`);
+      }
+    } catch (error) {
+      setText(said, problemText(error));
+    }
+  };
+  limit.addEventListener("change", () => void look());
+  const go = async () => {
+    button.disabled = true;
+    await look();
+    try {
+      const body = { ...change(), for_seconds: Number(span_.value), reason: reason.value.trim(), etag };
+      const made = await client.post("/v1/overrides", body);
+      const waits = made.status === "pending";
+      fill(
+        content,
+        h(
+          "div",
+          { class: "verdict", role: "status", "data-status": waits ? "pressing" : "confirmed" },
+          waits ? "WAITS for a second person" : "IN FORCE",
+          h(
+            "small",
+            {},
+            waits
+              ? "The limit is as it was until somebody else agrees."
+              : "It ends by itself, and is shown until then.",
+          ),
+        ),
+      );
+      footer.remove();
+      void context.refreshPending();
+    } catch (error) {
+      setText(said, problemText(error));
+      button.disabled = false;
+    }
+  };
+  const field = (/** @type {string} */ id, /** @type {string} */ text, /** @type {HTMLElement} */ input) =>
+    h("div", { class: "field" }, h("label", { for: id }, text), input);
+  const now = `${row.observed === null ? "" : `${amount(row.observed, "")} in use, `}limit ${amount(row.limit, row.unit)}`;
+  const footer = h("footer", {}, button);
+  const content = h(
+    "div",
+    { class: "content" },
+    h("p", {}, h("b", {}, `${ruleText(row.rule)} of ${scopeText(row.scope)}`), `: ${now}`),
+    field("override-limit", "Limit for a while", limit),
+    means,
+    field("override-span", "For", span_),
+    field("override-reason", "Reason", reason),
+    said,
+  );
+  openDialog({ title: "Override a limit" }, content, footer);
+  limit.focus();
+}

@@ -77,6 +77,7 @@ class Plot {
       {
         width,
         height: HEIGHT,
+        padding: [12, 14, 0, 0],
         legend: { show: false },
         cursor: { show: false },
         scales: {

@@ -100,7 +100,12 @@ export class ReceiptPanel {
     const mode = modeText(receipt.mode).toUpperCase();
     const name = scopeText(receipt.scope);
     if (receipt.status === "confirmed") {
-      this.say("confirmed", `CONFIRMED: ${name} is ${mode}`, flatText(receipt));
+      const open = (receipt.flat?.residual ?? 0) > 0;
+      this.say(
+        open ? "open" : "confirmed",
+        `CONFIRMED: ${name} is ${mode}${open ? ", NOT FLAT" : ""}`,
+        flatText(receipt),
+      );
     } else {
       this.say("unconfirmed", `UNCONFIRMED: ${name} is ${mode}, but not proved everywhere`, missingText(receipt));
     }
@@ -223,6 +228,8 @@ function latch(receipt) {
   return step("no", failed ? "NOT on disk" : "Not on disk yet", "", receipt.latch.error ?? "It is being written.");
 }
 
+/** Orders that are named, of those that are left. */
+const NAMED = 12;
 /** What of a cancel's states a person has to deal with. */
 const STUCK = { refused: "refused by the venue", unanswered: "unanswered", unknown: "unknown: session gone" };
 
@@ -261,14 +268,16 @@ function cancels(receipt) {
   const chips = stuck.map(([state, words]) =>
     h("li", {}, h("span", { class: "chip", "data-level": "danger" }, `${count(states[state])} ${words}`)),
   );
-  const named = (flat.remainder ?? []).map((order) =>
-    h("li", {}, h("span", { class: "chip mono" }, `${order.session} ${order.id}: ${order.state}`)),
-  );
+  const remainder = flat.remainder ?? [];
+  const named = remainder
+    .slice(0, NAMED)
+    .map((order) => h("li", {}, h("span", { class: "chip mono" }, `${order.session} ${order.id}: ${order.state}`)));
+  if (residual > NAMED && remainder.length > 0) named.push(h("li", {}, `and ${count(residual - NAMED)} more`));
   const title =
     {
       flat: `FLAT: none of ${plural(all, "order")} works any more`,
       canceling: `Canceling: ${count(residual)} of ${plural(all, "order")} left`,
-      remainder: `${plural(residual, "ORDER")} LEFT that will not end by themselves`,
+      remainder: `${plural(residual, "ORDER", "ORDERS")} LEFT that will not end by themselves`,
       re_armed: `Re-armed with ${plural(residual, "order")} left: they are left alone`,
     }[flat.status] ?? flat.status;
   const how = { flat: "yes", canceling: "wait", remainder: "no", re_armed: "no" }[flat.status] ?? "no";

@@ -23,8 +23,7 @@ const NARROW = matchMedia("(max-width: 720px)");
 /** What a scope's state is called, and as what it is shown. @param {ScopeState} known @param {boolean} vouched */
 export function stateOf(known, vouched) {
   const own = known.row.mode;
-  if (own !== "normal")
-    return { severity: known.severity, text: vouched ? modeText(own) : `${modeText(own)}, last known` };
+  if (own !== "normal") return { severity: known.severity, text: vouched ? modeText(own) : `was ${modeText(own)}` };
   const above = known.row.in_force;
   if (above !== "normal") return { severity: above, text: `${modeText(above)} above` };
   if (!vouched) return { severity: "unknown", text: "unknown" };
@@ -378,6 +377,8 @@ class ScopesPanel {
   }
 }
 
+/** How much is used is drawn anew this often at most; a change of a mode is drawn at once. */
+const MAP_MS = 500;
 /** The map's tiles. */
 const TILE_PX = 11;
 const GAP_PX = 2;
@@ -413,6 +414,8 @@ class ScopeMap {
     /** @type {ScopeState[]} */
     this.tiles = [];
     this.changes = -1;
+    this.drawn = -1;
+    this.drawnAt = 0;
     this.perRow = 1;
     this.canvas.addEventListener("pointermove", (event) =>
       setText(this.at, this.hit(event)?.scope ? scopeText(/** @type {ScopeState} */ (this.hit(event)).scope) : ""),
@@ -434,6 +437,11 @@ class ScopeMap {
 
   /** @param {Map<string, ScopeState>} scopes @param {boolean} vouched */
   show(scopes, vouched) {
+    const now = performance.now();
+    const state = this.context.store.modeChanges * 2 + Number(vouched);
+    if (state === this.drawn && now - this.drawnAt < MAP_MS) return;
+    this.drawn = state;
+    this.drawnAt = now;
     if (this.changes !== this.context.store.modeChanges) {
       this.changes = this.context.store.modeChanges;
       const kind = (/** @type {ScopeState} */ known) => KINDS.indexOf(known.scope.kind);

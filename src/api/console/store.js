@@ -47,6 +47,8 @@ export class Store {
     this.state = null;
     /** The server's time of the last news. */
     this.at = "";
+    /** The same in ms. */
+    this.atMs = 0;
     /** @type {import("./types.js").EngineHealth | null} */
     this.engine = null;
     /** @type {Map<string, ScopeState>} */
@@ -76,6 +78,7 @@ export class Store {
       Object.assign(this.state, event.set);
     }
     this.at = event.at;
+    this.atMs = event.at_ms;
     this.engine = event.engine;
     for (const row of event.sessions ?? []) this.sessions.set(row.name, row);
     for (const row of event.scopes ?? []) this.takeScope(row);

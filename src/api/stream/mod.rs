@@ -61,6 +61,11 @@ use crate::api::routes::{AnyQuery, Api, Caller, Shared, query_fields};
 use crate::api::server::{Busy, Line};
 
 /// `GET /v1/stream`.
+#[utoipa::path(
+    get, path = "/v1/stream", tag = "state",
+    responses((status = 200, description = "The state as it changes: server-sent events `state`, `delta`, `cut`, `bye`.",
+        body = String, content_type = "text/event-stream"))
+)]
 pub(super) async fn stream(
     State(api): Shared,
     caller: Caller,

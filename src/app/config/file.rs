@@ -6,6 +6,8 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use super::alerts::{self, AlertsText};
+use super::attestation::{Guard, read_attestation};
+use super::cancel;
 use super::guard;
 use super::reader::{Field, NAME_RULE, Reader, is_name};
 use super::temporary::TemporaryText;
@@ -20,6 +22,7 @@ use crate::engine::core::Sizing;
 use crate::guard::watch::WatchOptions;
 use crate::ingest::gates::GateOptions;
 use crate::kill::words::ScopeName;
+use crate::limits::CancelPolicy;
 use crate::limits::ParentRule;
 use crate::model::{Event, ScopeKind, SessionKind, Universe};
 use crate::units::{Conversion, DecimalError, Px, Qty};
@@ -100,6 +103,7 @@ pub(super) struct SessionText {
     /// Empty: all.
     pub strategies: Vec<Reference>,
     pub token: Option<[u8; 32]>,
+    pub cancel: cancel::SessionCancelText,
 }
 
 /// Where keys of `[local]` are written, as far as they are.
@@ -125,6 +129,9 @@ pub(super) struct FileText {
     pub local_spots: LocalSpots,
     pub auth: Auth,
     pub journal: Journal,
+    pub guard: Guard,
+    /// Without what sessions say.
+    pub cancel: CancelPolicy,
     pub temporary: TemporaryText,
     pub alerts: AlertsText,
     pub watch: WatchOptions,
@@ -156,11 +163,13 @@ impl FileText {
         let mut operator_scopes = Vec::new();
         let (auth, operator_spots) = read_auth(root.table("auth"), &mut operator_scopes);
         let journal = read_journal(root.table("journal"));
+        let cancel = cancel::read(root.table("cancel"));
         let temporary = TemporaryText::read(root);
         let alerts = alerts::read(root.table("alerts"));
-        let mut watch = WatchOptions::default();
+        let (mut watch, mut guard) = (WatchOptions::default(), Guard::default());
         if let Some(mut table) = root.table("guard") {
             watch = guard::read(&mut table);
+            guard.attestation = read_attestation(&mut table);
             table.finish();
         }
 
@@ -215,6 +224,7 @@ impl FileText {
                     f.refuse("lists no strategy: leave it out to allow all, or leave out the session");
                 }
             }
+            let cancel = cancel::read_session(&mut table, kind);
             let token = match table.get("token_hash") {
                 Some(f) => f.hash(),
                 None => {
@@ -228,7 +238,7 @@ impl FileText {
             };
             // A kind that was refused stops the start; here it only has to be something.
             let kind = kind.unwrap_or(SessionKind::Reference);
-            sessions.push(SessionText { name, spot: field.spot.clone(), kind, strategies: listed, token });
+            sessions.push(SessionText { name, spot: field.spot.clone(), kind, strategies: listed, token, cancel });
             table.finish();
         });
 
@@ -243,6 +253,8 @@ impl FileText {
             local_spots,
             auth,
             journal,
+            guard,
+            cancel,
             temporary,
             alerts,
             watch,
@@ -295,6 +307,7 @@ impl FileText {
             }
         }
 
+        cancel::check(&self.sessions, errors);
         for strategy in &self.strategies {
             if let Some((rule, spot)) = &strategy.parents
                 && *rule != ParentRule::Ignored
@@ -799,7 +812,7 @@ fn each_named<'a>(root: &mut Reader<'a>, section: &'static str, mut each: impl F
     }
 }
 
-fn reference(field: &Field<'_>) -> Option<Reference> {
+pub(super) fn reference(field: &Field<'_>) -> Option<Reference> {
     let name = field.string()?;
     if !is_name(name) {
         field.refuse(NAME_RULE);

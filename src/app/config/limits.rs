@@ -85,6 +85,10 @@ impl Table {
                 into.spot = stated.spot.clone();
                 into.bound = stated.bound.clone();
             }
+            if stated.bound.is_none() && is_numberless(rule) {
+                // An action arms again what the table before had written out as unlimited.
+                into.bound = None;
+            }
             into.window_ns = stated.window_ns.or(into.window_ns);
             into.action = stated.action.or(into.action);
             into.warn = stated.warn.or(into.warn);
@@ -404,7 +408,7 @@ fn read_limit(field: &Field<'_>, rule: Rule, kind: ScopeKind, base_scale: Option
     // What is written about a limit is never silently zero: a number that is refused stops the start, and
     // stands here as unlimited only so that it is not reported a second time as missing.
     let refused = Some(Bound::Unlimited);
-    if field.as_str() == Some("unlimited") && !is_numberless(rule) {
+    if field.as_str() == Some("unlimited") && rule != Rule::StreamGap {
         stated.bound = Some(Bound::Unlimited);
         return stated;
     }
@@ -886,6 +890,7 @@ fn set(limits: &mut ScopeLimits, rule: Rule, value: i64) {
         Rule::ClockSkew => limits.clock_skew_ns = value,
         Rule::Children => limits.children = value,
         Rule::Suspense => limits.suspense = value,
+        Rule::ParentQty | Rule::ParentState | Rule::ParentPx => limits.parent_off |= 1 << rule as u64,
         // Only the word "unlimited" comes here for these.
         Rule::DuplicateOrder => limits.duplicate = None,
         Rule::FanOut => limits.fan_out = None,

@@ -8,6 +8,8 @@
 //! the types here document.
 
 mod alerts;
+mod attestation;
+mod cancel;
 mod file;
 mod guard;
 mod limits;
@@ -29,6 +31,7 @@ use std::sync::Arc;
 use toml::de::DeTable;
 
 pub use self::alerts::AlertsSection;
+pub use self::attestation::{Attestation, Guard, SignedFile};
 use self::file::FileText;
 use self::limits::LimitText;
 use self::reader::Reader;
@@ -354,6 +357,8 @@ pub struct Loaded {
     pub auth: Auth,
     /// What is recorded, and where.
     pub journal: Journal,
+    /// What looks at deployments.
+    pub guard: Guard,
     /// Section `[overrides]`.
     pub overrides: Overrides,
     /// Section `[limits_api]`.
@@ -589,7 +594,8 @@ fn finish(read: &Read<'_>, text: &str) -> Option<Loaded> {
         return None;
     }
     let universe = Arc::new(make_universe(file));
-    let table = limits.build(errors, file, &universe);
+    let mut table = limits.build(errors, file, &universe);
+    table.cancel = cancel::policy(file);
     let ceilings = build_ceilings(*ceilings, errors, file, &universe);
     file.alerts.check(errors, &universe);
     let mut notes = Vec::new();
@@ -607,6 +613,7 @@ fn finish(read: &Read<'_>, text: &str) -> Option<Loaded> {
         local: file.local.clone(),
         auth: file.auth.clone(),
         journal: file.journal.clone(),
+        guard: file.guard.clone(),
         overrides: file.temporary.overrides,
         limits_api: file.temporary.limits_api,
         rearm: file.temporary.rearm,
@@ -731,7 +738,7 @@ fn unchanged(errors: &Errors<'_>, old: &Loaded, new: &Loaded, file: &FileText, r
         old.drill != new.drill,
         old.ramp != new.ramp,
         old.alerts != new.alerts,
-        old.watch != new.watch,
+        old.watch != new.watch || old.guard != new.guard,
     ];
     for (spot, changed) in file.section_spots.iter().zip(sections) {
         if changed {

@@ -3,6 +3,8 @@
 
 use core::fmt::Write as _;
 
+use super::attestation::write_guard;
+use super::cancel;
 use super::file::{ANY_AGE, FileText};
 use super::guard;
 use super::limits::{Bound, LimitText, Table, action_word};
@@ -150,9 +152,12 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
     if let Some(heads) = &journal.heads {
         writeln!(out, "heads = {}", quoted(&heads.to_string_lossy()))?;
     }
+    write_guard(out, &file.guard)?;
     file.temporary.write(out)?;
     file.alerts.print(out)?;
     guard::print(&file.watch, out)?;
+
+    cancel::print(out, &file.cancel)?;
 
     for c in &file.currencies {
         writeln!(out, "\n[{}]", join("currencies", &c.name))?;
@@ -200,6 +205,7 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
         if let Some(hash) = s.token {
             writeln!(out, "token_hash = \"{}\"", blake3::Hash::from_bytes(hash).to_hex())?;
         }
+        cancel::print_session(out, s)?;
     }
     Ok(())
 }

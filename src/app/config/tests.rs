@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::limits::{DuplicateLimit, Gauge, RateKind, RateLimit, RateOf, ScopeLimits, SideRule, UNLIMITED};
+use crate::limits::{
+    DuplicateLimit, FanOutLimit, Gauge, ParentRule, RateKind, RateLimit, RateOf, ScopeLimits, SideRule, UNLIMITED,
+};
 use crate::model::{Action, Rule, Scope, SessionKind, Target};
 use crate::units::{InstrumentId, Qty};
 
@@ -290,6 +292,25 @@ const CASES: &[Case] = &[
         "sessions.gw",
         "[sessions.gw]",
         "gw has the same token as alice",
+    ),
+    // Cancels after a halt.
+    ("[ingest]", "[cancel]\nattempts = 0\n[ingest]", "cancel.attempts", "attempts = 0", "must be from 1 to 100"),
+    ("[ingest]", "[cancel]\nrepeat_after = \"8d\"\n[ingest]", "cancel.repeat_after", "8d", "must be from 1ms to 7d"),
+    ("[ingest]", "[cancel]\nflatten = true\n[ingest]", "cancel.flatten", "flatten", "unknown key"),
+    ("kind = \"ask\"", "kind = \"ask\"\ncancel_via = \"gw\"", "sessions.gw.cancel_via", "gw", "means something only"),
+    (
+        "kind = \"ask\"",
+        "kind = \"ask\"\ncancel_on_disconnect = true\ncancel_via = \"gw\"",
+        "sessions.gw.cancel_via",
+        "cancel_via",
+        "must be another session",
+    ),
+    (
+        "kind = \"ask\"",
+        "kind = \"ask\"\ncancel_on_disconnect = true\ncancel_via = \"nobody\"",
+        "sessions.gw.cancel_via",
+        "nobody",
+        "no such session",
     ),
     // Instruments and currencies.
     ("px_scale = 2", "px_scale = 13", "instruments.SHARE.px_scale", "13", "must be from 0 to 12"),
@@ -598,7 +619,7 @@ fn the_example_shows_every_limit() {
 fn the_demo_has_eight_routers_a_price_source_and_154_symbols() {
     let demo = loaded(DEMO);
     let universe = &demo.universe;
-    assert_eq!((universe.instruments.len(), universe.sessions.len()), (154, 9));
+    assert_eq!((universe.instruments.len(), universe.sessions.len()), (154, 10));
     assert!(universe.instrument("S000").is_some() && universe.instrument("S153").is_some());
     for n in 1..=8 {
         let session = universe.session(&format!("smars-{n}")).unwrap();
@@ -610,6 +631,12 @@ fn the_demo_has_eight_routers_a_price_source_and_154_symbols() {
     }
     let prices = universe.session("market-data").unwrap();
     assert_eq!(universe.sessions[usize::from(prices.0)].kind, SessionKind::Reference);
+    let orders = universe.session("oms").unwrap();
+    assert_eq!(universe.sessions[usize::from(orders.0)].kind, SessionKind::Orders);
+    let [rlp, smars] = ["rlp", "smars"].map(|name| demo.limits.parents(universe.strategy(name).unwrap()));
+    assert_eq!((rlp, smars), (ParentRule::Ignored, ParentRule::Required));
+    assert_eq!(limits_of(&demo, "account", "33").suspense, 2_000_000 * 10_000);
+    assert_eq!(limits_of(&demo, "account", "customers").suspense, UNLIMITED);
     assert!(demo.session_tokens.iter().all(Option::is_none));
     let session = limits_of(&demo, "session", "smars-8");
     let halt = Action::Halt(Target::Own);
@@ -1076,4 +1103,64 @@ proptest! {
             }
         }
     }
+}
+
+/// A session that sends parents of every strategy.
+const OMS: &str = "[sessions.oms]\nkind = \"orders\"\n";
+
+fn with_oms(more: &str) -> String {
+    let token = "token_hash = \"1111111111111111111111111111111111111111111111111111111111111111\"\n";
+    format!("{OMS}{token}{more}\n{SMALL}")
+}
+
+#[test]
+fn orders_are_held_to_parents_where_parents_are_sent_unless_it_says_otherwise() {
+    let rules = |text: &str| {
+        let loaded = loaded(text);
+        ["alpha", "beta"].map(|name| loaded.limits.parents(loaded.universe.strategy(name).unwrap()))
+    };
+    assert_eq!(rules(SMALL), [ParentRule::Ignored; 2]);
+    assert_eq!(rules(&with_oms("")), [ParentRule::Required; 2]);
+    assert_eq!(rules(&with_oms("strategies = [\"beta\"]")), [ParentRule::Ignored, ParentRule::Required]);
+    let checked = with_oms("").replace("[strategies.beta]", "[strategies.beta]\nparents = \"checked\"");
+    assert_eq!(rules(&checked), [ParentRule::Required, ParentRule::Checked]);
+    // Nobody could ever name a parent, so every order would be denied.
+    let violations = super::load("t", &with(&[("[strategies.beta]", "[strategies.beta]\nparents = \"required\"")]));
+    let told = violations.unwrap_err().to_string();
+    assert!(told.contains("strategies.beta.parents") && told.contains("no session of kind"), "{told}");
+}
+
+#[test]
+fn a_breach_of_what_a_parent_allows_halts_the_instance_unless_it_says_otherwise() {
+    let alpha = |limit: &str| {
+        let text = with_oms("").replace("[limits.strategy.\"*\"]", &format!("[limits.strategy.\"*\"]\n{limit}"));
+        limits_of(&loaded(&text), "strategy", "alpha")
+    };
+    let session = Action::Halt(Target::Session);
+    assert_eq!(alpha("").action[Rule::ParentQty as usize], session);
+    assert_eq!(alpha("parent_qty = { action = \"deny\" }").action[Rule::ParentQty as usize], Action::Deny);
+    let limits = alpha("parent_px = \"unlimited\"\nchildren = 7\nfan_out = { count = 3, per = \"2s\" }");
+    assert_eq!(limits.parent_off, 1 << Rule::ParentPx as u64);
+    assert_eq!((limits.children, limits.action[Rule::Children as usize]), (7, session));
+    assert_eq!(limits.fan_out, Some(FanOutLimit { count: 3, window_ns: 2_000_000_000 }));
+    for wrong in ["parent_qty = 5", "fan_out = 5", "fan_out = { count = 5 }", "children = -1"] {
+        let text = with_oms("").replace("[limits.strategy.\"*\"]", &format!("[limits.strategy.\"*\"]\n{wrong}"));
+        assert!(super::load("t", &text).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn a_suspense_account_has_a_limit_of_zero_and_no_other_account_has_one() {
+    let text = |more: &str| with(&[("[accounts.A]", &format!("[accounts.A]\n{more}"))]);
+    assert_eq!(limits_of(&loaded(SMALL), "account", "A").suspense, UNLIMITED);
+    let suspense = loaded(&text("suspense = true"));
+    let account = suspense.universe.account("A").unwrap();
+    assert!(suspense.limits.is_suspense(account));
+    assert_eq!(limits_of(&suspense, "account", "A").suspense, 0);
+    let limit = |text: String| {
+        text.replace("[limits.account.\"*\"]", "[limits.account.A]\nsuspense = 5\n[limits.account.\"*\"]")
+    };
+    assert_eq!(limits_of(&loaded(&limit(text("suspense = true"))), "account", "A").suspense, 50_000);
+    let told = super::load("t", &limit(SMALL.to_owned())).unwrap_err().to_string();
+    assert!(told.contains("limits.account.A.suspense"), "{told}");
 }

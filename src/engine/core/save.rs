@@ -58,6 +58,9 @@ impl Engine {
             working,
             behind,
             fill: _,
+            cancels,
+            #[cfg(test)]
+                left_out: _,
         } = self;
         Value::save(&table.generation, out);
         orders.keep(out);
@@ -80,6 +83,7 @@ impl Engine {
         Value::save(latest, out);
         Value::save(working, out);
         Value::save(behind, out);
+        State::keep(cancels, out);
     }
 
     /// An engine that goes on exactly where the saved one was. `universe`, `limits` and `sizing` are those that it had;
@@ -117,6 +121,7 @@ impl Engine {
         engine.latest = Now::load(input)?;
         engine.working = u64::load(input)?;
         engine.behind = bool::load(input)?;
+        engine.cancels.restore(input)?;
         for instrument in 0..engine.references.len() {
             engine.convert_at(instrument, engine.references[instrument].rate);
         }

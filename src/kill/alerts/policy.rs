@@ -150,6 +150,7 @@ impl Policy {
             "anomaly" => "what-comes-in",
             "delivery" => "haltlinealertdeliveryfailing",
             "signature" => "haltlinenewsignature",
+            "guard" => "haltlineinstancequarantined",
             "peer" => "haltlineoutlier",
             _ => "alerts-of-haltline-itself",
         };

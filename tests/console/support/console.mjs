@@ -74,5 +74,8 @@ export async function kill(page, scope, reason) {
   return page.getByRole("dialog", { name: /^Kill:/ });
 }
 
-/** Waits until something holds, by asking again. @param {() => Promise<boolean>} holds @param {string} what */
-export const until = (holds, what) => expect.poll(holds, { message: what, timeout: 20_000 }).toBe(true);
+/**
+ * Waits until something holds, by asking again.
+ * @param {() => Promise<boolean>} holds @param {string} what @param {number} [timeout] in ms
+ */
+export const until = (holds, what, timeout = 20_000) => expect.poll(holds, { message: what, timeout }).toBe(true);

@@ -328,17 +328,37 @@ pub struct Gateway {
 impl Gateway {
     /// Connects and says hello. Returns the welcome too.
     pub async fn connect(daemon: &Daemon, session: &str) -> (Gateway, Value) {
-        let mut request = format!("ws://{}/", daemon.ws).into_client_request().unwrap();
+        Gateway::connect_saying(daemon, session, json!({ "type": "hello" })).await
+    }
+
+    /// As [`Gateway::connect`], with this hello.
+    pub async fn connect_saying(daemon: &Daemon, session: &str, hello: Value) -> (Gateway, Value) {
+        Gateway::connect_to(&daemon.ws, session, hello).await
+    }
+
+    /// As [`Gateway::connect_saying`], to the service whose events are taken at `ws`.
+    pub async fn connect_to(ws: &str, session: &str, hello: Value) -> (Gateway, Value) {
+        let mut gateway = Gateway::dial_to(ws, session, hello).await;
+        let welcome = gateway.next().await;
+        assert_eq!(welcome["type"], "welcome", "{welcome}");
+        gateway.seq = welcome["next_seq"].as_u64().unwrap() - 1;
+        (gateway, welcome)
+    }
+
+    /// Connects and says this hello, whatever comes of it.
+    pub async fn dial(daemon: &Daemon, session: &str, hello: Value) -> Gateway {
+        Gateway::dial_to(&daemon.ws, session, hello).await
+    }
+
+    async fn dial_to(ws: &str, session: &str, hello: Value) -> Gateway {
+        let mut request = format!("ws://{ws}/").into_client_request().unwrap();
         let headers = request.headers_mut();
         headers.insert("authorization", format!("Bearer {}", token(session)).parse().unwrap());
         headers.insert("sec-websocket-protocol", "haltline.v1.json".parse().unwrap());
         let (socket, _) = connect_async(request).await.unwrap();
         let mut gateway = Gateway { socket, seq: 0, modes: Vec::new() };
-        gateway.send(json!({ "type": "hello" })).await;
-        let welcome = gateway.next().await;
-        assert_eq!(welcome["type"], "welcome", "{welcome}");
-        gateway.seq = welcome["next_seq"].as_u64().unwrap() - 1;
-        (gateway, welcome)
+        gateway.send(hello).await;
+        gateway
     }
 
     pub async fn send(&mut self, message: Value) {

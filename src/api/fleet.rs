@@ -1,0 +1,160 @@
+//! The endpoints of the guard's fleet: who is connected with which build, the manifest, preflight; and what a person may decide
+//! about them.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use serde_json::{Value, json};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::api::auth::Role;
+use crate::api::problem::Problem;
+use crate::api::routes::{AnyQuery, Api, Caller, Fields, Lane, Shared, answer, not_found, query_fields, read_fields};
+use crate::api::schema;
+use crate::guard::door::DeskRefused;
+use crate::kill::audit::Entry;
+use crate::kill::words::ScopeName;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new()
+        .routes(routes!(sessions))
+        .routes(routes!(approve))
+        .routes(routes!(manifest))
+        .routes(routes!(reload))
+        .routes(routes!(wake))
+        .routes(routes!(preflight))
+}
+
+#[utoipa::path(
+    get, path = "/v1/sessions", tag = "fleet",
+    responses((status = 200, description = "Instances: connection, build, flags, verdict.", body = Object))
+)]
+async fn sessions(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
+    caller.0.needs(Role::Viewer)?;
+    query_fields(query)?.finish()?;
+    let rows = api.beside(Lane::Views, |parts| json!({ "sessions": parts.fleet.sessions() })).await?;
+    Ok(answer(StatusCode::OK, &rows))
+}
+
+#[utoipa::path(
+    get, path = "/v1/manifest", tag = "fleet",
+    responses((status = 200, description = "The manifest in force.", body = Object))
+)]
+async fn manifest(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
+    caller.0.needs(Role::Viewer)?;
+    query_fields(query)?.finish()?;
+    let view = api.beside(Lane::Views, |parts| json!(parts.fleet.manifest())).await?;
+    Ok(answer(StatusCode::OK, &view))
+}
+
+/// The page itself says whether the fleet may open; the status only that it could be made.
+#[utoipa::path(
+    get, path = "/v1/preflight", tag = "fleet",
+    responses((status = 200, description = "Whether this fleet may open, and why not.", body = Object))
+)]
+async fn preflight(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
+    caller.0.needs(Role::Viewer)?;
+    query_fields(query)?.finish()?;
+    let page = api.beside(Lane::Views, |parts| json!(parts.fleet.preflight())).await?;
+    Ok(answer(StatusCode::OK, &page))
+}
+
+/// The reason, which whoever decides has to give.
+fn reason(fields: &mut Fields, rule: &'static str) -> Result<String, Problem> {
+    let reason = fields.text("reason")?.unwrap_or_default();
+    if reason.trim().is_empty() {
+        return Err(fields.wrong("reason", &reason.into(), rule));
+    }
+    Ok(reason)
+}
+
+#[utoipa::path(
+    post, path = "/v1/sessions/{name}/approve", tag = "fleet",
+    request_body = schema::Reason,
+    params(("name" = String, Path, description = "The session's name.")),
+    responses((status = 200, description = "What it runs now is approved.", body = Object))
+)]
+async fn approve(
+    State(api): Shared,
+    caller: Caller,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    caller.may(&api, Role::Risk, "approve_build")?;
+    let mut fields = read_fields(&api, &headers, body).await?;
+    let reason = reason(&mut fields, "an approval needs a reason")?;
+    fields.finish()?;
+    let scope = ScopeName { kind: "session".to_owned(), name: name.clone() };
+    let (actor, entry) = (caller.0.name.clone(), caller.entry("approve_build").on(scope).because(&reason));
+    let result = api.beside(Lane::Reloads, move |parts| parts.fleet.approve(&name, &actor, &reason)).await?;
+    done(&api, entry, "approved", result)
+}
+
+#[utoipa::path(
+    post, path = "/v1/wake", tag = "fleet",
+    request_body = Object,
+    responses((status = 200, description = "It is awake.", body = Object))
+)]
+async fn wake(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+    caller.may(&api, Role::Risk, "wake")?;
+    let mut fields = read_fields(&api, &headers, body).await?;
+    let Some(strategy) = fields.text("strategy")? else {
+        return Err(fields.wrong("strategy", &Value::Null, "must be the name of a strategy of the manifest"));
+    };
+    let part = fields.text("part")?;
+    let reason = reason(&mut fields, "to wake something needs a reason")?;
+    fields.finish()?;
+    let scope = ScopeName { kind: "strategy".to_owned(), name: strategy.clone() };
+    let (actor, entry) = (caller.0.name.clone(), caller.entry("wake").on(scope).because(&reason));
+    let wake = move |parts: &crate::api::ApiParts| parts.fleet.wake(&strategy, part.as_deref(), &actor, &reason);
+    let result = api.beside(Lane::Reloads, wake).await?;
+    done(&api, entry, "woken", result)
+}
+
+#[utoipa::path(
+    post, path = "/v1/manifest/reload", tag = "fleet",
+    request_body = schema::Reason,
+    responses((status = 200, description = "The manifest was read again.", body = Object))
+)]
+async fn reload(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+    caller.may(&api, Role::Risk, "manifest")?;
+    let mut fields = read_fields(&api, &headers, body).await?;
+    let reason = reason(&mut fields, "a new manifest needs a reason")?;
+    fields.finish()?;
+    let (actor, entry) = (caller.0.name.clone(), caller.entry("manifest").because(&reason));
+    let result = api.beside(Lane::Reloads, move |parts| parts.fleet.reload(&actor, &reason)).await?;
+    match result {
+        Ok(version) => {
+            api.parts.audit.record(entry.detail(format!("version {version}")));
+            Ok(answer(StatusCode::OK, &json!({ "version": version })))
+        }
+        Err(refused) => Err(refusal(&api, entry, refused)),
+    }
+}
+
+fn done(api: &Api, entry: Entry, what: &str, result: Result<String, DeskRefused>) -> Result<Response, Problem> {
+    match result {
+        Ok(text) => {
+            api.parts.audit.record(entry.detail(&text));
+            Ok(answer(StatusCode::OK, &json!({ what: text })))
+        }
+        Err(refused) => Err(refusal(api, entry, refused)),
+    }
+}
+
+fn refusal(api: &Api, entry: Entry, refused: DeskRefused) -> Problem {
+    api.parts.audit.record(entry.refused(refused.text()));
+    match refused {
+        DeskRefused::Unknown(text) => not_found(text),
+        DeskRefused::Conflict(text) => Problem::new(StatusCode::CONFLICT, "not-now", "Not now", text),
+        DeskRefused::Failed(text) => {
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            Problem::new(status, "not-written", "Done, but not written down", text)
+        }
+    }
+}

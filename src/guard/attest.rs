@@ -1,0 +1,948 @@
+//! [`Fleet`]: which instance runs what, by its word and by measurement, and what stands against it.
+//!
+//! # The rules, in this order
+//!
+//! 1. *Manifest.* Every strategy that the instance may trade by the configuration has to list it, its way in, its build, its
+//!    configuration and each flag that it names. What is measured counts for more than what is claimed; where they disagree
+//!    the instance stays out.
+//! 2. *Dormant.* A way in or a set flag that was not used for longer than the manifest allows has to be woken. So has a strategy: that
+//!    halts the strategy.
+//! 3. *Interlock.* What differs from what the instance ran before, while an incident is open anywhere in the firm, waits until
+//!    the incident is closed or a person approves it. Going back to what ran before it is no change.
+//! 4. *Fleet.* Of the instances of one strategy that are there and have nothing against them so far, those that do not run
+//!    the build that most of them run are the minority. Of several builds with the same number the one that was approved
+//!    last stays, of those approved at once the one that the manifest lists last. A strategy with `mixed_builds` has no minority.
+//! 5. *One flag, one meaning.* If builds of instances that are there and have nothing against them so far read one flag
+//!    with different meanings, all that read it stop: which of them is right nobody here can know.
+//!
+//! An instance that is not there has nothing against it: it is judged anew before it is let in. What an
+//! instance is quarantined for is gone when these rules find nothing; the halt itself is lifted by a person.
+//!
+//! No I/O; time is an argument.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::guard::door::{ArrivalId, DeskRefused, ManifestView, NewBuild, PartView, SessionRow, StrategyView, Way};
+use crate::guard::manifest::{Flag, Manifest, Part, Strategy, digest_of_hex, hex};
+use crate::guard::memory::{Identity, Known, Memory, Taken};
+use crate::guard::preflight::Check;
+use crate::kill::words::rfc3339;
+use crate::model::claim::is_set;
+use crate::model::{Claim, Scope, SessionKind, SessionSpec, Universe};
+use crate::units::{SessionId, StrategyId};
+
+/// What came of measuring an executable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Measured {
+    /// Its SHA-256.
+    Digest([u8; 32]),
+    /// Why there is none.
+    Not(String),
+}
+
+/// What is asked of instances.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// Nothing: attestation is off.
+    Off,
+    /// No manifest: only that nothing changes during an incident.
+    Interlock,
+    /// A manifest, which may be missing for this reason until one is taken.
+    Manifest(Result<Manifest, String>),
+}
+
+/// A halt that is not attestation's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incident {
+    /// What it is, in words: scope, epoch, cause.
+    pub text: String,
+}
+
+/// What stands against a scope.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// An instance's session, or a strategy that is dormant.
+    pub scope: Scope,
+    /// Each reason is a sentence that names what it is about.
+    pub reasons: Vec<String>,
+}
+
+/// Somebody who came.
+#[derive(Clone, Debug)]
+struct Here {
+    id: ArrivalId,
+    way: Way,
+    claim: Claim,
+    measured: Measured,
+    from: String,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Instance {
+    /// Who is there, the latest last: who connects anew may come before the old connection has gone. The latest counts.
+    arrivals: Vec<Here>,
+    /// Who was there last, if nobody is.
+    gone: Option<Here>,
+    /// Since when somebody is there or nobody, Unix ns.
+    since: u64,
+    last_event: u64,
+    reasons: Vec<String>,
+}
+
+impl Instance {
+    fn is_present(&self) -> bool {
+        !self.arrivals.is_empty()
+    }
+
+    fn here(&self) -> Option<&Here> {
+        self.arrivals.last()
+    }
+
+    fn shown(&self) -> Option<&Here> {
+        self.here().or(self.gone.as_ref())
+    }
+}
+
+/// How pressing it is to write the memory down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unsaved {
+    /// Nothing changed.
+    #[default]
+    Nothing,
+    /// Times of use: now and then.
+    Times,
+    /// What a restart must not forget.
+    Facts,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Fleet {
+    universe: Arc<Universe>,
+    demand: Demand,
+    taken_at: Option<u64>,
+    refused: Option<String>,
+    memory: Memory,
+    instances: Vec<Instance>,
+    dormant: Vec<(StrategyId, String)>,
+    unsaved: Unsaved,
+    /// Haltline's own session, which rehearses the switch.
+    own: Option<SessionId>,
+}
+
+/// The strategies that `session` may trade; none if it sends no orders.
+fn trades(universe: &Universe, session: SessionId) -> Vec<StrategyId> {
+    let Some(spec) = universe.sessions.get(usize::from(session.0)) else { return Vec::new() };
+    match spec.kind {
+        SessionKind::Reference | SessionKind::Orders => Vec::new(),
+        SessionKind::Ask | SessionKind::Observe if spec.strategies.is_empty() => {
+            (0..universe.strategies.len()).map(|at| StrategyId(at as u16)).collect()
+        }
+        SessionKind::Ask | SessionKind::Observe => spec.strategies.clone(),
+    }
+}
+
+fn sends_orders(kind: SessionKind) -> bool {
+    match kind {
+        SessionKind::Ask | SessionKind::Observe => true,
+        SessionKind::Reference | SessionKind::Orders => false,
+    }
+}
+
+impl Fleet {
+    /// A fleet of which nobody is there. `memory`: what was kept, or why it is lost.
+    #[must_use]
+    pub fn new(universe: Arc<Universe>, demand: Demand, memory: Result<Memory, String>) -> Fleet {
+        let instances = vec![Instance::default(); universe.sessions.len()];
+        let (memory, unsaved) = match memory {
+            Ok(memory) => (memory, Unsaved::Nothing),
+            Err(why) => (Memory { lost: Some(why), ..Memory::default() }, Unsaved::Facts),
+        };
+        Fleet {
+            universe,
+            demand,
+            taken_at: None,
+            refused: None,
+            memory,
+            instances,
+            dormant: Vec::new(),
+            unsaved,
+            own: None,
+        }
+    }
+
+    /// `session` is haltline's own: it has a token that nobody else has, and no build but haltline's.
+    pub fn exempt(&mut self, session: SessionId) {
+        self.own = Some(session);
+    }
+
+    /// Whether what runs as the session at `at` is looked at.
+    fn is_judged(&self, at: usize) -> bool {
+        sends_orders(self.universe.sessions[at].kind) && self.own != Some(SessionId(at as u16))
+    }
+
+    /// All names.
+    #[must_use]
+    pub fn universe(&self) -> &Arc<Universe> {
+        &self.universe
+    }
+
+    /// Whether anything is asked of instances.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.demand != Demand::Off
+    }
+
+    /// The same in a word or two.
+    #[must_use]
+    pub fn attestation(&self) -> &'static str {
+        match &self.demand {
+            Demand::Off => "off",
+            Demand::Interlock => "interlock only",
+            Demand::Manifest(_) => "on",
+        }
+    }
+
+    /// The manifest in force.
+    #[must_use]
+    pub fn manifest(&self) -> Option<&Manifest> {
+        match &self.demand {
+            Demand::Manifest(Ok(manifest)) => Some(manifest),
+            Demand::Off | Demand::Interlock | Demand::Manifest(Err(_)) => None,
+        }
+    }
+
+    /// When the manifest in force was taken, Unix ns.
+    #[must_use]
+    pub fn taken_at(&self) -> Option<u64> {
+        self.taken_at
+    }
+
+    /// Why the last manifest was refused; `None` if it was taken.
+    #[must_use]
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
+    }
+
+    /// Version and digest of the latest manifest that was ever taken.
+    #[must_use]
+    pub fn floor(&self) -> Option<(u64, [u8; 32])> {
+        let taken = self.memory.manifest.as_ref()?;
+        Some((taken.version, digest_of_hex(&taken.digest)?))
+    }
+
+    /// What is to be kept over a restart.
+    #[must_use]
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// How pressing it is to keep it; [`Fleet::saved`] when that was done.
+    #[must_use]
+    pub fn unsaved(&self) -> Unsaved {
+        self.unsaved
+    }
+
+    /// The memory is on disk.
+    pub fn saved(&mut self) {
+        self.unsaved = Unsaved::Nothing;
+    }
+
+    /// It is not, after all: what was not saved is so still.
+    pub fn not_saved(&mut self, unsaved: Unsaved) {
+        self.unsaved = self.unsaved.max(unsaved);
+    }
+
+    /// `manifest` is in force from now (Unix ns) on.
+    pub fn take_manifest(&mut self, manifest: Manifest, now: u64) {
+        self.memory.manifest = Some(Taken { version: manifest.version, digest: hex(&manifest.digest) });
+        self.demand = Demand::Manifest(Ok(manifest));
+        (self.taken_at, self.refused, self.unsaved) = (Some(now), None, Unsaved::Facts);
+    }
+
+    /// A manifest was refused for this reason: the one before stays in force, if there was one.
+    pub fn refuse_manifest(&mut self, why: String) {
+        if let Demand::Manifest(Err(missing)) = &mut self.demand {
+            missing.clone_from(&why);
+        }
+        self.refused = Some(why);
+    }
+
+    /// `session` wants in. Judge before it is let in. Returns the approved builds that are new with it.
+    pub fn arrive(
+        &mut self,
+        session: SessionId,
+        id: ArrivalId,
+        (way, claim, from): (Way, Claim, String),
+        measured: Measured,
+        now: u64,
+    ) -> Vec<NewBuild> {
+        let Some(instance) = self.instances.get_mut(usize::from(session.0)) else { return Vec::new() };
+        if !instance.is_present() {
+            instance.since = now;
+        }
+        let at = instance.arrivals.partition_point(|here| here.id < id);
+        instance.arrivals.insert(at, Here { id, way, claim, measured, from });
+        self.new_builds(session, now)
+    }
+
+    /// What came as `id` has gone.
+    pub fn leave(&mut self, session: SessionId, id: ArrivalId, now: u64) {
+        let Some(instance) = self.instances.get_mut(usize::from(session.0)) else { return };
+        let Some(at) = instance.arrivals.iter().position(|here| here.id == id) else { return };
+        let gone = instance.arrivals.remove(at);
+        if !instance.is_present() {
+            (instance.gone, instance.since) = (Some(gone), now);
+            instance.reasons.clear();
+        }
+    }
+
+    /// An event of `session` was seen. What has something against it wakes nothing.
+    pub fn event_seen(&mut self, session: SessionId, now: u64) {
+        let Some(instance) = self.instances.get_mut(usize::from(session.0)) else { return };
+        instance.last_event = now;
+        let Demand::Manifest(Ok(manifest)) = &self.demand else { return };
+        let Some(here) = instance.here().filter(|_| instance.reasons.is_empty()) else { return };
+        let traded = trades(&self.universe, session);
+        for id in &traded {
+            let Some(strategy) = strategy_of(manifest, &self.universe, *id) else { continue };
+            self.memory.exercise(&strategy.name, &Part::Path(here.way).to_string(), now);
+            if let Some(build) = build_of(strategy, here) {
+                self.memory.exercise(&strategy.name, &Part::Build(build.to_owned()).to_string(), now);
+            }
+            for (name, _) in here.claim.flags().iter().filter(|(_, value)| is_set(value)) {
+                self.memory.exercise(&strategy.name, &Part::Flag(name.clone()).to_string(), now);
+            }
+        }
+        self.unsaved = self.unsaved.max(Unsaved::Times);
+        if let [only] = traded[..] {
+            self.strategy_used(only, now);
+        }
+    }
+
+    /// `strategy` was used. One that is dormant is not woken by that.
+    pub fn strategy_used(&mut self, strategy: StrategyId, now: u64) {
+        let Demand::Manifest(Ok(manifest)) = &self.demand else { return };
+        let Some(spec) = strategy_of(manifest, &self.universe, strategy) else { return };
+        if self.dormant_since(manifest, spec, &Part::Strategy, now).is_none() {
+            self.memory.exercise(&spec.name, "strategy", now);
+            self.unsaved = self.unsaved.max(Unsaved::Times);
+        }
+    }
+
+    /// When `part` was last used, by the manifest's word or by what was seen; at least when its newest build was approved.
+    fn last_exercised(&self, strategy: &Strategy, part: &Part) -> u64 {
+        let said = strategy.exercised.get(part).copied().unwrap_or(0);
+        let seen = self.memory.last_exercised(&strategy.name, &part.to_string()).unwrap_or(0);
+        match said.max(seen) {
+            0 => strategy.newest_approval(),
+            at => at,
+        }
+    }
+
+    /// Since when `part` is unused, if that is for too long.
+    fn dormant_since(&self, manifest: &Manifest, strategy: &Strategy, part: &Part, now: u64) -> Option<u64> {
+        let at = self.last_exercised(strategy, part);
+        manifest.dormant_after_ns.filter(|after| now.saturating_sub(at) > *after).map(|_| at)
+    }
+
+    fn new_builds(&mut self, session: SessionId, now: u64) -> Vec<NewBuild> {
+        let Demand::Manifest(Ok(manifest)) = &self.demand else { return Vec::new() };
+        let Some(here) = self.instances.get(usize::from(session.0)).and_then(Instance::here) else {
+            return Vec::new();
+        };
+        let name = &self.universe.sessions[usize::from(session.0)].name;
+        let mut new = Vec::new();
+        for id in trades(&self.universe, session) {
+            let Some(strategy) = strategy_of(manifest, &self.universe, id) else { continue };
+            let Some(build) = build_of(strategy, here).and_then(|id| strategy.build(id)) else { continue };
+            if self.memory.first_seen.get(name).is_some_and(|seen| seen.contains_key(&build.id)) {
+                continue;
+            }
+            let elsewhere = self.memory.first_seen.values().filter_map(|seen| seen.get(&build.id)).min().copied();
+            let ends = |seen: u64| seen.max(build.approved_at).saturating_add(build.ramp_ns);
+            self.memory.first_seen.entry(name.clone()).or_default().insert(build.id.clone(), now);
+            self.unsaved = Unsaved::Facts;
+            if elsewhere.is_none_or(|seen| now < ends(seen)) {
+                let (strategy, id, ramp_ns) = (strategy.name.clone(), build.id.clone(), build.ramp_ns);
+                new.push(NewBuild { session, strategy, build: id, approved_at: build.approved_at, ramp_ns });
+            }
+        }
+        new
+    }
+
+    /// Applies the rules as of `now` (Unix ns), with these incidents open. The result is the whole of what stands against anybody.
+    pub fn judge(&mut self, now: u64, incidents: &[Incident]) -> Vec<Finding> {
+        let mut reasons: Vec<Vec<String>> = vec![Vec::new(); self.instances.len()];
+        self.dormant.clear();
+        if self.is_on() {
+            for (at, reasons) in reasons.iter_mut().enumerate() {
+                let session = SessionId(at as u16);
+                if !self.instances[at].is_present() || !self.is_judged(at) {
+                    continue;
+                }
+                self.judge_alone(session, now, reasons);
+                self.judge_change(session, now, incidents, reasons);
+            }
+            if let Demand::Manifest(Ok(manifest)) = &self.demand {
+                let judged = Judged { fleet: self, manifest };
+                judged.minorities(&mut reasons);
+                judged.meanings(&mut reasons);
+                self.dormant = judged.dormant_strategies(now);
+            }
+        }
+        let mut findings = Vec::new();
+        for (at, reasons) in reasons.into_iter().enumerate() {
+            self.instances[at].reasons.clone_from(&reasons);
+            if !reasons.is_empty() {
+                findings.push(Finding { scope: Scope::Session(SessionId(at as u16)), reasons });
+            }
+        }
+        findings.extend(
+            self.dormant.iter().map(|(id, why)| Finding { scope: Scope::Strategy(*id), reasons: vec![why.clone()] }),
+        );
+        findings
+    }
+
+    /// Rules 1 and 2.
+    fn judge_alone(&self, session: SessionId, now: u64, reasons: &mut Vec<String>) {
+        let at = usize::from(session.0);
+        if let Some(why) = &self.memory.lost
+            && !self.memory.instances.contains_key(&self.universe.sessions[at].name)
+        {
+            reasons.push(format!("what it ran before is not known, a person has to approve what it runs now: {why}"));
+        }
+        let Some(here) = self.instances[at].here() else { return };
+        let manifest = match &self.demand {
+            Demand::Off | Demand::Interlock => return,
+            Demand::Manifest(Err(why)) => {
+                reasons.push(format!("there is no valid manifest: {why}"));
+                return;
+            }
+            Demand::Manifest(Ok(manifest)) => manifest,
+        };
+        let name = &self.universe.sessions[at].name;
+        for id in trades(&self.universe, session) {
+            let strategy_name = &self.universe.strategies[usize::from(id.0)].name;
+            let Some(strategy) = strategy_of(manifest, &self.universe, id) else {
+                reasons.push(format!("it may trade strategy {strategy_name}, which is not in the manifest"));
+                continue;
+            };
+            if !strategy.instances.contains(name) {
+                reasons.push(format!(
+                    "it may trade strategy {strategy_name}, which does not list it as an instance in the manifest"
+                ));
+                continue;
+            }
+            if !strategy.paths.contains(&here.way) {
+                let way = here.way.name();
+                reasons.push(format!("strategy {strategy_name} does not list the order path {way} in the manifest"));
+            }
+            judge_build(strategy, here, reasons);
+            self.judge_flags(manifest, strategy, here, now, reasons);
+            if let Some(since) = self.dormant_since(manifest, strategy, &Part::Path(here.way), now) {
+                let way = here.way.name();
+                reasons.push(format!(
+                    "order path {way} of strategy {strategy_name} is dormant, last used {}: it has to be woken",
+                    rfc3339(since)
+                ));
+            }
+        }
+    }
+
+    fn judge_flags(&self, manifest: &Manifest, strategy: &Strategy, here: &Here, now: u64, reasons: &mut Vec<String>) {
+        let build = build_of(strategy, here);
+        for (name, value) in here.claim.flags() {
+            let known = strategy
+                .flags
+                .iter()
+                .find(|flag| flag.name == *name && build.is_some_and(|build| flag.builds.iter().any(|id| id == build)));
+            let Some(flag) = known else {
+                let build = build.unwrap_or("which is not known");
+                reasons.push(format!(
+                    "flag {name} is not one that build {build} may read for strategy {} by the manifest",
+                    strategy.name
+                ));
+                continue;
+            };
+            if !flag.values.is_empty() && !flag.values.contains(value) {
+                let values = flag.values.join(", ");
+                reasons.push(format!("flag {name} = {value:?}: the manifest allows {values}"));
+            }
+            if is_set(value)
+                && let Some(since) = self.dormant_since(manifest, strategy, &Part::Flag(name.clone()), now)
+            {
+                reasons.push(format!(
+                    "flag {name} of strategy {} is dormant, last used {}: it has to be woken",
+                    strategy.name,
+                    rfc3339(since)
+                ));
+            }
+        }
+    }
+
+    /// Rule 3. What nothing stands against is what the instance is known to run from now on.
+    fn judge_change(&mut self, session: SessionId, now: u64, incidents: &[Incident], reasons: &mut Vec<String>) {
+        let at = usize::from(session.0);
+        let Some(identity) = self.identity(at) else { return };
+        let name = &self.universe.sessions[at].name;
+        let changes = match self.memory.instances.get(name) {
+            Some(known) => known.identity.changes(&identity),
+            None if self.memory.lost.is_some() => return,
+            None => Vec::new(),
+        };
+        if let Some(incident) = incidents.first()
+            && !changes.is_empty()
+        {
+            let more = match incidents.len() {
+                1 => String::new(),
+                n => format!(" and {} more", n - 1),
+            };
+            reasons.push(format!(
+                "it changed during an incident ({}; {}{more}): close the incident, or approve the change",
+                changes.join(", "),
+                incident.text
+            ));
+            return;
+        }
+        let same = self.memory.instances.get(name).is_some_and(|known| known.identity == identity);
+        if !same {
+            self.memory.instances.insert(name.clone(), Known { identity, at: now });
+            self.unsaved = Unsaved::Facts;
+        }
+    }
+
+    /// What the instance is that is there.
+    fn identity(&self, at: usize) -> Option<Identity> {
+        let here = self.instances.get(at)?.here()?;
+        let digest = match &here.measured {
+            Measured::Digest(digest) => Some(hex(digest)),
+            Measured::Not(_) => None,
+        };
+        let build = self.known_build(here).or_else(|| here.claim.build().map(str::to_owned));
+        let flags = here.claim.flags().iter().cloned().collect();
+        Some(Identity { build, digest, config_hash: here.claim.config_hash().map(str::to_owned), flags })
+    }
+
+    /// The id that the manifest has for what was measured.
+    fn known_build(&self, here: &Here) -> Option<String> {
+        let Measured::Digest(digest) = &here.measured else { return None };
+        let builds = self.manifest()?.strategies.iter().flat_map(|strategy| &strategy.builds);
+        builds.into_iter().find(|build| build.digest == Some(*digest)).map(|build| build.id.clone())
+    }
+
+    /// A person approves what `session` runs now.
+    ///
+    /// # Errors
+    /// If it is not there, or there is nothing to approve: the other rules are not a person's to set aside.
+    pub fn approve(&mut self, session: &str, now: u64) -> Result<String, DeskRefused> {
+        let id = self.universe.session(session);
+        let id = id.ok_or_else(|| DeskRefused::Unknown(format!("there is no session {session:?}")))?;
+        let at = usize::from(id.0);
+        let Some(identity) = self.identity(at) else {
+            return Err(DeskRefused::Conflict(format!(
+                "session {session} is not there: what it will run is not known"
+            )));
+        };
+        let what = match self.memory.instances.get(session).map(|known| known.identity.changes(&identity)) {
+            Some(changes) if !changes.is_empty() => changes.join(", "),
+            None if self.memory.lost.is_some() => "what it runs, with nothing to compare it with".to_owned(),
+            Some(_) | None => {
+                return Err(DeskRefused::Conflict(format!("session {session} has not changed: nothing to approve")));
+            }
+        };
+        self.memory.instances.insert(session.to_owned(), Known { identity, at: now });
+        let unknown =
+            |(at, spec): (usize, &SessionSpec)| self.is_judged(at) && !self.memory.instances.contains_key(&spec.name);
+        if !self.universe.sessions.iter().enumerate().any(unknown) {
+            self.memory.lost = None;
+        }
+        self.unsaved = Unsaved::Facts;
+        Ok(what)
+    }
+
+    /// A person wakes `strategy`, or only the part that `part` names.
+    ///
+    /// # Errors
+    /// If there is no such thing, or it is awake.
+    pub fn wake(&mut self, strategy: &str, part: Option<&str>, now: u64) -> Result<String, DeskRefused> {
+        let Some(manifest) = self.manifest() else {
+            return Err(DeskRefused::Conflict("there is no manifest: nothing is dormant".to_owned()));
+        };
+        let Some(spec) = manifest.strategy(strategy) else {
+            return Err(DeskRefused::Unknown(format!("strategy {strategy:?} is not in the manifest")));
+        };
+        let parts: Vec<Part> = match part {
+            None => spec.sleepers().collect(),
+            Some(word) => {
+                let found = Part::parse(word).and_then(|part| spec.sleepers().find(|sleeper| *sleeper == part));
+                let unknown = || format!("strategy {strategy} has no {word:?}: strategy, path:WAY and flag:NAME sleep");
+                vec![found.ok_or_else(|| DeskRefused::Unknown(unknown()))?]
+            }
+        };
+        let asleep: Vec<String> = parts
+            .iter()
+            .filter(|part| self.dormant_since(manifest, spec, part, now).is_some())
+            .map(Part::to_string)
+            .collect();
+        if asleep.is_empty() {
+            return Err(DeskRefused::Conflict(format!("nothing of that is dormant in strategy {strategy}")));
+        }
+        for part in &asleep {
+            self.memory.exercise(strategy, part, now);
+        }
+        self.unsaved = Unsaved::Facts;
+        Ok(asleep.join(", "))
+    }
+
+    /// What stands against `session` since the last [`Fleet::judge`].
+    #[must_use]
+    pub fn reasons(&self, session: SessionId) -> &[String] {
+        self.instances.get(usize::from(session.0)).map_or(&[], |instance| &instance.reasons)
+    }
+
+    /// How many instances are quarantined.
+    #[must_use]
+    pub fn quarantined(&self) -> usize {
+        self.instances.iter().filter(|instance| !instance.reasons.is_empty()).count()
+    }
+
+    /// Instances that a strategy of the manifest expects and that are not there, with the strategy. An instance that the configuration does
+    /// not have is never there.
+    #[must_use]
+    pub fn missing(&self) -> Vec<(String, String)> {
+        let strategies = self.manifest().map_or(&[][..], |manifest| &manifest.strategies);
+        let mut missing = Vec::new();
+        for strategy in strategies {
+            for name in strategy.instances.iter().filter(|name| !self.is_here(name)) {
+                missing.push((strategy.name.clone(), name.clone()));
+            }
+        }
+        missing
+    }
+
+    fn is_here(&self, name: &str) -> bool {
+        self.universe.session(name).is_some_and(|id| self.instances[usize::from(id.0)].is_present())
+    }
+
+    /// Every strategy, order path and flag that has to be woken: `alpha flag:rlp`, and since when it was not used.
+    #[must_use]
+    pub fn asleep(&self, now: u64) -> Vec<(String, u64)> {
+        let Some(manifest) = self.manifest() else { return Vec::new() };
+        let mut asleep = Vec::new();
+        for strategy in &manifest.strategies {
+            for part in strategy.sleepers() {
+                if let Some(since) = self.dormant_since(manifest, strategy, &part, now) {
+                    asleep.push((format!("{} {part}", strategy.name), since));
+                }
+            }
+        }
+        asleep
+    }
+
+    /// The fleet's lines of the preflight page.
+    #[must_use]
+    pub fn checks(&self, now: u64) -> Vec<Check> {
+        let mut checks = vec![match (&self.demand, &self.refused) {
+            (Demand::Off, _) => Check::note("manifest", "attestation is off: any build may come"),
+            (Demand::Interlock, _) => {
+                Check::note("manifest", "none is configured: only changes during an incident count")
+            }
+            (Demand::Manifest(Err(why)), _) => Check::of("manifest", &[format!("none is in force: {why}")], ""),
+            (Demand::Manifest(Ok(manifest)), Some(why)) => {
+                Check::of("manifest", &[format!("version {} is in force; refused: {why}", manifest.version)], "")
+            }
+            (Demand::Manifest(Ok(manifest)), None) => {
+                let at = self.taken_at.map_or_else(String::new, rfc3339);
+                Check::of("manifest", &[], format!("version {}, taken {at}", manifest.version))
+            }
+        }];
+        let named = |at: usize, reason: &String| format!("session {}: {reason}", self.universe.sessions[at].name);
+        let about = |flags: bool| -> Vec<String> {
+            let all = self.instances.iter().enumerate();
+            let all = all.flat_map(|(at, instance)| instance.reasons.iter().map(move |reason| (at, reason)));
+            all.filter(|(_, reason)| is_about_flags(reason) == flags).map(|(at, reason)| named(at, reason)).collect()
+        };
+        let present = self.instances.iter().filter(|instance| instance.is_present()).count();
+        let judged = if self.is_on() { "nothing stands against any of them" } else { "nobody looks at what they run" };
+        checks.push(Check::of("builds", &about(false), format!("{present} sessions are connected, {judged}")));
+        let set: BTreeSet<&str> = self
+            .instances
+            .iter()
+            .filter_map(Instance::here)
+            .flat_map(|here| here.claim.flags().iter().filter(|(_, value)| is_set(value)).map(|(name, _)| &**name))
+            .collect();
+        let set = if set.is_empty() { "none".to_owned() } else { Vec::from_iter(set).join(", ") };
+        checks.push(Check::of("flags", &about(true), format!("set: {set}")));
+        let missing: Vec<String> =
+            self.missing().iter().map(|(strategy, name)| format!("{name} of strategy {strategy} is missing")).collect();
+        checks.push(match self.manifest() {
+            None => Check::note("instances", "no manifest says who is expected"),
+            Some(_) => Check::of("instances", &missing, "all that are expected are connected"),
+        });
+        let asleep: Vec<String> =
+            self.asleep(now).iter().map(|(what, since)| format!("{what} since {}", rfc3339(*since))).collect();
+        // What is asleep does not trade; nothing says that it should.
+        checks.push(match asleep.is_empty() {
+            true => Check::of("dormant", &[], "nothing has to be woken"),
+            false => Check::note("dormant", format!("to be woken before it is used: {}", asleep.join("; "))),
+        });
+        checks
+    }
+
+    /// Sessions as people see them.
+    #[must_use]
+    pub fn rows(&self) -> Vec<SessionRow> {
+        let row = |(at, instance): (usize, &Instance)| {
+            let spec = &self.universe.sessions[at];
+            let here = instance.shown();
+            let claim = here.map(|here| &here.claim);
+            let said = |part: fn(&Claim) -> Option<&str>| claim.and_then(part).map(str::to_owned);
+            let (digest, not_measured) = match here.map(|here| &here.measured) {
+                Some(Measured::Digest(digest)) => (Some(hex(digest)), None),
+                Some(Measured::Not(why)) => (None, Some(why.clone())),
+                None => (None, None),
+            };
+            let verdict = match (instance.is_present(), self.is_judged(at)) {
+                (false, _) => "absent",
+                (true, _) if !self.is_on() => "off",
+                (true, false) => "not_judged",
+                (true, true) if instance.reasons.is_empty() => "approved",
+                (true, true) => "quarantined",
+            };
+            SessionRow {
+                name: spec.name.clone(),
+                kind: match spec.kind {
+                    SessionKind::Ask => "ask",
+                    SessionKind::Observe => "observe",
+                    SessionKind::Reference => "reference",
+                    SessionKind::Orders => "orders",
+                },
+                transport: here.map(|here| here.way.name()),
+                connected: instance.is_present(),
+                from: here.map(|here| here.from.clone()),
+                build_claimed: said(Claim::build),
+                build: here.and_then(|here| self.known_build(here)),
+                digest,
+                not_measured,
+                config_hash: said(Claim::config_hash),
+                flags: claim.map_or_else(BTreeMap::new, |claim| claim.flags().iter().cloned().collect()),
+                host: said(Claim::host),
+                verdict,
+                reasons: instance.reasons.clone(),
+                since: (instance.since > 0).then(|| rfc3339(instance.since)),
+                last_event: (instance.last_event > 0).then(|| rfc3339(instance.last_event)),
+            }
+        };
+        self.instances.iter().enumerate().map(row).collect()
+    }
+
+    /// The manifest as people see it.
+    #[must_use]
+    pub fn manifest_view(&self, now: u64) -> ManifestView {
+        let strategies = self.manifest().map_or_else(Vec::new, |manifest| {
+            manifest.strategies.iter().map(|strategy| self.strategy_view(manifest, strategy, now)).collect()
+        });
+        ManifestView {
+            attestation: self.attestation(),
+            version: self.manifest().map(|manifest| manifest.version),
+            digest: self.manifest().map(|manifest| hex(&manifest.digest)),
+            loaded_at: self.taken_at.map(rfc3339),
+            refused: self.refused.clone(),
+            version_floor: self.floor().map_or(0, |(version, _)| version),
+            strategies,
+        }
+    }
+
+    fn strategy_view(&self, manifest: &Manifest, strategy: &Strategy, now: u64) -> StrategyView {
+        let seen = |part: &Part| {
+            let said = strategy.exercised.get(part).copied();
+            said.max(self.memory.last_exercised(&strategy.name, &part.to_string()))
+        };
+        let live = |is: &dyn Fn(&Here) -> bool| -> Vec<String> {
+            let names = strategy.instances.iter().filter(|name| {
+                let id = self.universe.session(name);
+                let instance = id.map(|id| &self.instances[usize::from(id.0)]);
+                instance.and_then(Instance::here).is_some_and(is)
+            });
+            names.cloned().collect()
+        };
+        let view = |part: Part, name: String, detail: Option<String>, live: Vec<String>, sleeps: bool| PartView {
+            name,
+            detail,
+            dormant: sleeps && self.dormant_since(manifest, strategy, &part, now).is_some(),
+            last_exercised: seen(&part).map(rfc3339),
+            live,
+        };
+        let builds = strategy.builds.iter().map(|build| {
+            let live = live(&|here| build_of(strategy, here) == Some(&build.id));
+            view(Part::Build(build.id.clone()), build.id.clone(), build.digest.map(|d| hex(&d)), live, false)
+        });
+        let paths = strategy.paths.iter().map(|way| {
+            let live = live(&|here| here.way == *way);
+            view(Part::Path(*way), way.name().to_owned(), None, live, true)
+        });
+        let flags = strategy.flags.iter().map(|flag| {
+            let reads = |here: &Here| build_of(strategy, here).is_some_and(|id| flag.builds.iter().any(|b| b == id));
+            let sets = |here: &Here| here.claim.flags().iter().any(|(name, value)| *name == flag.name && is_set(value));
+            let live = live(&|here| reads(here) && sets(here));
+            view(Part::Flag(flag.name.clone()), flag.name.clone(), Some(flag.meaning.clone()), live, true)
+        });
+        StrategyView {
+            name: strategy.name.clone(),
+            dormant: self.dormant_since(manifest, strategy, &Part::Strategy, now).is_some(),
+            last_exercised: seen(&Part::Strategy).map(rfc3339),
+            instances: strategy.instances.clone(),
+            missing: strategy.instances.iter().filter(|name| !self.is_here(name)).cloned().collect(),
+            builds: builds.collect(),
+            paths: paths.collect(),
+            flags: flags.collect(),
+        }
+    }
+}
+
+/// Reasons about flags begin with the word.
+fn is_about_flags(reason: &str) -> bool {
+    reason.starts_with("flag ")
+}
+
+fn strategy_of<'m>(manifest: &'m Manifest, universe: &Universe, id: StrategyId) -> Option<&'m Strategy> {
+    manifest.strategy(&universe.strategies.get(usize::from(id.0))?.name)
+}
+
+/// The id of the build that `here` is for `strategy`: what its executable is, else what it calls itself; `None`: not an approved one.
+fn build_of<'s>(strategy: &'s Strategy, here: &Here) -> Option<&'s str> {
+    let claimed = here.claim.build();
+    let build = match &here.measured {
+        Measured::Digest(digest) => strategy
+            .builds
+            .iter()
+            .find(|build| build.digest == Some(*digest))
+            // One that is known by its word alone, such as a script whose executable is its interpreter.
+            .or_else(|| strategy.build(claimed?).filter(|build| build.digest.is_none())),
+        Measured::Not(_) => strategy.build(claimed?),
+    };
+    build.map(|build| &*build.id)
+}
+
+/// The build's part of rule 1.
+fn judge_build(strategy: &Strategy, here: &Here, reasons: &mut Vec<String>) {
+    let name = &strategy.name;
+    let claimed = here.claim.build();
+    let Some(build) = build_of(strategy, here).and_then(|id| strategy.build(id)) else {
+        reasons.push(match (&here.measured, claimed) {
+            (Measured::Digest(digest), Some(claimed)) => format!(
+                "its executable (sha256 {}, which it calls {claimed}) is no approved build of strategy {name}",
+                hex(digest)
+            ),
+            (Measured::Digest(digest), None) => {
+                format!("its executable (sha256 {}) is no approved build of strategy {name}", hex(digest))
+            }
+            (Measured::Not(_), Some(claimed)) => format!("build {claimed} is not approved for strategy {name}"),
+            (Measured::Not(why), None) => format!("its build is not known: it does not say, and {why}"),
+        });
+        return;
+    };
+    match (&here.measured, claimed) {
+        (Measured::Digest(_), Some(claimed)) if claimed != build.id => {
+            reasons.push(format!("it calls itself {claimed}, and its executable is that of {}", build.id));
+        }
+        (Measured::Not(why), _) if build.digest.is_some() && !strategy.claim_suffices => {
+            reasons.push(format!("that it is {} is only its word: {why}", build.id));
+        }
+        (Measured::Digest(_) | Measured::Not(_), _) => {}
+    }
+    if !build.config_hashes.is_empty() {
+        let hash = here.claim.config_hash();
+        if !hash.is_some_and(|hash| build.config_hashes.iter().any(|listed| listed == hash)) {
+            let hash = hash.unwrap_or("none");
+            reasons.push(format!("its configuration hash {hash} is not approved for build {}", build.id));
+        }
+    }
+}
+
+/// The rules that look at all instances.
+struct Judged<'f> {
+    fleet: &'f Fleet,
+    manifest: &'f Manifest,
+}
+
+impl Judged<'_> {
+    /// Instances of `strategy` that are there with nothing against them, and their builds.
+    fn clean<'s>(&'s self, strategy: &'s Strategy, reasons: &[Vec<String>]) -> Vec<(usize, &'s str)> {
+        let universe = &self.fleet.universe;
+        let ids = strategy.instances.iter().filter_map(|name| universe.session(name));
+        ids.map(|id| usize::from(id.0))
+            .filter(|at| reasons[*at].is_empty())
+            .filter_map(|at| Some((at, build_of(strategy, self.fleet.instances[at].here()?)?)))
+            .collect()
+    }
+
+    /// Rule 4. All strategies are looked at before any instance is named, so that their order does not matter.
+    fn minorities(&self, reasons: &mut [Vec<String>]) {
+        let mut named = Vec::new();
+        for strategy in self.manifest.strategies.iter().filter(|strategy| !strategy.mixed_builds) {
+            let clean = self.clean(strategy, reasons);
+            let Some(stays) = majority(strategy, clean.iter().map(|(_, build)| *build)) else { continue };
+            let with = clean.iter().filter(|(_, build)| *build == stays).count();
+            for (at, build) in clean.iter().filter(|(_, build)| *build != stays) {
+                let fleet = format!("{with} of {} instances of strategy {} run {stays}", clean.len(), strategy.name);
+                named.push((*at, format!("it is of the minority: it runs {build}, {fleet}")));
+            }
+        }
+        for (at, why) in named {
+            reasons[at].push(why);
+        }
+    }
+
+    /// Rule 5.
+    fn meanings(&self, reasons: &mut [Vec<String>]) {
+        let mut readers: BTreeMap<&str, BTreeMap<&str, BTreeSet<usize>>> = BTreeMap::new();
+        for strategy in &self.manifest.strategies {
+            for (at, build) in self.clean(strategy, reasons) {
+                let reads = |flag: &&Flag| flag.builds.iter().any(|id| id == build);
+                for flag in strategy.flags.iter().filter(reads) {
+                    readers.entry(&flag.name).or_default().entry(&flag.meaning).or_default().insert(at);
+                }
+            }
+        }
+        for (flag, meanings) in readers.iter().filter(|(_, meanings)| meanings.len() > 1) {
+            let name = |at: &usize| self.fleet.universe.sessions[*at].name.clone();
+            let one = |(meaning, at): (&&str, &BTreeSet<usize>)| {
+                format!("{meaning:?} to {}", at.iter().map(name).collect::<Vec<_>>().join(", "))
+            };
+            let all = meanings.iter().map(one).collect::<Vec<_>>().join(" and ");
+            let instances: BTreeSet<usize> = meanings.values().flatten().copied().collect();
+            for at in instances {
+                reasons[at].push(format!("flag {flag} has two live meanings: {all}"));
+            }
+        }
+    }
+
+    /// Rule 2 for strategies that the configuration has.
+    fn dormant_strategies(&self, now: u64) -> Vec<(StrategyId, String)> {
+        let mut dormant = Vec::new();
+        for strategy in &self.manifest.strategies {
+            let since = self.fleet.dormant_since(self.manifest, strategy, &Part::Strategy, now);
+            if let (Some(id), Some(since)) = (self.fleet.universe.strategy(&strategy.name), since) {
+                dormant.push((id, format!("it is dormant, last used {}: it has to be woken", rfc3339(since))));
+            }
+        }
+        dormant
+    }
+}
+
+/// The build that stays where `builds` run; `None` if nothing runs.
+#[must_use]
+pub fn majority<'b>(strategy: &Strategy, builds: impl Iterator<Item = &'b str>) -> Option<&'b str> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for build in builds {
+        *counts.entry(build).or_default() += 1;
+    }
+    let rank = |id: &str| {
+        let place = strategy.builds.iter().position(|build| build.id == id);
+        (place.map(|at| strategy.builds[at].approved_at), place)
+    };
+    counts.into_iter().max_by_key(|(id, count)| (*count, rank(id))).map(|(id, _)| id)
+}
