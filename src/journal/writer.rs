@@ -483,3 +483,31 @@ fn append_head(path: &Path, journal: &[u8; 16], tip: &Tip, at: u64) -> std::io::
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::disk::SystemDisk;
+    use crate::journal::reader::segments;
+    use crate::journal::tests::{bench, key};
+    use crate::journal::verify::verify;
+
+    #[test]
+    fn a_checkpoint_that_finds_no_room_begins_the_next_segment() {
+        let options = WriterOptions { sync_at_once: true, segment_bytes: 3072, ..WriterOptions::default() };
+        let mut bench = bench(Box::new(SystemDisk), options, 1 << 12);
+        for n in 0..40 {
+            // As many of them in a row as come due, and something between.
+            bench.writer.write_checkpoint(GroupKind::Checkpoint).unwrap();
+            bench.writer.sync().unwrap();
+            if n % 3 == 0 {
+                bench.audit.send(format!("line {n}")).unwrap();
+                bench.writer.round();
+            }
+        }
+        bench.writer.run(&AtomicBool::new(true)).unwrap();
+        assert!(segments(bench.dir.path()).unwrap().len() > 4);
+        let report = verify(bench.dir.path(), Some(&key().verifying_key()), None).unwrap();
+        assert!(report.is_intact() && report.checkpoints > 40, "{report:?}");
+    }
+}

@@ -601,7 +601,8 @@ fn a_start_goes_on_from_a_snapshot_and_falls_back_from_a_damaged_one_but_never_t
     block_on(async {
         let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
         let begin = std::time::Instant::now();
-        while segments(daemon.dir.path())[0].ends_with("00000001.seg") || snapshots(daemon.dir.path()).len() < 2 {
+        let begins = |dir: &std::path::Path| segments(dir).first().is_none_or(|path| path.ends_with("00000001.seg"));
+        while begins(daemon.dir.path()) || snapshots(daemon.dir.path()).len() < 2 {
             assert!(begin.elapsed() < Duration::from_secs(60), "segments are never removed");
             for _ in 0..100 {
                 let next = book.next(&mut random, n);
@@ -647,7 +648,10 @@ fn a_start_goes_on_from_a_snapshot_and_falls_back_from_a_damaged_one_but_never_t
     let dir = daemon.sigkill();
 
     // Without a snapshot what is left of the journal says nothing about positions.
-    snapshots(dir.path()).iter().for_each(|path| flip(path));
+    for path in snapshots(dir.path()) {
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    }
     let daemon = Daemon::run(dir);
     assert_eq!(daemon.mode("firm", ""), "halted");
     let state = daemon.get("vera", "/v1/state").to_string();
