@@ -70,8 +70,14 @@ impl Identity {
     pub fn changes(&self, now: &Identity) -> Vec<String> {
         let mut changes = Vec::new();
         let said = |text: &Option<String>| text.clone().unwrap_or_else(|| "not said".to_owned());
+        // One executable may be two builds: that of an interpreter is the same whatever it reads. A name that is new, or left out,
+        // says nothing about the same executable.
+        let renamed = match (&self.build, &now.build) {
+            (Some(before), Some(after)) => before != after,
+            (None, _) | (_, None) => false,
+        };
         let same = match (&self.digest, &now.digest) {
-            (Some(before), Some(after)) => before == after,
+            (Some(before), Some(after)) => before == after && !renamed,
             (None, _) | (_, None) => self.build == now.build,
         };
         if !same {
@@ -173,8 +179,10 @@ mod tests {
         let one = memory().instances["gw-1"].identity.clone();
         assert_eq!(one.changes(&one), [""; 0]);
         let mut two = one.clone();
+        two.build = None;
+        assert_eq!(one.changes(&two), [""; 0], "the same executable, which does not say its name");
         two.build = Some("renamed".into());
-        assert_eq!(one.changes(&two), [""; 0], "the same executable by another name");
+        assert_eq!(one.changes(&two), ["build r1 (cdcdcdcdcdcd…) → renamed (cdcdcdcdcdcd…)"], "a script, say");
         two.digest = Some("ef".repeat(32));
         two.flags = BTreeMap::from([("rlp".to_owned(), "off".to_owned()), ("new".to_owned(), "1".to_owned())]);
         two.config_hash = Some("0123abcd".into());

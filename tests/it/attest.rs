@@ -277,7 +277,7 @@ fn a_change_during_an_incident_waits_also_over_a_restart_of_haltline() {
         // The rollback of the first one.
         let _rolled = say(&fleet, "gw-1", "r1", &json!({ "rlp": "on" })).await;
         let reasons = fleet.reasons("gw-1");
-        for part in ["build r2 → r1", "strategy beta is halted", "a runaway on server 8"] {
+        for part in ["build r2 (", " → r1 (", "strategy beta is halted", "a runaway on server 8"] {
             assert!(reasons.contains(part), "{part:?} is not in {reasons}");
         }
         // As it was before is no change; without its flag it is one.
@@ -291,7 +291,7 @@ fn a_change_during_an_incident_waits_also_over_a_restart_of_haltline() {
     fleet.restart();
     block_on(async {
         let _again = say(&fleet, "gw-1", "r1", &json!({ "rlp": "on" })).await;
-        assert!(fleet.reasons("gw-1").contains("build r2 → r1"));
+        assert!(fleet.reasons("gw-1").contains(" → r1 ("));
         fleet.rearm_refused("session", "gw-1", "close the incident, or approve the change");
         assert_eq!(
             fleet.daemon().ask("olaf", "POST", "/v1/sessions/gw-1/approve", Some(&json!({ "reason": "x" }))).0,
@@ -300,7 +300,8 @@ fn a_change_during_an_incident_waits_also_over_a_restart_of_haltline() {
         assert_eq!(fleet.daemon().ask("rita", "POST", "/v1/sessions/gw-1/approve", Some(&json!({}))).0, 422);
         let approve = json!({ "reason": "the old build was looked at" });
         let (status, answer) = fleet.daemon().ask("rita", "POST", "/v1/sessions/gw-1/approve", Some(&approve));
-        assert_eq!((status, &answer["approved"]), (200, &json!("build r2 → r1")), "{answer}");
+        assert_eq!(status, 200, "{answer}");
+        assert!(answer["approved"].as_str().unwrap().contains(" → r1 ("), "{answer}");
         assert_eq!(fleet.daemon().mode("session", "gw-1"), "halted", "approved is not re-armed");
         assert_eq!(fleet.rearm("session", "gw-1").0, 200);
         // The other one waits for the incident to be over.
