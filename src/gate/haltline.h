@@ -177,8 +177,11 @@ enum {
     HL_MARK = 13,            /* the reference price of instrument is px (sessions of kind reference only) */
     HL_FX = 14,              /* one unit of currency `instrument` is worth px * 10^-10 of the base currency (as above) */
     HL_HEARTBEAT = 15,       /* the session is alive */
-    HL_WITHDRAWN = 16        /* order id was admitted and is not sent: see hl_withdraw */
-    /* 17 to 19 tell of parent orders. They come over the WebSocket, from sessions of kind orders only. */
+    HL_WITHDRAWN = 16,       /* order id was admitted and is not sent: see hl_withdraw */
+    /* Of parent orders: from sessions of kind orders only, which come over the WebSocket. */
+    HL_PARENT_NEW = 17,      /* parent order id may have children */
+    HL_PARENT_REPLACE = 18,  /* parent order id has another quantity, price or deadline */
+    HL_PARENT_DONE = 19      /* parent order id may have no more children */
 };
 enum { HL_BUY = 1, HL_SELL = 2 };
 enum { HL_LIMIT = 1, HL_MARKET = 2, HL_STOP = 3, HL_STOP_LIMIT = 4 };
@@ -851,7 +854,7 @@ HL_I_HOT hl_reason hl_i_bad_event(hl_denied *denied, const char *what, uint64_t 
 
 /* The words of an event. HL_OK or HL_BAD_EVENT. */
 HL_I_HOT hl_reason hl_i_event_record(const hl_event *event, uint64_t record[HL_I_RECORD_WORDS], hl_denied *denied) {
-    if (HL_I_UNLIKELY(event->kind < HL_NEW || event->kind > HL_WITHDRAWN))
+    if (HL_I_UNLIKELY(event->kind < HL_NEW || event->kind > HL_PARENT_DONE))
         return hl_i_bad_event(denied, "kind", event->kind);
     if (HL_I_UNLIKELY(event->side < HL_BUY || event->side > HL_SELL))
         return hl_i_bad_event(denied, "side", event->side);
@@ -878,7 +881,7 @@ HL_I_FN hl_reason hl_i_verdict_of(const uint64_t record[HL_I_RECORD_WORDS], hl_a
     const uint8_t kind = (uint8_t)record[0], is_denied = (uint8_t)(record[0] >> 8);
     const uint8_t rule = (uint8_t)(record[0] >> 16), why = (uint8_t)(record[0] >> 24);
     const uint8_t scope = (uint8_t)(record[0] >> 48);
-    if (kind < HL_NEW || kind > HL_WITHDRAWN)
+    if (kind < HL_NEW || kind > HL_PARENT_DONE)
         return hl_i_bad_verdict(denied, "kind", kind);
     if (is_denied > 1)
         return hl_i_bad_verdict(denied, "denied", is_denied);
@@ -1970,7 +1973,7 @@ HL_I_FN hl_reason hl_ask(hl_asker *asker, const hl_event *order, uint64_t patien
 }
 
 HL_I_ASSERT(sizeof(hl_waiting) == 24, "what is remembered of a request is small");
-HL_I_ASSERT(HL_SESSION == 5 && HL_WITHDRAWN == 16, "numbers of the wire");
+HL_I_ASSERT(HL_SESSION == 5 && HL_PARENT_DONE == 19, "numbers of the wire");
 
 #ifdef __cplusplus
 

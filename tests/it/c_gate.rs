@@ -174,7 +174,7 @@ fn records_are_the_same_words_in_both_languages() {
         ));
         expected.push(text(&event.to_record()));
     }
-    for (field, bad) in [("kind", "0 1 1"), ("kind", "17 1 1"), ("side", "1 0 1"), ("side", "1 3 1")]
+    for (field, bad) in [("kind", "0 1 1"), ("kind", "20 1 1"), ("side", "1 0 1"), ("side", "1 3 1")]
         .into_iter()
         .chain([("ord_type", "1 1 0"), ("ord_type", "1 1 5")])
     {
@@ -221,8 +221,8 @@ fn verdicts_are_read_alike_and_nonsense_is_refused_alike() {
         let mut record: Record = std::array::from_fn(|_| number(&mut rng));
         // Mostly possible, now and then one step beyond.
         let below = |rng: &mut ChaCha12Rng, n: u64| u64::from(rng.next_u32()) % n;
-        let (kind, denied) = (below(&mut rng, 18), below(&mut rng, 17).min(2));
-        let (rule, why, scope) = (below(&mut rng, 35), below(&mut rng, 8), below(&mut rng, 7));
+        let (kind, denied) = (below(&mut rng, 21), below(&mut rng, 17).min(2));
+        let (rule, why, scope) = (below(&mut rng, 43), below(&mut rng, 8), below(&mut rng, 7));
         let denied = if denied == 2 && rng.next_u32().is_multiple_of(2) { 1 } else { denied };
         record[0] = kind | denied << 8 | rule << 16 | why << 24 | scope << 48;
         questions.push(format!("verdict {}", text(&record)));

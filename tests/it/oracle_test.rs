@@ -1023,6 +1023,10 @@ fn run(case: &Case, inputs: &[Input], coverage: Option<&Coverage>) -> Result<(),
                     if event.kind == EventKind::Withdrawn && event.ref_id == 0 {
                         event.seq = 0;
                     }
+                    // A heartbeat without a sequence is haltline's own: a session came or went.
+                    if event.kind == EventKind::Heartbeat {
+                        event.seq = event.seq.max(1);
+                    }
                 }
                 let expected = oracle.step(*now, &event);
                 engine.step(*now, &event, &mut effects);
