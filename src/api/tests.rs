@@ -759,5 +759,7 @@ fn a_scope_with_an_unanswered_critical_alert_is_not_rearmed_where_that_is_config
     let refused = world.post("token-of-rita", "/v1/rearm", body.clone());
     assert_eq!((refused.status, &refused.json()["alert"]), (409, &json!(number.to_string())), "{}", refused.text);
     world.alerts.acknowledge(number, "olga", "looking", 1).unwrap();
-    assert_eq!(world.post("token-of-rita", "/v1/rearm", body).status, 200);
+    // 202 where the latch is not on disk within the wait.
+    let status = world.post("token-of-rita", "/v1/rearm", body).status;
+    assert!(matches!(status, 200 | 202), "{status}");
 }

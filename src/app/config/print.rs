@@ -220,7 +220,13 @@ fn write_limits(out: &mut String, file: &FileText, limits: &LimitText, section: 
         }
         write_table(out, file, kind, &join(&path, "*"), &tables.all)?;
         for (name, table) in &tables.named {
-            write_table(out, file, kind, &join(&path, name), table)?;
+            // What it has from the table for all accounts says nothing of one that is no suspense account.
+            let plain = kind == ScopeKind::Account && !file.accounts.iter().any(|a| a.name == *name && a.suspense);
+            let mut table = table.clone();
+            if plain {
+                table.rules.remove(&Rule::Suspense);
+            }
+            write_table(out, file, kind, &join(&path, name), &table)?;
         }
     }
     Ok(())
