@@ -3,8 +3,8 @@
 //!
 //! | Receiver | Gets | When it was away |
 //! |---|---|---|
-//! | Alertmanager ([`alertmanager`]) | everything that is open, again and again until it is resolved | it is told the present state |
-//! | webhook ([`webhook`]) | every change once, in order, signed | it gets what it missed, in order; the list is bounded |
+//! | Alertmanager (`alertmanager`) | everything that is open, again and again until it is resolved | it is told the present state |
+//! | webhook (`webhook`) | every change once, in order, signed | it gets what it missed, in order; the list is bounded |
 //!
 //! A receiver that cannot be reached is tried again after a while that doubles up to [`RETRY_MAX`]. That is a metric, and
 //! an alert of its own: the others get it, and it is in the list.

@@ -3,7 +3,7 @@
 //! From halted to flat: has the working orders of halted scopes canceled by their sessions, follows each to its end, repeats
 //! what is not answered. See [`CancelState`] for the life of one cancel.
 //!
-//! Orders are found by going round the table of orders, some slots a step ([`LOOKED_AT_PER_STEP`]), so that a halt of a million
+//! Orders are found by going round the table of orders, some slots a step (`LOOKED_AT_PER_STEP`), so that a halt of a million
 //! orders does not hold up an event. A round is begun by whatever may have work for it (a halt, a re-arm, a session that comes
 //! or goes, an order that is booked in a halted scope), and while orders are being canceled by time.
 //!

@@ -144,7 +144,7 @@ pub struct Published {
     scopes: Box<[Cell]>,
     /// Events taken, by kind (index: wire number - 1).
     pub events: [Counter; EventKind::ALL.len()],
-    /// What each session's flow has come to, by [`SessionId`](crate::units::SessionId).
+    /// What each session's flow has come to, by [`SessionId`].
     pub sessions: Box<[SessionFlow]>,
     /// Denials by a limit of the scope, and trips of it, by [`Universe::slot`]; a pair's count for its strategy.
     pub breaches: Box<[Counter]>,

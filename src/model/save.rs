@@ -1,6 +1,6 @@
 //! State as bytes: what a snapshot is made of. Pure but for the writer that it is given.
 //!
-//! Every struct of the engine's state says its fields with [`saved_value`] or [`saved_state`], which take it apart without
+//! Every struct of the engine's state says its fields with `saved_value` or `saved_state`, which take it apart without
 //! `..`: a field that is added later does not compile until it is saved, or said to follow from the rest.
 //!
 //! Numbers are little-endian and fixed; lengths are `u64`. Tables with many places that were never used are written as
