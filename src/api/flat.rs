@@ -1,6 +1,6 @@
 //! From halted to flat, as people see it: how far the cancels of a halt are, what is left by name, what a kill would cancel.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
@@ -92,8 +92,13 @@ fn counts(view: &CancelView) -> Value {
     })
 }
 
+/// Whether the working orders of a scope in `mode` are canceled, by the configuration in force.
+fn cancels_in(parts: &ApiParts, mode: Mode) -> bool {
+    parts.limits.read().unwrap_or_else(PoisonError::into_inner).cancel.cancels_in(mode)
+}
+
 /// How far the cancels of a receipt's halt are. `flat_ns` counts from the press.
-pub(super) fn flat(receipt: &Receipt) -> Value {
+pub(super) fn flat(parts: &ApiParts, receipt: &Receipt) -> Value {
     let after = |at: u64| (at > 0).then(|| at.saturating_sub(receipt.pressed.mono.0));
     match &receipt.cancels {
         Some(view) => {
@@ -102,9 +107,9 @@ pub(super) fn flat(receipt: &Receipt) -> Value {
             shown["last_end_ns"] = after(view.last_end).into();
             shown
         }
-        // Reduce-only cancels nothing unless it is configured to, and never flattens a position.
-        None if receipt.word.mode != Mode::Halted => json!({ "status": "not_canceled" }),
-        None => json!({ "status": "not_begun" }),
+        None if cancels_in(parts, receipt.word.mode) => json!({ "status": "not_begun" }),
+        // Reduce-only cancels nothing unless it is configured to, and a halt everything unless it is configured not to.
+        None => json!({ "status": "not_canceled" }),
     }
 }
 
@@ -154,11 +159,14 @@ pub(super) fn preview(parts: &ApiParts, scope: Scope) -> Value {
             json!({ "name": name, "working_orders": complete.then_some(count), "connected": there })
         })
         .collect();
+    let cancels = cancels_in(parts, Mode::Halted);
     let text = working.map(|orders| {
         let (s, more) = (if orders == 1 { "" } else { "s" }, if complete { "" } else { " or more" });
         let n = by_session.len();
         let session = if n == 1 { "session" } else { "sessions" };
-        format!("cancels {orders} working order{s} in {n}{more} {session}; positions stay as they are")
+        let (does, stay) =
+            if cancels { ("cancels", "positions stay") } else { ("cancels none of", "they and positions stay") };
+        format!("{does} {orders} working order{s} in {n}{more} {session}; {stay} as they are")
     });
     json!({
         "scope": ScopeName::of(universe, scope),
@@ -166,6 +174,7 @@ pub(super) fn preview(parts: &ApiParts, scope: Scope) -> Value {
         "working_orders": working,
         "sessions": sessions,
         "sessions_complete": complete,
+        "cancels": { "halted": cancels, "reduce_only": cancels_in(parts, Mode::ReduceOnly) },
         "gross": money(Gauge::Gross),
         "net_long": money(Gauge::NetLong),
         "net_short": money(Gauge::NetShort),

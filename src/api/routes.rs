@@ -567,7 +567,7 @@ impl Api {
 fn show_receipt(api: &Api, id: u64) -> Result<Response, Problem> {
     let switch = &api.parts.switch;
     let receipt = switch.receipt(id).ok_or_else(|| not_found("no kill with this id is remembered"))?;
-    Ok(answer(StatusCode::OK, &view::receipt(switch, &switch.latch(), &receipt)))
+    Ok(answer(StatusCode::OK, &view::receipt(&api.parts, &switch.latch(), &receipt)))
 }
 
 #[utoipa::path(
@@ -583,7 +583,7 @@ async fn kills(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Re
     let big = api.beside(Lane::Views, move |parts| {
         let latch = parts.switch.latch();
         let list = parts.switch.receipts(count);
-        json!({ "kills": list.iter().map(|r| view::receipt(&parts.switch, &latch, r)).collect::<Vec<_>>() })
+        json!({ "kills": list.iter().map(|r| view::receipt(parts, &latch, r)).collect::<Vec<_>>() })
     });
     Ok(answer(StatusCode::OK, &big.await?))
 }
@@ -601,7 +601,7 @@ async fn kill_by_id(State(api): Shared, caller: Caller, Path(id): Path<String>) 
     caller.0.needs(Role::Viewer)?;
     let id = parse_id(&id)?;
     let receipt = api.parts.switch.receipt(id).ok_or_else(|| not_found("no kill with this id is remembered"))?;
-    let mut shown = view::receipt(&api.parts.switch, &api.parts.switch.latch(), &receipt);
+    let mut shown = view::receipt(&api.parts, &api.parts.switch.latch(), &receipt);
     // What is left is named as long as it can still be asked for.
     if receipt.cancels.is_some_and(|view| view.on && view.working > 0) {
         let scope = receipt.scope;

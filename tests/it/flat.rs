@@ -157,7 +157,7 @@ fn limits() -> String {
 }
 
 /// The receipt's part about cancels, once it is `status`.
-fn flat_when(daemon: &Daemon, receipt: &Value, status: &str) -> Value {
+pub fn flat_when(daemon: &Daemon, receipt: &Value, status: &str) -> Value {
     let path = format!("/v1/kills/{}", receipt["id"].as_str().unwrap());
     daemon.until(status, |daemon| daemon.get("vera", &path)["flat"]["status"] == status);
     daemon.get("vera", &path)["flat"].clone()

@@ -5,6 +5,7 @@ mod alerts;
 mod attest;
 mod c_client;
 mod c_gate;
+mod cancel_ways;
 mod cancels;
 mod crash;
 mod drill;
