@@ -17,7 +17,7 @@
 mod save;
 
 use crate::engine::core::{Engine, clip};
-use crate::limits::{CancelPolicy, Gauge};
+use crate::limits::Gauge;
 use crate::model::cancel::{CancelState, CancelView, Instruct, Instruction};
 use crate::model::effect::Denial;
 use crate::model::{Action, Effects, Event, EventKind, Mode, Rule, Scope, Target, Why};
