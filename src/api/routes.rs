@@ -765,7 +765,8 @@ async fn rearm(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bod
     let asked = prepared.and_then(|()| api.parts.switch.ask_rearm_with(ask, now));
     log_rearm("asked", &caller.0.name, &reason, &asked);
     let entry = caller.entry("rearm").on(ScopeName::of(api.parts.switch.universe(), scope)).because(&reason);
-    api.parts.audit.record(rearm_entry(entry.detail(format!("epoch {epoch}")), &asked));
+    let request = asked.as_ref().map_or_else(|_| String::new(), |asked| format!(", request {}", asked.id));
+    api.parts.audit.record(rearm_entry(entry.detail(format!("epoch {epoch}{request}")), &asked));
     Ok(show_rearm(&api, asked.map_err(refused)?, wait).await)
 }
 
@@ -792,9 +793,12 @@ async fn approve(
     let wait = fields.wait()?;
     fields.finish()?;
     let now = api.parts.clock.now();
+    let mut entry = caller.entry("approve").because(&reason);
     if let Some(asked) = api.parts.switch.rearm(id, now) {
+        let scope = ScopeName::of(api.parts.switch.universe(), asked.scope);
         caller.at(&api, "approve", asked.scope)?;
-        alerts::may_rearm(&api, &ScopeName::of(api.parts.switch.universe(), asked.scope))?;
+        alerts::may_rearm(&api, &scope)?;
+        entry = entry.on(scope);
     }
     let prepared = match api.parts.switch.rearm(id, now) {
         Some(Rearm { scope, word, state: RearmState::Pending, actor, .. }) if actor != caller.0.name => {
@@ -806,17 +810,15 @@ async fn approve(
     let now = api.parts.clock.now();
     let agreed = prepared.and_then(|()| api.parts.switch.agree_rearm(id, &caller.0.name, &reason, now));
     log_rearm("agreed", &caller.0.name, &reason, &agreed);
-    let entry = caller.entry("approve").because(&reason).detail(format!("request {id}"));
-    api.parts.audit.record(rearm_entry(entry, &agreed));
+    api.parts.audit.record(rearm_entry(entry.detail(format!("request {id}")), &agreed));
     Ok(show_rearm(&api, agreed.map_err(refused)?, wait).await)
 }
 
 fn rearm_entry(entry: Entry, result: &Result<Rearm, RearmRefused>) -> Entry {
     match result {
         Ok(rearm) => {
-            let detail = format!("{}, request {}", entry.detail, rearm.id);
             let lowered = matches!(rearm.state, RearmState::Lowered { .. });
-            entry.detail(detail).outcome(if lowered { "done" } else { "pending" })
+            entry.outcome(if lowered { "done" } else { "pending" })
         }
         Err(refused) => entry.refused(&format!("{refused:?}")),
     }

@@ -187,6 +187,7 @@ pub(super) fn state(parts: &ApiParts) -> Value {
             })
         })
         .collect();
+    let own = parts.drills.as_ref().and_then(|drills| drills.session());
     let sessions: Vec<Value> = universe
         .sessions
         .iter()
@@ -197,6 +198,7 @@ pub(super) fn state(parts: &ApiParts) -> Value {
             Some(json!({
                 "name": spec.name, "kind": kind, "connected": view.connected, "last_seq": view.last_seq,
                 "told": view.told >= changes, "confirmed": view.confirmed >= changes,
+                "own": own.is_some_and(|own| usize::from(own.0) == index),
             }))
         })
         .collect();
