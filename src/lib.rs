@@ -129,7 +129,7 @@
 //! | What is not in the signed manifest sends nothing, whatever it calls itself | `attest`: `an_executable_that_is_not_in_the_manifest_sends_nothing_whatever_it_says`; `app::measure` |
 //! | One of many that differs is named, and the others go on | `attest`: `a_server_that_missed_the_deployment_is_named_and_the_others_go_on`; `guard::attest_tests`: `the_minority_is_who_does_not_run_what_most_run` |
 //! | A flag with two live meanings stops both | `attest`: `one_flag_with_two_live_meanings_stops_both` |
-//! | A change during an incident waits for a person, over restarts too | `attest`: `a_change_during_an_incident_waits_also_over_a_restart_of_haltline` |
+//! | A change during an incident waits for a person, over restarts too | `attest`: `a_change_during_an_incident_waits_also_over_a_restart_of_haltline`, `a_change_of_an_instance_that_is_halted_itself_waits_for_an_approval` |
 //! | No manifest comes in unsigned or comes back | `attest`: `a_manifest_that_is_not_signed_or_goes_back_changes_nothing`; `guard::manifest`: `every_byte_counts_for_the_signature` |
 //! | Limits in effect are the file and what stands over it, in the journal as they applied | `overlay`: `a_replay_comes_to_what_was_with_overrides_in_the_journal`, `an_override_survives_a_crash_and_one_that_ends_meanwhile_does_not` |
 //! | A record of overrides that is lost loosens nothing | `overlay`: `of_a_record_that_is_lost_nothing_that_loosens_survives` |
@@ -153,8 +153,8 @@
 //! What does not hold yet: over WebSocket `mode_ack` is the gateway's word, only a gate proves; a cancel after a halt is what the
 //! gateway says of it, and nothing asks the venue.
 //!
-//! Tests named above that say `#[ignore]` do not run: those of crashes at every step, of power loss, of an approval during an
-//! incident and of which cancels are told. They fail since these parts met, and what they would notice is not shown until they pass.
+//! Tests named above that say `#[ignore]` do not run: those of crashes at every step, of power loss and of which cancels are
+//! told. They fail since these parts met, and what they would notice is not shown until they pass.
 
 pub mod units;
 

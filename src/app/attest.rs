@@ -351,7 +351,7 @@ impl Attestor {
             let (scope, mode, epoch) = (ScopeName::of(universe, halt.scope), halt.word.mode.name(), halt.word.epoch);
             let cause = halt.causes.iter().find(|cause| cause.actor != ACTOR);
             let why = cause.map_or_else(|| "no cause known".to_owned(), |c| format!("{}: {}", c.actor, c.reason));
-            Incident { text: format!("{scope} is {mode} since epoch {epoch}, {why}") }
+            Incident { scope: halt.scope, text: format!("{scope} is {mode} since epoch {epoch}, {why}") }
         });
         open.collect()
     }

@@ -868,7 +868,8 @@ fn settle_page(
             epoch: word.epoch,
             at: clock.now().unix.0,
             actor: "halt page".to_owned(),
-            reason: "raised on the halt page while haltline did not serve".to_owned(),
+            reason: "raised on the halt page while haltline did not serve, or ended before it could write down by whom"
+                .to_owned(),
             trip: None,
         };
         tracing::error!(event = "page", slot, "{}", cause.reason);
