@@ -21,6 +21,7 @@ mod oracle_test;
 mod overlay;
 mod power;
 mod prometheus;
+mod ramp;
 mod recovery;
 mod replay;
 mod scenarios;
