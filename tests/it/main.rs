@@ -7,6 +7,7 @@ mod c_client;
 mod c_gate;
 mod cancels;
 mod crash;
+mod day;
 mod drill;
 mod flat;
 mod gate;
