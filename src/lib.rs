@@ -156,9 +156,6 @@
 //!
 //! What does not hold yet: over WebSocket `mode_ack` is the gateway's word, only a gate proves; a cancel after a halt is what the
 //! gateway says of it, and nothing asks the venue.
-//!
-//! Tests named above that say `#[ignore]` do not run: those of crashes at every step, of power loss and of which cancels are
-//! told. They fail since these parts met, and what they would notice is not shown until they pass.
 
 pub mod units;
 
