@@ -9,6 +9,7 @@ mod cancels;
 mod crash;
 mod drill;
 mod flat;
+mod flow;
 mod gate;
 mod gate_damage;
 mod gate_faults;
