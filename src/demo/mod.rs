@@ -2,7 +2,7 @@
 //!
 //! [`knight`] makes the orders, [`gateway`] sends and fills them without doing I/O itself, [`live`] drives
 //! gateways over WebSocket connections and watches what they see, [`alone`] asks for each control when it
-//! would have fired by itself.
+//! would have fired by itself, [`morning`] is what happened before the orders and beside them, and the tables.
 
 use std::collections::HashMap;
 use std::process::ExitCode;

@@ -6,7 +6,7 @@
 //! spread over eight instances by order id and goes round, shifted in time, for `HALTLINE_FLOW_HOURS` (36: a day in
 //! which texts are learned, and half a day after it).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use haltline::app::config;
@@ -140,6 +140,8 @@ struct Flow {
     effects: Effects,
     seqs: Vec<u64>,
     live: HashMap<u64, Live>,
+    /// Orders that were denied: the venue of the recording had them, this one does not.
+    denied: HashSet<u64>,
     execs: u64,
     counts: Vec<Counts>,
     watch: Watch,
@@ -190,6 +192,7 @@ impl Flow {
             engine: Engine::new(universe, Arc::new(loaded.limits), sizing, now),
             effects: Effects::new(),
             live: HashMap::new(),
+            denied: HashSet::new(),
             execs: 0,
             fleet,
             next_look: 0,
@@ -265,7 +268,7 @@ impl Flow {
     fn row(&mut self, at: u64, id: u64, row: &Row) {
         let Some(mut order) = self.live.get(&id).copied() else {
             // What is first seen when something is left of it was there before the flow began.
-            if row.left > 0 && (row.created || !row.deleted) {
+            if row.left > 0 && !row.deleted && !self.denied.contains(&id) {
                 self.enter(at, id, row);
             }
             return;
@@ -296,7 +299,9 @@ impl Flow {
         let mut new = Flow::event(EventKind::New, &order, id);
         new.qty = Qty(row.left);
         self.totals.orders += 1;
-        if !self.step(at, new) {
+        if self.step(at, new) {
+            self.denied.insert(id);
+        } else {
             self.live.insert(id, order);
             self.step(at, Flow::event(EventKind::Ack, &order, id));
             self.say(at, session, format!("order {id} to {:?} {} is working", row.side, row.left));

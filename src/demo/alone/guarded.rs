@@ -9,6 +9,7 @@ use crate::demo::morning::guard::{Guard, GuardControl, Halt, Said};
 use crate::demo::morning::story::{StoryNs, clock_text};
 use crate::guard::peers::Counts;
 use crate::model::effect::Trip;
+use crate::units::SessionId;
 
 /// How far the bad instance had come at some time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -154,9 +155,14 @@ impl Morning {
     /// The guard does what is due at `at`; the orders are at `now`.
     pub(super) fn guard_round(&mut self, at: StoryNs, now: u64) {
         let Some(guarded) = &mut self.guard else { return };
-        let count =
-            |c: &InstanceCounts| Counts { orders: c.orders.get(), fills: c.fills.get(), rejects: c.rejects.get() };
-        let counts: Vec<Counts> = guarded.counts.iter().map(count).collect();
+        // Whose silence says nothing: who may not trade, and everybody before the open.
+        let halted = |scope: Scope| self.latched.is_some_and(|(_, of)| of == scope || !matches!(of, Scope::Session(_)));
+        let count = |(session, c): (usize, &InstanceCounts)| {
+            let scope = Scope::Session(SessionId(session as u16));
+            let excused = at < 0 || halted(scope) || guarded.halted.iter().any(|(_, of)| *of == scope);
+            Counts { orders: c.orders.get(), fills: c.fills.get(), rejects: c.rejects.get(), excused }
+        };
+        let counts: Vec<Counts> = guarded.counts.iter().enumerate().map(count).collect();
         let halts = guarded.guard.advance(at, &counts);
         let fires = guarded.fired.is_none() && guarded.guard.said().is_some();
         let moment = fires.then(|| self.moment(at));
@@ -190,7 +196,7 @@ impl Morning {
     /// A halt by a limit is an incident.
     pub(super) fn tell_guard_of(&mut self, trip: &Trip) {
         if let Some(guarded) = &mut self.guard {
-            guarded.guard.incident(format!("{:?} is halted by {}", trip.scope, trip.cause.rule.name()));
+            guarded.guard.incident(trip.scope, format!("{:?} is halted by {}", trip.scope, trip.cause.rule.name()));
         }
     }
 

@@ -304,8 +304,8 @@ impl Guard {
     }
 
     /// Somebody else has halted something: an incident is open.
-    pub fn incident(&mut self, text: String) {
-        self.incidents.push(Incident { text });
+    pub fn incident(&mut self, scope: Scope, text: String) {
+        self.incidents.push(Incident { scope, text });
     }
 
     /// Does what is due at `at`; `counts` of every session of the universe. Returns what has to be halted.
@@ -372,7 +372,7 @@ impl Guard {
                 if self.on(GuardControl::Interlock) {
                     let scope = Scope::Session(self.sessions[instance]);
                     let name = ScopeName::of(&self.universe, scope);
-                    self.incident(format!("{name} is halted since {}, a person", clock_text(at)));
+                    self.incident(scope, format!("{name} is halted since {}, a person", clock_text(at)));
                     halts.push(Halt { at, scope, by_person: true });
                 }
             }
@@ -410,7 +410,7 @@ impl Guard {
             let counts: Vec<Counts> = self.watch.instances().iter().map(count).collect();
             for stop in self.watch.sample(now, &counts, &self.alerts) {
                 let scope = Scope::Session(stop.session);
-                self.incident(format!("{}: {}", ScopeName::of(&self.universe, scope), stop.reason));
+                self.incident(scope, format!("{}: {}", ScopeName::of(&self.universe, scope), stop.reason));
                 self.say(GuardControl::Peers, at, stop.reason);
                 self.halt(at, scope, halts);
             }
