@@ -274,7 +274,8 @@ impl Flow {
             return;
         };
         let executed = order.left - row.left;
-        if (row.deleted && row.left == 0 || !row.deleted) && executed > 0 {
+        let canceled = row.deleted && row.left > 0;
+        if !canceled && executed > 0 {
             self.execs += 1;
             let mut fill = Flow::event(EventKind::Fill, &order, id);
             (fill.qty, fill.ref_id) = (Qty(executed), self.execs);
@@ -287,7 +288,7 @@ impl Flow {
         }
         if row.deleted {
             self.live.remove(&id);
-            if row.left > 0 {
+            if canceled {
                 self.cancel(at, id, &order);
             }
         }
@@ -342,7 +343,7 @@ impl Flow {
             for must in self.alerts.tick(now) {
                 self.totals.alarms.push(format!("{look}: {must:?}"));
             }
-            if look % (60 * SECOND) == 0 {
+            if look.is_multiple_of(60 * SECOND) {
                 (0..INSTANCES as u16).for_each(|n| self.fleet.event_seen(SessionId(n), now.unix.0));
                 let findings = self.fleet.judge(now.unix.0, &[]);
                 self.totals.alarms.extend(findings.iter().map(|finding| format!("{look}: {finding:?}")));
@@ -412,7 +413,7 @@ fn the_same_flow_hurried_does_not_make_one_instance_an_outlier() {
             while look <= at {
                 let now = Now { mono: MonoNanos(START + look), unix: UnixNanos(loaded.begin_unix + look) };
                 assert_eq!(watch.sample(now, &counts, &alerts), [], "{speed} times as fast");
-                if look % SECOND == 0 {
+                if look.is_multiple_of(SECOND) {
                     let rates = counts.iter().zip(&before).map(|(now, then)| now.orders - then.orders);
                     most = most.max(rates.max().unwrap_or(0));
                     before.clone_from(&counts);
