@@ -151,7 +151,11 @@
 //! | An alert names what exists, and is tested | `sre`: `rules_and_dashboard_name_only_what_the_daemon_shows`, `every_alert_has_an_owner_a_summary_a_section_of_the_runbook_and_both_tests` |
 //! | No event is lost or repeated over reconnects | `ingest::tests`: `random_cuts_lose_and_repeat_nothing` |
 //! | Children stay within their parent | `scenarios::conserve`: `what_children_fill_and_what_they_still_may_is_the_parents`, `child_after_its_parent_is_done_halts_its_instance` |
-//! | The console shows nothing as well that it cannot vouch for | `tests/console`: `fresh.spec.mjs` |
+//! | A session that goes has its orders canceled if it asked for that | `cancel_ways`: `a_session_that_is_gone_is_halted_and_its_orders_are_canceled_by_the_one_that_may` |
+//! | A drill cancels nothing | `cancel_ways`: `a_drill_cancels_nothing_and_is_refused_where_orders_work` |
+//! | The console shows nothing as well that it cannot vouch for | `tests/console`: `fresh.spec.mjs`, in every view by what is painted |
+//! | What a kill will do is told before it with the true numbers, and what is left of it by name | `tests/console`: `cancels.spec.mjs` |
+//! | Limits that are not as configured are seen in every view until they are | `tests/console`: `overrides.spec.mjs` |
 //! | A kill is pressed once, on purpose, and known or said not to be | `tests/console`: `keyboard.spec.mjs`, `a press whose answer is lost is sent again as the same press until there is one` |
 //! | A check that did not run is a denial | `engine::coverage`: `an_order_is_denied_if_any_check_that_is_asked_for_did_not_run`, for every part and type of order |
 //! | Engine and contract agree | `oracle_test`: `engine_and_oracle_agree_on_random_streams`, against an oracle that shares no code |
