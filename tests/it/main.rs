@@ -11,6 +11,7 @@ mod crash;
 mod day;
 mod drill;
 mod flat;
+mod flow;
 mod gate;
 mod gate_damage;
 mod gate_faults;
