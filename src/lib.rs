@@ -34,7 +34,7 @@
 //! | `haltline-journal` | [`journal::writer`]: makes what the engine recorded durable | the disk; the engine for nothing of it |
 //! | `haltline-compactor` | [`journal::compact`]: snapshots of closed segments, by an engine of its own; removes old ones | the disk; the next look |
 //! | `haltline-incidents` | [`journal::incident`]: a report per trip and kill | the disk; the journal for half a second |
-//! | `haltline-attest` | [`app::attest`]: looks at what instances run before they are let in, halts those that something stands against | files in `/proc` and the executables; the disk |
+//! | `haltline-attest` | [`app::attest`]: looks at what instances run before they are let in, halts those that something stands against; `app::day` | files in `/proc` and the executables; the disk |
 //! | `haltline-latch` | [`journal::latch`]: makes the page's state durable | the disk |
 //! | `haltline-limits` | `app::desk`: ends overrides, moves probation, hands the limits in effect to the engine | the disk; the engine for a second |
 //! | `haltline-control` | [`journal::control`]: records, logs, raises alerts | the log's queue never; the disk once, for the first event |
@@ -78,7 +78,7 @@
 //! wire risk kill   bytes ↔ model, pure | HOT: orders, parents, positions, rates, losses | page, switch, receipts, re-arm
 //! gate             what a gateway links: attach, check, ask, report; built without `service`
 //! engine           HOT: core judges and books, record writes inputs down, agent loops; published: what others may read
-//! guard            overrides, probation, deployments (attest, manifest, preflight), text signatures, peers: logic without I/O
+//! guard            overrides, probation, deployments (attest, manifest, preflight), text signatures, peers, silence: logic without I/O
 //! metrics          what Prometheus sees
 //! journal ingest api alert   latch, journal, recovery, replay, audit | WebSocket, gates' attachment | HTTP | delivery
 //! app              configuration, threads, signals: everything wired in one place
@@ -132,12 +132,14 @@
 //! | What is not in the signed manifest sends nothing, whatever it calls itself | `attest`: `an_executable_that_is_not_in_the_manifest_sends_nothing_whatever_it_says`; `app::measure` |
 //! | One of many that differs is named, and the others go on | `attest`: `a_server_that_missed_the_deployment_is_named_and_the_others_go_on`; `guard::attest_tests`: `the_minority_is_who_does_not_run_what_most_run` |
 //! | A flag with two live meanings stops both | `attest`: `one_flag_with_two_live_meanings_stops_both` |
-//! | A change during an incident waits for a person, over restarts too | `attest`: `a_change_during_an_incident_waits_also_over_a_restart_of_haltline` |
+//! | A change during an incident waits for a person, over restarts too | `attest`: `a_change_during_an_incident_waits_also_over_a_restart_of_haltline`, `a_change_of_an_instance_that_is_halted_itself_waits_for_an_approval` |
 //! | No manifest comes in unsigned or comes back | `attest`: `a_manifest_that_is_not_signed_or_goes_back_changes_nothing`; `guard::manifest`: `every_byte_counts_for_the_signature` |
 //! | Limits in effect are the file and what stands over it, in the journal as they applied | `overlay`: `a_replay_comes_to_what_was_with_overrides_in_the_journal`, `an_override_survives_a_crash_and_one_that_ends_meanwhile_does_not` |
 //! | A record of overrides that is lost loosens nothing | `overlay`: `of_a_record_that_is_lost_nothing_that_loosens_survives` |
 //! | Raising a limit takes what re-arming takes, on the limits that were looked at | `overlay`: `raising_what_two_people_guard_takes_two_and_so_does_taking_a_cut_back`, `of_two_officers_who_looked_at_the_same_limits_one_has_to_look_again` |
 //! | Probation is never above what is configured, never up unearned | `guard::ramp`: `whatever_happens_it_is_never_above_what_is_configured_and_never_up_unearned` |
+//! | A new build has a fraction before its first order, and is back at it after a breach | `ramp`: `a_new_build_begins_with_a_fraction_and_earns_the_rest_by_time_and_volume`, `a_trip_halts_a_new_build_and_puts_it_back_and_a_person_promotes_it` |
+//! | Where the preflight is required no day opens without it | `day`: `the_firm_stays_halted_until_the_preflight_passes_and_two_people_open_the_day`; `app::day` |
 //! | A drill takes back its own halt and no other | `drill`: `a_real_kill_during_a_drill_wins_and_stays` |
 //! | A service whose engine stands still is not called alive | `app::notify`: `the_watchdog_is_fed_by_rounds_of_the_engine_and_by_nothing_else`; `sre`: `a_service_manager_hears_ready_watchdog_reload_and_the_end_and_nothing_of_a_stopped_process` |
 //! | A critical alert stays until a person answers, over restarts | `kill::alerts`: `a_critical_that_nobody_answers_is_never_resolved_by_silence_or_by_its_cause_going_away`; `alerts`: `a_trip_is_an_alert_that_survives_a_crash_until_a_person_answers` |
@@ -145,6 +147,8 @@
 //! | A receiver that is away, fails or stalls misses nothing and holds up nobody | `alertmanager`: `a_signed_webhook_misses_nothing_while_it_fails_stalls_and_over_a_restart` |
 //! | A kind of text that was never seen is one alert with a count | `guard::watch`: `the_97_mails_of_the_morning_are_one_critical_alert_that_escalates_before_the_open` |
 //! | The instance that runs away is halted, healthy ones never are | `guard::peers`: `the_eighth_of_eight_is_warned_about_and_halted_within_seconds_and_no_other`, `eight_healthy_ones_with_waves_of_their_own_are_never_far_in_six_hours` |
+//! | Who falls silent among peers is told, healthy ones never are | `guard::quiet`; `guard`: `an_instance_that_goes_silent_while_its_peers_trade_is_told_and_not_halted`, `the_seven_healthy_instances_are_never_far_from_each_other_in_hours_of_the_demo` |
+//! | What is usual at a time of day outlasts a restart and is held against | `guard`: `an_instance_far_from_its_own_baseline_of_days_before_is_halted_and_the_baseline_is_shown` |
 //! | An alert names what exists, and is tested | `sre`: `rules_and_dashboard_name_only_what_the_daemon_shows`, `every_alert_has_an_owner_a_summary_a_section_of_the_runbook_and_both_tests` |
 //! | No event is lost or repeated over reconnects | `ingest::tests`: `random_cuts_lose_and_repeat_nothing` |
 //! | Children stay within their parent | `scenarios::conserve`: `what_children_fill_and_what_they_still_may_is_the_parents`, `child_after_its_parent_is_done_halts_its_instance` |
@@ -155,9 +159,6 @@
 //!
 //! What does not hold yet: over WebSocket `mode_ack` is the gateway's word, only a gate proves; a cancel after a halt is what the
 //! gateway says of it, and nothing asks the venue.
-//!
-//! Tests named above that say `#[ignore]` do not run: those of crashes at every step, of power loss, of an approval during an
-//! incident and of which cancels are told. They fail since these parts met, and what they would notice is not shown until they pass.
 
 pub mod units;
 

@@ -16,6 +16,7 @@ use crate::api::schema;
 use crate::kill::drill::Report;
 use crate::kill::words::{ScopeName, rfc3339};
 use crate::model::Scope;
+use crate::units::SessionId;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -56,6 +57,8 @@ pub trait Drills: Send + Sync {
     fn run(&self, ask: &DrillAsk) -> Result<Report, DrillRefused>;
     /// What is halted where no scope is named.
     fn scope_made_for_it(&self) -> Option<Scope>;
+    /// Haltline's own session, which is there for the time of a drill only.
+    fn session(&self) -> Option<SessionId>;
     /// The last drills, newest first.
     fn list(&self) -> Vec<Report>;
 }

@@ -1,13 +1,13 @@
 //! From halted to flat, as people see it: how far the cancels of a halt are, what is left by name, what a kill would cancel.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 use serde_json::{Value, json};
 
 use crate::api::ApiParts;
-use crate::engine::command::{Query, Residual};
+use crate::engine::command::{Query, Residuals};
 use crate::kill::names::OrderNames;
 use crate::kill::receipt::Receipt;
 use crate::kill::switch::Switch;
@@ -16,6 +16,7 @@ use crate::limits::Gauge;
 use crate::model::cancel::{CancelState, CancelView};
 use crate::model::{Mode, Scope};
 use crate::ring::bell::Bell;
+use crate::units::SessionId;
 
 /// The most orders that are named.
 pub const NAMED_MAX: usize = 64;
@@ -36,11 +37,13 @@ impl ResidualAsker {
         ResidualAsker { queries, bell, named }
     }
 
-    /// At most [`NAMED_MAX`] orders of the scope at `place` that are pending or working. `None`: the engine did not answer.
+    /// At most [`NAMED_MAX`] orders of the scope at `place` that are pending or working, and how many each of the first `sessions`
+    /// has; 0: nobody counts, which is quicker. `None`: the engine did not answer.
     #[must_use]
-    pub fn ask(&self, place: usize) -> Option<Vec<Residual>> {
+    pub fn ask(&self, place: usize, sessions: usize) -> Option<Residuals> {
         let (reply, answer) = bounded(1);
-        let query = Query { place, next: 0, rows: Vec::with_capacity(NAMED_MAX), reply };
+        let residuals = Residuals { rows: Vec::with_capacity(NAMED_MAX), by_session: vec![0; sessions] };
+        let query = Query { place, next: 0, answer: residuals, reply };
         self.queries.try_send(query).ok()?;
         self.bell.ring();
         answer.recv_timeout(ENGINE_PATIENCE).ok()
@@ -50,8 +53,9 @@ impl ResidualAsker {
 /// What is left of a scope's orders, by name; `null` if the engine does not say.
 pub(super) fn remainder(parts: &ApiParts, scope: Scope) -> Value {
     let universe = parts.switch.universe();
-    let Some(rows) = universe.slot(scope).and_then(|place| parts.residual.ask(place)) else { return Value::Null };
-    rows.iter()
+    let Some(left) = universe.slot(scope).and_then(|place| parts.residual.ask(place, 0)) else { return Value::Null };
+    left.rows
+        .iter()
         .map(|row| {
             json!({
                 "session": universe.scope_name(Scope::Session(row.session)),
@@ -92,8 +96,13 @@ fn counts(view: &CancelView) -> Value {
     })
 }
 
+/// Whether the working orders of a scope in `mode` are canceled, by the configuration in force.
+fn cancels_in(parts: &ApiParts, mode: Mode) -> bool {
+    parts.limits.read().unwrap_or_else(PoisonError::into_inner).cancel.cancels_in(mode)
+}
+
 /// How far the cancels of a receipt's halt are. `flat_ns` counts from the press.
-pub(super) fn flat(receipt: &Receipt) -> Value {
+pub(super) fn flat(parts: &ApiParts, receipt: &Receipt) -> Value {
     let after = |at: u64| (at > 0).then(|| at.saturating_sub(receipt.pressed.mono.0));
     match &receipt.cancels {
         Some(view) => {
@@ -102,9 +111,9 @@ pub(super) fn flat(receipt: &Receipt) -> Value {
             shown["last_end_ns"] = after(view.last_end).into();
             shown
         }
-        // Reduce-only cancels nothing unless it is configured to, and never flattens a position.
-        None if receipt.word.mode != Mode::Halted => json!({ "status": "not_canceled" }),
-        None => json!({ "status": "not_begun" }),
+        None if cancels_in(parts, receipt.word.mode) => json!({ "status": "not_begun" }),
+        // Reduce-only cancels nothing unless it is configured to, and a halt everything unless it is configured not to.
+        None => json!({ "status": "not_canceled" }),
     }
 }
 
@@ -124,41 +133,43 @@ pub(super) fn preview(parts: &ApiParts, scope: Scope) -> Value {
     let gauge = |gauge: Gauge| shown.map(|view| view.gauges[gauge as usize]);
     let money = |of: Gauge| gauge(of).map(|amount| value(universe, of.rule(), scope, amount));
     let working = gauge(Gauge::Working);
-    // The firm's sessions are all of them; of other scopes only the engine knows which orders are whose.
-    let mut by_session: Vec<(String, u64)> = Vec::new();
-    let rows = slot.and_then(|place| parts.residual.ask(place));
-    let complete = rows.as_ref().is_some_and(|rows| rows.len() < NAMED_MAX);
-    for row in rows.iter().flatten() {
-        let name = universe.scope_name(Scope::Session(row.session));
-        match by_session.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, count)) => *count += 1,
-            None => by_session.push((name, 1)),
+    // Only the engine knows which orders are whose. If it does not say, the firm's sessions are known still.
+    let session_scope = |at: usize| Scope::Session(SessionId(at as u16));
+    let asked = slot.and_then(|place| parts.residual.ask(place, universe.sessions.len()));
+    let complete = asked.is_some() || scope == Scope::Firm;
+    let working_in = |session: Scope| {
+        let view = parts.published.scope(universe.slot(session)?)?;
+        u32::try_from(view.gauges[Gauge::Working as usize]).ok()
+    };
+    let counts = match asked {
+        Some(left) => left.by_session,
+        None if scope == Scope::Firm => {
+            (0..universe.sessions.len()).map(|at| working_in(session_scope(at)).unwrap_or(0)).collect()
         }
-    }
-    if !complete && scope == Scope::Firm {
-        by_session = (0..universe.sessions.len())
-            .map(|at| Scope::Session(crate::units::SessionId(at as u16)))
-            .filter_map(|session| {
-                let view = parts.published.scope(universe.slot(session)?)?;
-                let count = u64::try_from(view.gauges[Gauge::Working as usize]).ok().filter(|count| *count > 0)?;
-                Some((universe.scope_name(session), count))
-            })
-            .collect();
-    }
-    let complete = complete || scope == Scope::Firm;
+        None => Vec::new(),
+    };
+    let by_session: Vec<(String, u32)> = counts
+        .iter()
+        .enumerate()
+        .filter(|(_, count)| **count > 0)
+        .map(|(at, count)| (universe.scope_name(session_scope(at)), *count))
+        .collect();
     let sessions: Vec<Value> = by_session
         .iter()
         .map(|(name, count)| {
             let view = universe.session(name).and_then(|id| parts.switch.board().cell(usize::from(id.0)));
             let there = view.map(crate::kill::board::SessionCell::view).is_some_and(|v| v.connected || v.by_gate);
-            json!({ "name": name, "working_orders": complete.then_some(count), "connected": there })
+            json!({ "name": name, "working_orders": count, "connected": there })
         })
         .collect();
+    let cancels = cancels_in(parts, Mode::Halted);
     let text = working.map(|orders| {
         let (s, more) = (if orders == 1 { "" } else { "s" }, if complete { "" } else { " or more" });
         let n = by_session.len();
         let session = if n == 1 { "session" } else { "sessions" };
-        format!("cancels {orders} working order{s} in {n}{more} {session}; positions stay as they are")
+        let (does, stay) =
+            if cancels { ("cancels", "positions stay") } else { ("cancels none of", "they and positions stay") };
+        format!("{does} {orders} working order{s} in {n}{more} {session}; {stay} as they are")
     });
     json!({
         "scope": ScopeName::of(universe, scope),
@@ -166,6 +177,7 @@ pub(super) fn preview(parts: &ApiParts, scope: Scope) -> Value {
         "working_orders": working,
         "sessions": sessions,
         "sessions_complete": complete,
+        "cancels": { "halted": cancels, "reduce_only": cancels_in(parts, Mode::ReduceOnly) },
         "gross": money(Gauge::Gross),
         "net_long": money(Gauge::NetLong),
         "net_short": money(Gauge::NetShort),

@@ -581,7 +581,7 @@ impl Api {
 fn show_receipt(api: &Api, id: u64) -> Result<Response, Problem> {
     let switch = &api.parts.switch;
     let receipt = switch.receipt(id).ok_or_else(|| not_found("no kill with this id is remembered"))?;
-    Ok(answer(StatusCode::OK, &view::receipt(switch, &switch.latch(), &receipt)))
+    Ok(answer(StatusCode::OK, &view::receipt(&api.parts, &switch.latch(), &receipt)))
 }
 
 #[utoipa::path(
@@ -597,7 +597,7 @@ async fn kills(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Re
     let big = api.beside(Lane::Views, move |parts| {
         let latch = parts.switch.latch();
         let list = parts.switch.receipts(count);
-        json!({ "kills": list.iter().map(|r| view::receipt(&parts.switch, &latch, r)).collect::<Vec<_>>() })
+        json!({ "kills": list.iter().map(|r| view::receipt(parts, &latch, r)).collect::<Vec<_>>() })
     });
     Ok(answer(StatusCode::OK, &big.await?))
 }
@@ -615,7 +615,7 @@ async fn kill_by_id(State(api): Shared, caller: Caller, Path(id): Path<String>) 
     caller.0.needs(Role::Viewer)?;
     let id = parse_id(&id)?;
     let receipt = api.parts.switch.receipt(id).ok_or_else(|| not_found("no kill with this id is remembered"))?;
-    let mut shown = view::receipt(&api.parts.switch, &api.parts.switch.latch(), &receipt);
+    let mut shown = view::receipt(&api.parts, &api.parts.switch.latch(), &receipt);
     // What is left is named as long as it can still be asked for.
     if receipt.cancels.is_some_and(|view| view.on && view.working > 0) {
         let scope = receipt.scope;
@@ -779,7 +779,8 @@ async fn rearm(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bod
     let asked = prepared.and_then(|()| api.parts.switch.ask_rearm_with(ask, now));
     log_rearm("asked", &caller.0.name, &reason, &asked);
     let entry = caller.entry("rearm").on(ScopeName::of(api.parts.switch.universe(), scope)).because(&reason);
-    api.parts.audit.record(rearm_entry(entry.detail(format!("epoch {epoch}")), &asked));
+    let request = asked.as_ref().map_or_else(|_| String::new(), |asked| format!(", request {}", asked.id));
+    api.parts.audit.record(rearm_entry(entry.detail(format!("epoch {epoch}{request}")), &asked));
     Ok(show_rearm(&api, asked.map_err(refused)?, wait).await)
 }
 
@@ -806,9 +807,12 @@ async fn approve(
     let wait = fields.wait()?;
     fields.finish()?;
     let now = api.parts.clock.now();
+    let mut entry = caller.entry("approve").because(&reason);
     if let Some(asked) = api.parts.switch.rearm(id, now) {
+        let scope = ScopeName::of(api.parts.switch.universe(), asked.scope);
         caller.at(&api, "approve", asked.scope)?;
-        alerts::may_rearm(&api, &ScopeName::of(api.parts.switch.universe(), asked.scope))?;
+        alerts::may_rearm(&api, &scope)?;
+        entry = entry.on(scope);
     }
     let prepared = match api.parts.switch.rearm(id, now) {
         Some(Rearm { scope, word, state: RearmState::Pending, actor, .. }) if actor != caller.0.name => {
@@ -820,17 +824,15 @@ async fn approve(
     let now = api.parts.clock.now();
     let agreed = prepared.and_then(|()| api.parts.switch.agree_rearm(id, &caller.0.name, &reason, now));
     log_rearm("agreed", &caller.0.name, &reason, &agreed);
-    let entry = caller.entry("approve").because(&reason).detail(format!("request {id}"));
-    api.parts.audit.record(rearm_entry(entry, &agreed));
+    api.parts.audit.record(rearm_entry(entry.detail(format!("request {id}")), &agreed));
     Ok(show_rearm(&api, agreed.map_err(refused)?, wait).await)
 }
 
 fn rearm_entry(entry: Entry, result: &Result<Rearm, RearmRefused>) -> Entry {
     match result {
         Ok(rearm) => {
-            let detail = format!("{}, request {}", entry.detail, rearm.id);
             let lowered = matches!(rearm.state, RearmState::Lowered { .. });
-            entry.detail(detail).outcome(if lowered { "done" } else { "pending" })
+            entry.outcome(if lowered { "done" } else { "pending" })
         }
         Err(refused) => entry.refused(&format!("{refused:?}")),
     }

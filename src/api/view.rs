@@ -20,8 +20,8 @@ use crate::units::Now;
 const NAMES_MAX: usize = 20;
 
 /// A receipt. `status` is `confirmed` only if nothing is missing.
-pub(super) fn receipt(switch: &Switch, latch: &LatchStatus, receipt: &Receipt) -> Value {
-    let universe = switch.universe();
+pub(super) fn receipt(parts: &ApiParts, latch: &LatchStatus, receipt: &Receipt) -> Value {
+    let universe = parts.switch.universe();
     let missing = receipt.missing();
     let name = |row: &crate::kill::receipt::SessionRow| universe.scope_name(Scope::Session(row.session));
     let sessions: Vec<Value> = receipt
@@ -92,7 +92,7 @@ pub(super) fn receipt(switch: &Switch, latch: &LatchStatus, receipt: &Receipt) -
         "latch": latch,
         "sessions": sessions,
         "working_orders": receipt.working_orders,
-        "flat": flat(receipt),
+        "flat": flat(parts, receipt),
     })
 }
 
@@ -187,6 +187,7 @@ pub(super) fn state(parts: &ApiParts) -> Value {
             })
         })
         .collect();
+    let own = parts.drills.as_ref().and_then(|drills| drills.session());
     let sessions: Vec<Value> = universe
         .sessions
         .iter()
@@ -197,6 +198,7 @@ pub(super) fn state(parts: &ApiParts) -> Value {
             Some(json!({
                 "name": spec.name, "kind": kind, "connected": view.connected, "last_seq": view.last_seq,
                 "told": view.told >= changes, "confirmed": view.confirmed >= changes,
+                "own": own.is_some_and(|own| usize::from(own.0) == index),
             }))
         })
         .collect();

@@ -17,6 +17,7 @@ use crossbeam_channel::{Receiver, Sender};
 use ed25519_dalek::VerifyingKey;
 
 use crate::app::config::{Attestation, SignedFile};
+use crate::app::day::{self, DayOpen};
 use crate::app::measure::Measurer;
 use crate::duty::Clock;
 use crate::engine::published::{Published, ScopeView};
@@ -59,6 +60,8 @@ pub(super) struct AttestParts {
     pub state_dir: PathBuf,
     /// Haltline's own session, which rehearses the switch.
     pub own: Option<SessionId>,
+    /// Where the preflight is required: what waits for it.
+    pub day: Option<Arc<DayOpen>>,
     /// The rest of the preflight page.
     pub preflight: Box<dyn Fn() -> Vec<Check> + Send + Sync>,
 }
@@ -188,6 +191,9 @@ impl Attestor {
             // Not only when nobody comes: a crowd must not keep what fell asleep awake.
             if Instant::now() >= next {
                 self.look(&mut traces);
+                if let Some(day) = &self.parts.day {
+                    day.look(|| FleetDesk::preflight(self).checks);
+                }
                 next = Instant::now() + LOOK_EVERY;
             }
             let patience = next.saturating_duration_since(Instant::now());
@@ -339,19 +345,20 @@ impl Attestor {
         causes.any(|cause| cause.actor == ACTOR && cause.reason == text)
     }
 
-    /// Halts that are not attestation's own.
+    /// Halts that are neither attestation's own nor that of a day that is not open yet: the builds of a day come in before it is.
     fn incidents(&self) -> Vec<Incident> {
         let universe = self.parts.switch.universe();
         let own = |halt: &Halt| {
             let causes = &halt.causes;
-            !causes.is_empty() && causes.len() < CAUSES_SURE && causes.iter().all(|cause| cause.actor == ACTOR)
+            let own = !causes.is_empty() && causes.iter().all(|cause| cause.actor == ACTOR);
+            causes.len() < CAUSES_SURE && (own || day::is_of_the_day(halt))
         };
         let halts = self.parts.switch.halts();
         let open = halts.iter().filter(|halt| !own(halt)).map(|halt| {
             let (scope, mode, epoch) = (ScopeName::of(universe, halt.scope), halt.word.mode.name(), halt.word.epoch);
             let cause = halt.causes.iter().find(|cause| cause.actor != ACTOR);
             let why = cause.map_or_else(|| "no cause known".to_owned(), |c| format!("{}: {}", c.actor, c.reason));
-            Incident { text: format!("{scope} is {mode} since epoch {epoch}, {why}") }
+            Incident { scope: halt.scope, text: format!("{scope} is {mode} since epoch {epoch}, {why}") }
         });
         open.collect()
     }

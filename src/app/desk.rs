@@ -25,7 +25,7 @@ use crate::duty::Clock;
 use crate::engine::Instruction;
 use crate::engine::published::Published;
 use crate::guard::overrides::{Ask, Book, Override, State, View};
-use crate::guard::ramp::{After, Counts, Moved, Probation, Probations, Steps};
+use crate::guard::ramp::{After, Begin, Counts, Moved, Probation, Probations, Steps};
 use crate::kill::alerts::{Alerts, Raise};
 use crate::kill::audit::{Audit, Entry};
 use crate::kill::switch::Switch;
@@ -35,7 +35,7 @@ use crate::limits::compare::{Difference, differences, looser_at};
 use crate::limits::overlay::{Change, Overlay, in_effect, number, rate_of};
 use crate::metrics::usage::each_usage;
 use crate::metrics::{ReloadState, Sample, SampleKind, Source};
-use crate::model::{Scope, Universe};
+use crate::model::{Mode, Scope, Universe};
 use crate::ring::bell::Bell;
 use crate::units::{Now, SessionId};
 
@@ -374,14 +374,19 @@ impl Desk {
     /// What a scope has done since the start.
     fn counts(&self, scope: &ScopeName) -> Counts {
         let Some(scope) = scope.find(&self.universe) else { return Counts::default() };
+        let raised = |scope| {
+            let word = self.universe.slot(scope).map(|slot| self.switch.page().get(slot));
+            word.is_some_and(|word| word.mode != Mode::Normal)
+        };
+        let halted = raised(scope) || raised(Scope::Firm);
         if let Scope::Session(session) = scope
             && let Some(flow) = self.published.sessions.get(usize::from(session.0))
         {
             let breaches = flow.breaches.get() + flow.rejects.get() / REJECTS_PER_BREACH;
-            return Counts { admitted: flow.admitted.get(), breaches };
+            return Counts { admitted: flow.admitted.get(), breaches, halted };
         }
         let breaches = self.universe.slot(scope).and_then(|slot| self.published.breaches.get(slot));
-        Counts { admitted: 0, breaches: breaches.map_or(0, |counter| counter.get()) }
+        Counts { admitted: 0, breaches: breaches.map_or(0, |counter| counter.get()), halted }
     }
 
     /// Each change of limits is an event of its own.
@@ -643,9 +648,10 @@ impl Desk {
         let mut inner = self.lock();
         let (now, name) = (self.clock.now(), ScopeName::of(&self.universe, scope));
         let text = format!("{name} may use {}% of its limits, after {after}", f64::from(steps.bps[0]) / 100.0);
+        let begin = Begin { by: actor, now, counts: Some(self.counts(&name)) };
         let done = self.change(&mut inner, None, |book, probations, _| {
             let id = book.take_id();
-            match probations.begin(id, name.clone(), after, steps, actor, now) {
+            match probations.begin(id, name.clone(), after, steps, begin) {
                 true => Ok(((), Loosens::Nothing)),
                 false => Err(DeskRefused::Failed("too many scopes are on probation".to_owned())),
             }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::app::config::{self, Loaded, Timed, with_overlays};
 use crate::app::desk_file::{self, Found};
 use crate::guard::overrides::{Book, Override, OverridePolicy, Place, View};
-use crate::guard::ramp::{After, Probations, Steps};
+use crate::guard::ramp::{After, Begin, Probations, Steps};
 use crate::kill::words::ScopeName;
 use crate::limits::LimitTable;
 use crate::limits::overlay::{Change, Overlay, in_effect, number};
@@ -82,7 +82,8 @@ impl Opening {
             match *change {
                 Change::Fraction(bps) => {
                     let steps = Steps { bps: vec![bps], clean_ns: u64::MAX, clean_volume: u64::MAX };
-                    self.probations.begin(*id, name, After::Lost, steps, "haltline", now);
+                    let begin = Begin { by: "haltline", now, counts: None };
+                    self.probations.begin(*id, name, After::Lost, steps, begin);
                 }
                 Change::Set { rule, window_ns, value } => {
                     let place = Place { scope: *scope, rule, window_ns };

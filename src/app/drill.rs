@@ -281,6 +281,10 @@ impl Drills for DrillRoom {
         self.rehearser.as_ref().map(|who| Scope::Strategy(who.strategy))
     }
 
+    fn session(&self) -> Option<SessionId> {
+        self.rehearser.as_ref().map(|who| who.session)
+    }
+
     fn list(&self) -> Vec<Report> {
         self.reports.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

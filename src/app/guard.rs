@@ -95,12 +95,22 @@ fn look(parts: &GuardParts, stopped: &mut Vec<SessionId>) {
         }
         !rearmed
     });
+    let universe = parts.switch.universe();
+    // A halt of anything but a session may be what an instance waits for: which of them trade what is not known here.
+    let others = (0..parts.switch.page().len()).filter(|slot| parts.switch.page().get(*slot).mode != Mode::Normal);
+    let waits = others.filter_map(|slot| universe.scope_at(slot)).any(|scope| match scope {
+        Scope::Session(_) => false,
+        Scope::Firm | Scope::Account(_) | Scope::Strategy(_) | Scope::Pair(..) | Scope::Instrument(_) => true,
+    });
     let count = |session: &SessionId| {
-        let counts = parts.published.instances.get(usize::from(session.0));
-        counts.map_or(Counts::default(), |counts| Counts {
+        let at = usize::from(session.0);
+        let connected = parts.switch.board().cell(at).is_some_and(|cell| cell.view().connected);
+        let excused = waits || !connected || mode(*session) != Mode::Normal;
+        parts.published.instances.get(at).map_or(Counts { excused, ..Counts::default() }, |counts| Counts {
             orders: counts.orders.get(),
             fills: counts.fills.get(),
             rejects: counts.rejects.get(),
+            excused,
         })
     };
     let counts: Vec<Counts> = parts.watch.instances().iter().map(count).collect();
@@ -159,6 +169,7 @@ impl Source for GuardSource {
             ),
             sample("haltline_outliers", "Sessions far away from their peers or from their own usual rate.", gauge, far),
             sample("haltline_outliers_halted", "Those of them that the guard has halted for it.", gauge, halted),
+            sample("haltline_outliers_quiet", "Sessions that have gone far below their peers.", gauge, self.0.quiet()),
         ]
     }
 }

@@ -3,6 +3,7 @@
 mod alerting;
 pub mod attest;
 pub mod config;
+mod day;
 mod desk;
 mod desk_file;
 mod desk_opening;

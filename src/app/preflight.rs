@@ -3,15 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::app::attest;
+use crate::app::day::DayOpen;
 use crate::app::desk::Desk;
 use crate::duty::Clock;
 use crate::engine::durability::Durability;
 use crate::engine::published::Published;
 use crate::guard::preflight::Check;
 use crate::kill::alerts::Alerts;
-use crate::kill::switch::Switch;
+use crate::kill::switch::{Halt, Switch};
 use crate::kill::words::{ScopeName, rfc3339};
-use crate::model::AnomalyKind;
+use crate::model::{AnomalyKind, Scope};
 
 /// What the page is made from.
 pub(super) struct PreflightParts {
@@ -24,6 +26,8 @@ pub(super) struct PreflightParts {
     pub desk: Arc<Desk>,
     pub state_dir: PathBuf,
     pub segment_bytes: u64,
+    /// Where the preflight is required.
+    pub day: Option<Arc<DayOpen>>,
 }
 
 /// The engine's last round may be this old.
@@ -36,7 +40,7 @@ const LAG_PERCENT: u64 = 50;
 impl PreflightParts {
     /// Every line, in the order in which they are read. Reads files.
     pub(super) fn checks(&self) -> Vec<Check> {
-        vec![
+        let mut checks = vec![
             self.limits(),
             self.halts(),
             self.engine(),
@@ -46,7 +50,9 @@ impl PreflightParts {
             self.clocks(),
             self.drill(),
             self.alerts(),
-        ]
+        ];
+        checks.extend(self.day.as_ref().map(|day| day.check()));
+        checks
     }
 
     /// What runs has to be what is in the file: the next restart would begin with that.
@@ -71,10 +77,11 @@ impl PreflightParts {
 
     fn halts(&self) -> Check {
         let universe = self.switch.universe();
-        let mut faults: Vec<String> = self
-            .switch
-            .halts()
+        let halts = self.switch.halts();
+        let counts = |halt: &&Halt| !is_dormant(halt) && !self.day.as_ref().is_some_and(|day| day.is_own(halt));
+        let mut faults: Vec<String> = halts
             .iter()
+            .filter(counts)
             .map(|halt| {
                 let (scope, mode) = (ScopeName::of(universe, halt.scope), halt.word.mode.name());
                 let cause = halt.causes.first().map_or_else(
@@ -86,7 +93,9 @@ impl PreflightParts {
             .collect();
         let orphans = self.switch.orphans();
         faults.extend(orphans.iter().map(|halt| format!("{} is halted and not in the configuration", halt.scope)));
-        Check::of("halts", &faults, "none in force")
+        let asleep =
+            if halts.iter().any(is_dormant) { "none in force but of dormant strategies" } else { "none in force" };
+        Check::of("halts", &faults, asleep)
     }
 
     fn engine(&self) -> Check {
@@ -183,6 +192,15 @@ impl PreflightParts {
             .collect();
         Check::of("alerts", &faults, "nobody waits for an answer to a critical one")
     }
+}
+
+/// Whether a strategy is halted because it is dormant, and for nothing else. It does not trade, and nothing says that it should.
+pub(super) fn is_dormant(halt: &Halt) -> bool {
+    let strategy = match halt.scope {
+        Scope::Strategy(_) => true,
+        Scope::Firm | Scope::Account(_) | Scope::Session(_) | Scope::Pair(..) | Scope::Instrument(_) => false,
+    };
+    strategy && !halt.causes.is_empty() && halt.causes.iter().all(|cause| cause.actor == attest::ACTOR)
 }
 
 /// What an ordinary user may still write to the file system of `path`.

@@ -33,6 +33,7 @@ use crate::api::{self, ApiOptions, ApiParts, Authenticator, Principal};
 use crate::app::alerting::{self, Alerting};
 use crate::app::attest::{AttestParts, Attestor};
 use crate::app::config::{self, Loaded};
+use crate::app::day::{DayOpen, DayParts};
 use crate::app::desk::{self, Desk, DeskParts};
 use crate::app::desk_opening::Opening;
 use crate::app::drill::{DrillRoom, Rehearser};
@@ -438,6 +439,15 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         alerts.clone(),
         &loaded.service.state_dir,
     ));
+    let day = loaded.guard.preflight_at.map(|at| {
+        Arc::new(DayOpen::new(DayParts {
+            switch: switch.clone(),
+            clock: clock.clone(),
+            audit: audit.clone(),
+            begins_ns: u64::try_from(at.as_nanos()).unwrap_or(0),
+            state_dir: loaded.service.state_dir.clone(),
+        }))
+    });
     let preflight = PreflightParts {
         switch: switch.clone(),
         published: published.clone(),
@@ -447,6 +457,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
         desk: desk.clone(),
         state_dir: loaded.service.state_dir.clone(),
         segment_bytes: loaded.journal.segment_bytes,
+        day: day.clone(),
     };
     let (attestor, attest_jobs) = Attestor::new(
         AttestParts {
@@ -458,6 +469,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             config: loaded.guard.attestation.clone(),
             state_dir: loaded.service.state_dir.clone(),
             own: loaded.drill.as_ref().and_then(|drill| universe.session(&drill.session)),
+            day: day.clone(),
             preflight: Box::new(move || preflight.checks()),
         },
         &universe,
@@ -485,6 +497,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
             })),
             Some(Arc::new(GuardSource(watch.clone()))),
             tls.clone().map(|tls| tls as _),
+            day.map(|day| day as _),
         ]
         .into_iter()
         .flatten()
@@ -868,7 +881,8 @@ fn settle_page(
             epoch: word.epoch,
             at: clock.now().unix.0,
             actor: "halt page".to_owned(),
-            reason: "raised on the halt page while haltline did not serve".to_owned(),
+            reason: "raised on the halt page while haltline did not serve, or ended before it could write down by whom"
+                .to_owned(),
             trip: None,
         };
         tracing::error!(event = "page", slot, "{}", cause.reason);

@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::duty::{Clock, Idle, Idler};
 use crate::engine::cancels::link;
-use crate::engine::command::{Command, Instruction, LaneChange, Query, Residual};
+use crate::engine::command::{Command, Instruction, LaneChange, Query, Residual, Residuals};
 use crate::engine::core::Engine;
 use crate::engine::lanes::{Broken, LanePort};
 use crate::engine::published::Published;
@@ -851,18 +851,21 @@ impl Shell {
             self.query = self.queries.try_recv().ok();
         }
         let Some(query) = &mut self.query else { return 0 };
-        let rows = &mut query.rows;
+        let Residuals { rows, by_session } = &mut query.answer;
         let next = engine.each_residual(query.place, query.next, ANSWERED_PER_ROUND, |session, id, mark| {
             if rows.len() < rows.capacity() {
                 rows.push(Residual { session, id, state: mark.state, attempts: mark.attempts });
             }
+            if let Some(count) = by_session.get_mut(usize::from(session.0)) {
+                *count += 1;
+            }
         });
         match next {
-            Some(next) if rows.len() < rows.capacity() => query.next = next,
+            Some(next) if rows.len() < rows.capacity() || !by_session.is_empty() => query.next = next,
             Some(_) | None => {
-                if let Some(Query { rows, reply, .. }) = self.query.take() {
+                if let Some(Query { answer, reply, .. }) = self.query.take() {
                     // Who asked may have given up.
-                    let _ = reply.try_send(rows);
+                    let _ = reply.try_send(answer);
                 }
             }
         }

@@ -17,7 +17,7 @@
 mod save;
 
 use crate::engine::core::{Engine, clip};
-use crate::limits::{CancelPolicy, Gauge};
+use crate::limits::Gauge;
 use crate::model::cancel::{CancelState, CancelView, Instruct, Instruction};
 use crate::model::effect::Denial;
 use crate::model::{Action, Effects, Event, EventKind, Mode, Rule, Scope, Target, Why};
@@ -190,15 +190,6 @@ impl Cancels {
     }
 }
 
-/// What `policy` says of a mode.
-fn cancels_in(policy: &CancelPolicy, mode: Mode) -> bool {
-    match mode {
-        Mode::Normal => false,
-        Mode::ReduceOnly => policy.after_halt && policy.in_reduce_only,
-        Mode::Halted => policy.after_halt,
-    }
-}
-
 impl Engine {
     /// Whether a step of the round would do anything at `now`. If not, leaving it out is the same.
     #[must_use]
@@ -305,7 +296,7 @@ impl Engine {
 
     /// The mode of the scope at `slot` is `mode` now, since `epoch`.
     pub(super) fn take_halt(&mut self, slot: usize, mode: Mode, epoch: u64, now: MonoNanos) {
-        let on = cancels_in(&self.table.cancel, mode);
+        let on = self.table.cancel.cancels_in(mode);
         let halt = &mut self.cancels.halts[slot];
         halt.told_epoch = epoch;
         if on == halt.view.on && (!on || epoch == halt.view.epoch) {

@@ -77,6 +77,15 @@ pub struct Residual {
     pub attempts: u8,
 }
 
+/// Which orders of a scope are pending or working.
+#[derive(Debug)]
+pub struct Residuals {
+    /// The first ones: as many as there is room for.
+    pub rows: Vec<Residual>,
+    /// How many each session has, by its number. Empty: nobody counts, and what is full is answered at once.
+    pub by_session: Vec<u32>,
+}
+
 /// Asks which orders of a scope are pending or working. The engine answers in between, and changes nothing by it.
 #[derive(Debug)]
 pub struct Query {
@@ -84,8 +93,8 @@ pub struct Query {
     pub place: usize,
     /// Where to go on in the table of orders: 0 at first.
     pub next: u32,
-    /// Where the orders are put: as many as there is room for, the first ones.
-    pub rows: Vec<Residual>,
+    /// Where the answer is put: it has the room for it, and counts that are 0.
+    pub answer: Residuals,
     /// To whom. With room for one.
-    pub reply: Sender<Vec<Residual>>,
+    pub reply: Sender<Residuals>,
 }

@@ -8,7 +8,8 @@
 //! 2. *Dormant.* A way in or a set flag that was not used for longer than the manifest allows has to be woken. So has a strategy: that
 //!    halts the strategy.
 //! 3. *Interlock.* What differs from what the instance ran before, while an incident is open anywhere in the firm, waits until
-//!    the incident is closed or a person approves it. Going back to what ran before it is no change.
+//!    the incident is closed or a person approves it. Going back to what ran before it is no change. If the halt of its own session
+//!    is an incident, only the approval is left: the one cannot be re-armed before the other is over.
 //! 4. *Fleet.* Of the instances of one strategy that are there and have nothing against them so far, those that do not run
 //!    the build that most of them run are the minority. Of several builds with the same number the one that was approved
 //!    last stays, of those approved at once the one that the manifest lists last. A strategy with `mixed_builds` has no minority.
@@ -55,6 +56,8 @@ pub enum Demand {
 /// A halt that is not attestation's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Incident {
+    /// What is halted.
+    pub scope: Scope,
     /// What it is, in words: scope, epoch, cause.
     pub text: String,
 }
@@ -499,11 +502,21 @@ impl Fleet {
                 1 => String::new(),
                 n => format!(" and {} more", n - 1),
             };
-            reasons.push(format!(
-                "it changed during an incident ({}; {}{more}): close the incident, or approve the change",
-                changes.join(", "),
-                incident.text
-            ));
+            let changes = changes.join(", ");
+            let own = incidents.iter().find(|incident| incident.scope == Scope::Session(session));
+            reasons.push(match own {
+                // Its re-arm waits for this reason to be gone, and would itself be the end of the incident.
+                Some(own) => {
+                    format!(
+                        "it changed during an incident of its own ({changes}; {}{more}): approve the change",
+                        own.text
+                    )
+                }
+                None => format!(
+                    "it changed during an incident ({changes}; {}{more}): close the incident, or approve the change",
+                    incident.text
+                ),
+            });
             return;
         }
         let same = self.memory.instances.get(name).is_some_and(|known| known.identity == identity);

@@ -135,7 +135,8 @@ impl World {
     }
 
     fn halt(&mut self) {
-        self.incidents = vec![Incident { text: "firm is halted since epoch 9, olaf: drill".into() }];
+        self.incidents =
+            vec![Incident { scope: Scope::Firm, text: "firm is halted since epoch 9, olaf: drill".into() }];
     }
 }
 

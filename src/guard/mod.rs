@@ -9,6 +9,7 @@ pub mod memory;
 pub mod overrides;
 pub mod peers;
 pub mod preflight;
+pub mod quiet;
 pub mod ramp;
 pub mod signatures;
 pub mod template;

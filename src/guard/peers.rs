@@ -10,13 +10,15 @@
 //!   and a reference that moves by a hundredth at most remembers where it began: a slow drift is not learned as normal
 //!   without being told.
 //!
-//! Rates below [`PeerOptions::rate_min`] are nobody's concern: a quiet instance that sends ten orders has done nothing.
+//! Rates below [`PeerOptions::rate_min`] are nobody's concern: a quiet instance that sends ten orders has done nothing. One that
+//! goes silent while its peers trade is told and never halted: [`super::quiet`].
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::quiet::{Far, Quiet, QuietOptions};
 use crate::kill::words::rfc3339;
 
 /// What is counted of an instance since it began.
@@ -28,6 +30,8 @@ pub struct Counts {
     pub fills: u64,
     /// Rejects of the venue.
     pub rejects: u64,
+    /// It is not connected, or something is halted that could keep it from trading: its silence says nothing.
+    pub excused: bool,
 }
 
 /// What is looked at.
@@ -55,7 +59,7 @@ impl Measure {
         }
     }
 
-    const fn of(self, counts: &Counts) -> u64 {
+    pub(super) const fn of(self, counts: &Counts) -> u64 {
         match self {
             Measure::Orders => counts.orders,
             Measure::Fills => counts.fills,
@@ -89,6 +93,8 @@ pub struct PeerOptions {
     pub days_min: u32,
     /// So many times where it began is a drift.
     pub drift_factor: u32,
+    /// When silence is told.
+    pub quiet: QuietOptions,
 }
 
 impl Default for PeerOptions {
@@ -105,6 +111,7 @@ impl Default for PeerOptions {
             own_factor: 5,
             days_min: 3,
             drift_factor: 2,
+            quiet: QuietOptions::default(),
         }
     }
 }
@@ -173,6 +180,26 @@ pub enum Found {
         /// Where it began (and has moved to since, slower).
         reference: f64,
     },
+    /// It did as its peers, and is far below them now.
+    Quiet {
+        /// Which.
+        instance: usize,
+        /// What of it.
+        measure: Measure,
+        /// How much, per second.
+        rate: f64,
+        /// The median of its peers, per second.
+        median: f64,
+        /// How many they are.
+        count: usize,
+    },
+    /// It does as its peers again, or they are quiet as well.
+    Resumed {
+        /// Which.
+        instance: usize,
+        /// What of it.
+        measure: Measure,
+    },
 }
 
 /// Half hours of a day.
@@ -183,7 +210,7 @@ const LEARN_PER_DAY: f64 = 0.1;
 /// The most that a day moves the reference.
 const REFERENCE_PER_DAY: f64 = 0.01;
 /// What a median absolute deviation has to be multiplied by to be a standard deviation of a normal distribution.
-const MAD_TO_SIGMA: f64 = 1.4826;
+pub(super) const MAD_TO_SIGMA: f64 = 1.4826;
 /// Peers that all send the same lie so far apart at least, as a part of their median: nobody is that regular.
 const SPREAD_MIN: f64 = 0.1;
 /// Samples that are kept to take rates over.
@@ -231,6 +258,7 @@ pub struct Peers {
     samples: std::collections::VecDeque<(u64, Vec<Counts>)>,
     /// Half hours since 1970 of the last sample.
     bucket: Option<u64>,
+    quiet: Quiet,
 }
 
 impl Peers {
@@ -247,7 +275,9 @@ impl Peers {
             drifted: false,
         };
         let watches = instances.iter().map(|_| core::array::from_fn(|_| watch.clone())).collect();
-        Peers { options, instances, watches, samples: std::collections::VecDeque::new(), bucket: None }
+        let far = Far { factor: options.warn_factor, peers_min: options.peers_min };
+        let quiet = Quiet::new(options.quiet.clone(), far, instances.len());
+        Peers { options, instances, watches, samples: std::collections::VecDeque::new(), bucket: None, quiet }
     }
 
     /// Goes on from what was saved. Instances are found by their names; what is not a rate is left out.
@@ -286,6 +316,13 @@ impl Peers {
             return found;
         }
         self.turn_over(unix / BUCKET_NS, &mut found);
+        for turn in self.quiet.sample(mono, &self.instances, counts) {
+            let (instance, measure) = (turn.instance, turn.measure);
+            found.push(match turn.quiet {
+                Some((rate, median, count)) => Found::Quiet { instance, measure, rate, median, count },
+                None => Found::Resumed { instance, measure },
+            });
+        }
         let window = u64::try_from(self.options.window.as_nanos()).unwrap_or(u64::MAX).max(1);
         self.samples.push_back((mono, counts.to_vec()));
         // The newest sample that is at least a window old stays: rates are taken from it.
@@ -329,28 +366,37 @@ impl Peers {
         (count(|watch| watch.warned), count(|watch| watch.halted))
     }
 
+    /// Instances that are far below their peers.
+    #[must_use]
+    pub fn quiet(&self) -> u64 {
+        self.quiet.count()
+    }
+
     /// What `GET /v1/peers` shows.
     #[must_use]
     pub fn to_json(&self, unix: u64) -> Value {
         let place = (unix / BUCKET_NS) as usize % BUCKETS;
         let round = |rate: f64| (rate * 100.0).round() / 100.0;
-        let measure = |(measure, watch): (&Measure, &Watch)| {
+        let measure = |at: usize, measure: Measure, watch: &Watch| {
             let usual = watch.usual[place];
             let value = json!({
                 "per_second": round(watch.rate), "usual": round(usual.level), "began_at": round(usual.reference),
                 "days": usual.days, "far": watch.warned, "halted": watch.halted, "drifted": watch.drifted,
+                "pace": self.quiet.pace(at, measure).name(),
             });
             (measure.name().to_owned(), value)
         };
-        let one = |(instance, watches): (&Instance, &[Watch; Measure::ALL.len()])| {
-            let measures = Measure::ALL.iter().zip(watches).map(measure).collect::<serde_json::Map<_, _>>();
+        let one = |(at, instance): (usize, &Instance)| {
+            let all = Measure::ALL.iter().zip(&self.watches[at]);
+            let measures = all.map(|(of, watch)| measure(at, *of, watch)).collect::<serde_json::Map<_, _>>();
             let peers = self.instances.iter().filter(|i| i.group == instance.group && i.name != instance.name);
             json!({ "session": instance.name, "peers": peers.map(|p| &p.name).collect::<Vec<_>>(), "rates": measures })
         };
         json!({
             "at": rfc3339(unix),
             "window_ms": u64::try_from(self.options.window.as_millis()).unwrap_or(u64::MAX),
-            "instances": self.instances.iter().zip(&self.watches).map(one).collect::<Vec<_>>(),
+            "quiet_window_ms": u64::try_from(self.options.quiet.window.as_millis()).unwrap_or(u64::MAX),
+            "instances": self.instances.iter().enumerate().map(one).collect::<Vec<_>>(),
         })
     }
 
@@ -459,7 +505,7 @@ impl Peers {
 }
 
 /// The middle of `values`, or between the two in the middle; 0 of none.
-fn median(values: &mut [f64]) -> f64 {
+pub(super) fn median(values: &mut [f64]) -> f64 {
     if values.is_empty() {
         return 0.0;
     }
@@ -493,6 +539,14 @@ impl Found {
                 name(instance),
                 measure.name()
             ),
+            Found::Quiet { instance, measure, rate, median, count } => format!(
+                "session {} has {rate:.1} {} a second, and did as its peers before; {count} peers have {median:.1} (median)",
+                name(instance),
+                measure.name()
+            ),
+            Found::Resumed { instance, measure } => {
+                format!("session {} is no longer far below its peers in {}", name(instance), measure.name())
+            }
         }
     }
 }

@@ -8,7 +8,8 @@
 //!             └──── a breach ─────────┴───────────────┘      promoted by a person, from any step ─▶ over
 //! ```
 //!
-//! Only time that was watched counts: a restart begins the present step anew, and keeps it.
+//! Only time that was watched counts, and in which the scope could trade: a restart or a halt begins the present step anew, and
+//! keeps it.
 
 use std::collections::HashMap;
 
@@ -66,6 +67,8 @@ pub struct Counts {
     pub admitted: u64,
     /// Denials, trips, anomalies and rejects: whatever a clean stream has none of.
     pub breaches: u64,
+    /// It may not trade now: nothing is earned meanwhile, and what it was halted for may not be counted yet.
+    pub halted: bool,
 }
 
 /// One scope on probation.
@@ -97,6 +100,17 @@ pub struct Probation {
     /// What was counted at the last look; `None`: it has not been looked at in this run.
     #[serde(skip)]
     last: Option<Counts>,
+}
+
+/// How a probation begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Begin<'a> {
+    /// Through whom.
+    pub by: &'a str,
+    /// When.
+    pub now: Now,
+    /// What the scope had done by then in this run, if that is known: whatever it breaches from the first order on counts.
+    pub counts: Option<Counts>,
 }
 
 /// What a look at a probation came to.
@@ -143,6 +157,10 @@ impl Probation {
             self.anew(now);
             return Moved::Back;
         }
+        if counts.halted {
+            self.anew(now);
+            return Moved::Stays;
+        }
         self.volume = self.volume.saturating_add(counts.admitted - last.admitted);
         if now.mono.since(self.clean_since) < self.steps.clean_ns || self.volume < self.steps.clean_volume {
             return Moved::Stays;
@@ -165,7 +183,8 @@ pub const PROBATIONS_MAX: usize = 64;
 impl Probations {
     /// Puts a scope on probation, from the first step on. One of the same scope after the same kind of thing begins anew.
     /// Returns whether there was room: where not, the caller leaves the scope halted.
-    pub fn begin(&mut self, id: u64, scope: ScopeName, after: After, steps: Steps, by: &str, now: Now) -> bool {
+    pub fn begin(&mut self, id: u64, scope: ScopeName, after: After, steps: Steps, begin: Begin<'_>) -> bool {
+        let Begin { by, now, counts } = begin;
         let others = self.list.iter().filter(|p| p.scope != scope || !p.after.is_like(&after)).count();
         if others >= PROBATIONS_MAX || steps.bps.is_empty() {
             return false;
@@ -182,7 +201,7 @@ impl Probations {
             breaches: 0,
             clean_since: now.mono,
             volume: 0,
-            last: None,
+            last: counts,
         });
         true
     }
@@ -252,12 +271,19 @@ mod tests {
     fn begun(bps: &[u16], clean_volume: u64) -> Probations {
         let mut all = Probations::default();
         let steps = Steps { bps: bps.to_vec(), clean_ns: 10 * SECOND, clean_volume };
-        assert!(all.begin(1, alpha(), After::Build("b2".into()), steps, "haltline", at(0)));
+        assert!(all.begin(
+            1,
+            alpha(),
+            After::Build("b2".into()),
+            steps,
+            Begin { by: "haltline", now: at(0), counts: None }
+        ));
         all
     }
 
     fn look(all: &mut Probations, admitted: u64, breaches: u64, seconds: u64) -> Option<Moved> {
-        all.look(|_| Counts { admitted, breaches }, at(seconds * SECOND)).first().map(|(_, how)| *how)
+        let counts = Counts { admitted, breaches, halted: false };
+        all.look(|_| counts, at(seconds * SECOND)).first().map(|(_, how)| *how)
     }
 
     #[test]
@@ -273,6 +299,15 @@ mod tests {
     }
 
     #[test]
+    fn a_breach_before_the_first_look_counts() {
+        let mut all = Probations::default();
+        let steps = Steps { bps: vec![1_000], clean_ns: 10 * SECOND, clean_volume: 0 };
+        let counts = Some(Counts { admitted: 5, breaches: 2, halted: false });
+        assert!(all.begin(1, alpha(), After::Rearm(1), steps, Begin { by: "rita", now: at(0), counts }));
+        assert_eq!(look(&mut all, 5, 3, 0), Some(Moved::Back));
+    }
+
+    #[test]
     fn a_breach_goes_back_to_the_first_step() {
         let mut all = begun(&[1_000, 5_000], 0);
         look(&mut all, 0, 0, 0);
@@ -281,6 +316,20 @@ mod tests {
         assert_eq!(all.iter().next().unwrap().fraction_bps(), 1_000);
         assert_eq!(look(&mut all, 0, 1, 24), None, "clean since the breach only");
         assert_eq!(look(&mut all, 0, 1, 25), Some(Moved::Up));
+    }
+
+    #[test]
+    fn a_halt_earns_nothing_and_its_trip_counts_whenever_it_is_seen() {
+        let mut all = begun(&[1_000, 5_000], 3);
+        look(&mut all, 0, 0, 0);
+        // The orders that led to the trip are counted, the trip is not yet; the page is raised already.
+        let halted = |admitted, breaches| move |_: &ScopeName| Counts { admitted, breaches, halted: true };
+        assert_eq!(all.look(halted(50, 0), at(20 * SECOND)), []);
+        assert_eq!(all.look(halted(50, 1), at(21 * SECOND)).first().map(|(_, how)| *how), Some(Moved::Back));
+        assert_eq!(all.look(halted(50, 1), at(60 * SECOND)), []);
+        // Re-armed: it begins here.
+        assert_eq!(look(&mut all, 53, 1, 69), None, "nine seconds");
+        assert_eq!(look(&mut all, 53, 1, 70), Some(Moved::Up));
     }
 
     #[test]
@@ -302,9 +351,10 @@ mod tests {
     fn a_person_promotes_everything_at_the_scope_and_nothing_else() {
         let mut all = begun(&[1_000], 0);
         let steps = Steps { bps: vec![2_500], clean_ns: 1, clean_volume: 0 };
-        assert!(all.begin(2, alpha(), After::Rearm(9), steps.clone(), "rita", at(0)));
+        let begin = Begin { by: "rita", now: at(0), counts: None };
+        assert!(all.begin(2, alpha(), After::Rearm(9), steps.clone(), begin));
         let firm = ScopeName { kind: "firm".into(), name: String::new() };
-        assert!(all.begin(3, firm.clone(), After::Rearm(9), steps, "rita", at(0)));
+        assert!(all.begin(3, firm.clone(), After::Rearm(9), steps, begin));
         assert_eq!(all.promote(&alpha()).len(), 2);
         assert_eq!(all.iter().map(|p| p.scope.clone()).collect::<Vec<_>>(), [firm]);
         assert!(all.promote(&alpha()).is_empty());

@@ -157,6 +157,13 @@ impl Watch {
                 Found::Drift { instance, measure, .. } => {
                     alerts.raise(raise(instance, format!("drift_{}", measure.name())));
                 }
+                Found::Quiet { instance, measure, .. } => {
+                    alerts.raise(raise(instance, format!("quiet_{}", measure.name())));
+                }
+                Found::Resumed { instance, measure } => {
+                    let scope = self.scope(self.instances[*instance]);
+                    alerts.resolve(now.unix.0, "peer", &format!("quiet_{}", measure.name()), Some(&scope));
+                }
             }
         }
         stops
@@ -193,6 +200,12 @@ impl Watch {
     #[must_use]
     pub fn outliers(&self) -> (u64, u64) {
         self.peers().far()
+    }
+
+    /// Instances that are far below their peers now.
+    #[must_use]
+    pub fn quiet(&self) -> u64 {
+        self.peers().quiet()
     }
 
     fn tell(&self, finding: Finding, at: u64, alerts: &Alerts) {

@@ -1,5 +1,6 @@
 //! What becomes of working orders when their scope is halted, as it was configured.
 
+use crate::model::Mode;
 use crate::units::SessionId;
 
 /// How working orders of a halted scope are canceled.
@@ -48,6 +49,16 @@ impl Default for CancelPolicy {
 }
 
 impl CancelPolicy {
+    /// Whether the working orders of a scope in `mode` are canceled.
+    #[must_use]
+    pub const fn cancels_in(&self, mode: Mode) -> bool {
+        match mode {
+            Mode::Normal => false,
+            Mode::ReduceOnly => self.after_halt && self.in_reduce_only,
+            Mode::Halted => self.after_halt,
+        }
+    }
+
     /// What is said of `session`.
     #[must_use]
     pub fn session(&self, session: SessionId) -> SessionCancel {

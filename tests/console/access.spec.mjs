@@ -1,7 +1,7 @@
 // Contrast, labels and structure by axe, in both schemes; and the width of a phone.
 
 import AxeBuilder from "@axe-core/playwright";
-import { expect, kill, row, test } from "./support/console.mjs";
+import { expect, goTo, kill, rearm, row, test, until } from "./support/console.mjs";
 import { Gateway } from "./support/gateway.mjs";
 import { GATEWAYS, names } from "./support/haltline.mjs";
 
@@ -31,7 +31,24 @@ async function expectKillInView(page, where) {
   await expect.soft(page.locator("#kill"), where).toBeInViewport({ ratio: 1 });
 }
 
-/** Some of everything: flow, a trip, a kill. @param {import("./support/haltline.mjs").Haltline} haltline */
+test.use({
+  more: `
+[guard.attestation]
+[drill]
+session = "drill"
+strategy = "drill"
+instrument = "AAPL"
+[strategies.drill]
+account = "EQ1"
+[sessions.drill]
+kind = "ask"
+strategies = ["drill"]
+[rearm]
+probation = { fraction = "25%", for = "1h" }
+`,
+});
+
+/** Some of everything: flow, a trip, a kill, overrides that are in force and that wait, a drill, a build that is quarantined. @param {import("./support/haltline.mjs").Haltline} haltline */
 async function busy(haltline) {
   const gateways = await Promise.all(GATEWAYS.map((name) => Gateway.connect(haltline, name)));
   const strategies = names(24);
@@ -42,6 +59,32 @@ async function busy(haltline) {
     mode: "reduce_only",
     reason: "test",
   });
+  await haltline.ask("rita", "POST", "/v1/drills", { reason: "test" });
+  await haltline.ask("olaf", "POST", "/v1/kill", { scope: { kind: "strategy", name: "arb-02" }, reason: "test" });
+  await rearm(haltline, { kind: "strategy", name: "arb-02" });
+  const of = (/** @type {string} */ name) => ({
+    scope: { kind: "strategy", name },
+    rule: "order_qty",
+    for_seconds: 600,
+  });
+  await haltline.ask("rita", "POST", "/v1/overrides", { ...of("arb-01"), limit: 100, reason: "test" });
+  const { body } = await haltline.ask("vera", "GET", "/v1/overrides");
+  const raise = { ...of("arb-03"), limit: 6_000, reason: "test", etag: body.etag };
+  expect((await haltline.ask("ruth", "POST", "/v1/overrides", raise)).body.status).toBe("pending");
+  await haltline.ask("rita", "POST", "/v1/rearm", {
+    scope: { kind: "strategy", name: "mm-03" },
+    epoch: (await haltline.ask("rita", "GET", "/v1/state")).body.halts.find(
+      (/** @type {any} */ halt) => halt.scope.name === "mm-03",
+    ).epoch,
+    reason: "test",
+  });
+  // What it runs is another thing than before, and something is halted.
+  gateways[2].close();
+  await until(async () => {
+    const { body } = await haltline.ask("vera", "GET", "/v1/sessions");
+    return body.sessions.some((/** @type {any} */ one) => one.name === "gw-3" && !one.connected);
+  }, "it has gone");
+  await Gateway.connect(haltline, "gw-3", { build: "router 2.4.0", host: "tor-7" });
 }
 
 for (const colorScheme of /** @type {const} */ (["dark", "light"])) {
@@ -77,7 +120,27 @@ for (const colorScheme of /** @type {const} */ (["dark", "light"])) {
       haltline.signal("SIGCONT");
       await page.setViewportSize(viewport);
       await expect(page.locator("#app")).toHaveAttribute("data-fresh", "live");
-      await page.locator("#tabs a").first().click();
+      await goTo(page, "Sessions");
+      await page.getByRole("button", { name: "Approve the build of gw-3" }).click();
+      await check(page, "approve a build");
+      await page.keyboard.press("Escape");
+      await goTo(page, "Limits");
+      await page.getByLabel("Find by scope or limit").fill("strategy arb-01 order qty");
+      await expect(page.locator("tbody tr")).toHaveCount(1);
+      await check(page, "limit with an override");
+      await page.getByRole("button", { name: /^Override/ }).click();
+      await check(page, "override");
+      await page.keyboard.press("Escape");
+      await goTo(page, "Drills");
+      await page.getByRole("button", { name: "Drill…" }).click();
+      await check(page, "drill");
+      await page.keyboard.press("Escape");
+      await goTo(page, "Incidents");
+      await page.getByRole("button", { name: "Report" }).first().click();
+      await expect(page.getByRole("dialog").locator("pre")).toBeVisible();
+      await check(page, "report");
+      await page.keyboard.press("Escape");
+      await goTo(page, "Overview");
       await row(page, "vwap-02").getByRole("button", { name: "strategy vwap-02", exact: true }).click();
       await expect(page.getByRole("dialog", { name: "strategy vwap-02" }).locator("tbody tr").first()).toBeVisible();
       await check(page, "scope");

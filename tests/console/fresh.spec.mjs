@@ -1,15 +1,42 @@
 // What the page says when it cannot know: never a green that nobody vouches for, and a kill that works all the same.
 
-import { expect, live, login, row, test, until } from "./support/console.mjs";
+import { expect, goTo, kill, live, login, row, test, until } from "./support/console.mjs";
 import { Gateway } from "./support/gateway.mjs";
 import { Proxy } from "./support/proxy.mjs";
 
-/** Nothing on the page is shown as well. @param {import("@playwright/test").Page} page */
+/** @typedef {import("@playwright/test").Page} Page */
+
+/** Nothing on the page is shown as well. @param {Page} page */
 async function expectNoGreen(page) {
   await expect(page.locator("#firm")).not.toHaveAttribute("data-severity", "normal");
   await expect(page.locator(".rows .state[data-severity='normal']")).toHaveCount(0);
   await expect(page.locator(".rows .state").first()).toBeVisible();
 }
+
+/** Everything within the page that is green, as a browser paints it. @param {Page} page */
+const greens = (page) =>
+  page.evaluate(() => {
+    const probe = document.createElement("i");
+    probe.style.color = "var(--green)";
+    document.body.append(probe);
+    const green = getComputedStyle(probe).color;
+    probe.remove();
+    /** @type {string[]} */
+    const found = [];
+    for (const element of document.querySelectorAll("#app, #app *")) {
+      if (element.getClientRects().length === 0) continue;
+      for (const part of [undefined, "::before"]) {
+        const style = getComputedStyle(element, part);
+        const painted = [style.backgroundColor, style.borderTopColor];
+        // A colour of text is seen where there is text.
+        const text = part ? style.content !== "none" : element.childElementCount === 0 && element.textContent?.trim();
+        if (text) painted.push(style.color);
+        if (painted.includes(green) && (style.borderTopWidth !== "0px" || text || style.backgroundColor === green))
+          found.push(`${element.tagName} ${element.className} ${element.textContent}`);
+      }
+    }
+    return found;
+  });
 
 const fresh = (/** @type {import("@playwright/test").Page} */ page) => expect(page.locator("#app"));
 
@@ -123,6 +150,38 @@ test("haltline stopped, killed and started again: stale, disconnected, a new log
   await expect(page.locator("#firm")).toHaveText("Firm normal");
 });
 
+test("no view has anything green while haltline stands still, and has again when it goes on", async ({
+  haltline,
+  enter,
+}) => {
+  const gateways = [await Gateway.connect(haltline, "gw-1"), await Gateway.connect(haltline, "gw-2")];
+  for (const gateway of gateways) gateway.order("arb-01", { then: "fill" });
+  const page = await enter("rita");
+  const receipt = await kill(page, "mm-01", "so that there is a receipt");
+  await expect(receipt.locator(".verdict")).toContainText("CONFIRMED");
+  await page.keyboard.press("Escape");
+  const views = await page.locator("#tabs a").allTextContents();
+  expect(views.length).toBeGreaterThan(7);
+  // While it is live there is some in the views that say that something is well: what is looked for is there to be found.
+  for (const view of ["Overview", "Sessions", "Halts"]) {
+    await goTo(page, view);
+    await expect.poll(() => greens(page).then((list) => list.length)).toBeGreaterThan(1);
+  }
+  haltline.signal("SIGSTOP");
+  await fresh(page).toHaveAttribute("data-fresh", "stale");
+  for (const view of await page.locator("#tabs a").all()) {
+    await view.click();
+    await expect(view).toHaveAttribute("aria-current", "page");
+    expect(await greens(page), (await view.textContent()) ?? "").toEqual([]);
+    // After some seconds it counts as disconnected.
+    await expect(page.locator(".banner").first()).toContainText(/STALE|DISCONNECTED/);
+  }
+  haltline.signal("SIGCONT");
+  await live(page);
+  await goTo(page, "Overview");
+  await expect.poll(() => greens(page).then((list) => list.length)).toBeGreaterThan(1);
+});
+
 test("a browser's windows leave connections for a kill", async ({ haltline, enter }) => {
   const page = await enter("olaf");
   const others = [];
@@ -168,7 +227,7 @@ test("a kill whose login was over says that nothing was halted", async ({ haltli
     .getByRole("button", { name: /The whole firm/ })
     .click();
   // Nothing but the press is to find out.
-  await page.route(/v1\/(stream|rearm|overrides|kill\/preview)/, (route) => route.abort());
+  await page.route(/v1\/(stream|rearm|overrides|alerts|kill\/preview)/, (route) => route.abort());
   await page.context().clearCookies();
   await page.getByRole("dialog").getByRole("button", { name: "HALT FIRM" }).click();
   await expect(page.getByRole("alert").filter({ hasText: "NOTHING WAS HALTED" })).toBeVisible();

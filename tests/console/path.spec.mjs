@@ -19,6 +19,8 @@ test("from an alert over the kill to flat, and back by two people", async ({ hal
   for (let i = 0; i < 100; i += 1) gateways[0].order("vwap-02", { then: "expire", qty: 1 });
   await expect(row(olaf, "vwap-02").locator(".state")).toHaveText("halted");
   await expect(olaf.locator("#counts")).toContainText("1 halted");
+  // That the firm itself is normal is no all-clear.
+  await expect(olaf.locator("#firm")).toHaveAttribute("data-clear", "false");
   await expect(olaf.locator(".halt").filter({ hasText: "vwap-02" })).toContainText("order_rate");
   await expect(olaf.getByText("Newest alerts").locator("..").locator("..")).toContainText("order rate");
   // The worst is on top.
@@ -58,6 +60,7 @@ test("from an alert over the kill to flat, and back by two people", async ({ hal
   expect(await haltline.mode("firm", "")).toBe("halted");
   await olaf.keyboard.press("Escape");
   await expect(olaf.locator("#firm")).toHaveText("Firm halted");
+  await expect(row(olaf, "strategy mm-01").locator(".state")).toHaveText("halted above");
   healthy.stop();
 
   // The operator cannot bring it back; the first person of risk asks, and cannot agree with herself.
@@ -68,6 +71,7 @@ test("from an alert over the kill to flat, and back by two people", async ({ hal
   const ask = rita.getByRole("dialog", { name: "Re-arm firm" });
   await expect(ask).toContainText("olaf");
   await expect(ask).toContainText("vwap runs away");
+  await expect(ask).toContainText("Stays as it is: strategy vwap-02");
   await expect(ask.getByRole("button", { name: "Re-arm firm" })).toBeDisabled();
   await ask.getByLabel("I have read the causes").check();
   await expect(ask.getByRole("button", { name: "Re-arm firm" })).toBeDisabled();

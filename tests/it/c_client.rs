@@ -40,7 +40,7 @@ fn clock() -> u64 {
 }
 
 /// `tests/c/gate.c`: answers each command with a line.
-struct Puppet {
+pub struct Puppet {
     child: Child,
     stdin: ChildStdin,
     lines: Lines,
@@ -73,7 +73,7 @@ impl Puppet {
     }
 
     #[track_caller]
-    fn expect(&mut self, command: &str, answer: &str) {
+    pub fn expect(&mut self, command: &str, answer: &str) {
         assert_eq!(self.ask(command), answer, "{command}");
     }
 
@@ -800,7 +800,7 @@ fn wrapper_holds_and_gives_back_like_an_owner() {
 const PATIENT: &str = "lease = \"10s\"\nlag = \"10s\"\n";
 
 /// Attaches to the real service, and waits for the first lease.
-fn attached(host: &Host, language: Language) -> Puppet {
+pub fn attached(host: &Host, language: Language) -> Puppet {
     let mut gate = Puppet::start(language);
     let answer = gate.ask(&format!("attach {} gw-1 {}", host.socket().display(), token("gw-1")));
     assert!(answer.starts_with("done session "), "{answer}");

@@ -157,7 +157,7 @@ fn limits() -> String {
 }
 
 /// The receipt's part about cancels, once it is `status`.
-fn flat_when(daemon: &Daemon, receipt: &Value, status: &str) -> Value {
+pub fn flat_when(daemon: &Daemon, receipt: &Value, status: &str) -> Value {
     let path = format!("/v1/kills/{}", receipt["id"].as_str().unwrap());
     daemon.until(status, |daemon| daemon.get("vera", &path)["flat"]["status"] == status);
     daemon.get("vera", &path)["flat"].clone()
@@ -172,6 +172,10 @@ fn a_kill_with_a_thousand_orders_in_three_sessions_ends_flat() {
     let preview = || daemon.get("vera", "/v1/kill/preview?kind=firm");
     daemon.until("all are shown", |_| preview()["working_orders"] == 1_000);
     assert_eq!(preview()["text"], "cancels 1000 working orders in 3 sessions; positions stay as they are");
+    // Of any other scope as well, though far from all of its orders are named.
+    let of_alpha = daemon.get("vera", "/v1/kill/preview?kind=strategy&name=alpha");
+    assert_eq!((&of_alpha["text"], &of_alpha["sessions_complete"]), (&preview()["text"], &json!(true)), "{of_alpha}");
+    assert_eq!(of_alpha["sessions"][0], json!({ "name": "gw-1", "working_orders": 334, "connected": true }));
     let receipt = daemon.kill("firm", "", "rehearsal");
     let flat = flat_when(&daemon, &receipt, "flat");
     assert_eq!((&flat["residual"], &flat["orders_at_halt"]), (&json!(0), &json!(1_000)), "{flat}");

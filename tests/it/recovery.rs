@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use haltline::journal::step::STEPS;
 use serde_json::{Value, json};
 
 use crate::support::{Daemon, Gateway, block_on, haltline};
@@ -154,6 +155,21 @@ fn positions_orders_and_sequences_are_exact_after_sigkill_at_random_moments() {
                     answered = answered.max(message["seq"].as_u64().unwrap());
                 }
             }
+            // Mostly some of it is known to have been taken; the rest is on its way.
+            let orders: Vec<u64> = (taken.len()..ahead.len())
+                .filter(|n| matches!(ahead[*n], Sent::Buy(..)))
+                .map(|n| n as u64 + 1)
+                .collect();
+            if random.below(3) > 0 && !orders.is_empty() {
+                let until = orders[random.below(orders.len() as u64) as usize];
+                while answered < until {
+                    let message = gateway.next().await;
+                    if message["type"] == "verdict" {
+                        assert_eq!(message["verdict"], "admit", "{message}");
+                        answered = answered.max(message["seq"].as_u64().unwrap());
+                    }
+                }
+            }
             // Waits for nothing: this is the random moment at which it is killed.
             if random.below(3) == 0 {
                 tokio::time::sleep(Duration::from_micros(random.below(3_000))).await;
@@ -172,8 +188,7 @@ fn positions_orders_and_sequences_are_exact_after_sigkill_at_random_moments() {
         taken = ahead;
         daemon.until("positions are shown", |d| shown(d) == expected(&book));
     }
-    // How many it takes before it is killed is the machine's to say.
-    assert!(!taken.is_empty(), "no event was taken in {cycles} cycles");
+    assert!(taken.len() > 20 * cycles, "{} events were taken in {cycles} cycles", taken.len());
     // And the same after an orderly end.
     let (status, dir) = daemon.terminate();
     assert!(status.success());
@@ -273,6 +288,33 @@ fn a_trip_whose_latch_was_not_written_is_latched_again() {
     assert_eq!(daemon.mode("strategy", "alpha"), "halted");
     let state = daemon.get("vera", "/v1/state").to_string();
     assert!(state.contains("order_qty of strategy alpha: observed 11 of 10"), "{state}");
+}
+
+#[test]
+fn a_kill_during_which_the_process_dies_at_any_step_of_the_latch_is_never_lost_once_it_was_confirmed() {
+    use std::os::unix::process::ExitStatusExt as _;
+    for step in STEPS.into_iter().filter(|step| step.starts_with("latch ")) {
+        // The first is that of the start.
+        for time in 2..=3 {
+            let dir = Daemon::start(LIMITS).terminate().1;
+            let mut daemon = Daemon::run_under(dir, &[("HALTLINE_ABORT_AT", &format!("{step}:{time}"))]);
+            let scopes = [("strategy", "alpha"), ("strategy", "beta"), ("account", "main")];
+            let confirmed = scopes.map(|(kind, name)| {
+                let scope = format!("{kind}:{name}");
+                let args = ["kill", "--config", "haltline.toml", "--scope", &scope, "--reason", "runaway"];
+                daemon.haltline(&args).status.code() == Some(0)
+            });
+            let status = daemon.wait();
+            assert_eq!(status.signal(), Some(6), "{step}:{time}: {status}");
+            let daemon = Daemon::run(daemon.sigkill());
+            let halted = scopes.map(|(kind, name)| daemon.mode(kind, name) == "halted");
+            let why = format!("{step}:{time}: {confirmed:?} confirmed, {halted:?} halted");
+            assert!(confirmed.iter().zip(halted).all(|(confirmed, halted)| *confirmed <= halted), "{why}");
+            // What was under way is in force too, once it has its name.
+            let under_way = confirmed.iter().position(|confirmed| !confirmed).expect(&why);
+            assert!(step == "latch written" || halted[under_way], "{why}");
+        }
+    }
 }
 
 #[test]

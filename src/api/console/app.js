@@ -7,10 +7,10 @@ import { Freshness } from "./fresh.js";
 import { HaltsView } from "./halts.js";
 import { openKill } from "./kill.js";
 import { LimitsView } from "./limits.js";
-import { OverridesView } from "./overrides.js";
+import { OverridesView, overrideText } from "./overrides.js";
 import { DrillsView } from "./drills.js";
 import { login } from "./login.js";
-import { AlertsView, AuditView, IncidentsView } from "./records.js";
+import { AlertsView, AuditView, IncidentsView, isUnanswered } from "./records.js";
 import { Overview } from "./scopes.js";
 import { SessionsView } from "./sessions.js";
 import { follow } from "./source.js";
@@ -23,7 +23,8 @@ import { Store } from "./store.js";
  *   verdict: import("./fresh.js").Verdict,
  *   pending: import("./types.js").Rearm[],
  *   refreshPending: () => Promise<void>,
- *   overrides: number,
+ *   pendingOverrides: import("./types.js").Override[],
+ *   unanswered: import("./types.js").Alert[],
  *   found: Set<string>,
  * }} Context
  *
@@ -48,7 +49,8 @@ const context = {
   fresh: new Freshness(),
   verdict: new Freshness().verdict(0),
   pending: [],
-  overrides: 0,
+  pendingOverrides: [],
+  unanswered: [],
   refreshPending,
   found: new Set(),
 };
@@ -94,6 +96,9 @@ function showTop() {
   // A halt that is known stays shown: it is the safe thing to believe. Anything better needs somebody to vouch for it.
   const known = mode === "halted" || mode === "reduce_only" || (vouched && mode === "normal");
   setAttribute(firm, "data-severity", known ? mode : "unknown");
+  // That the firm itself is normal is no all-clear while something in it is not.
+  const { halted, reduce_only, breach } = store.counts;
+  setAttribute(firm, "data-clear", String(halted + reduce_only + breach === 0));
   const lastKnown = known && !vouched ? ", last known" : "";
   setText(firm, known ? `Firm ${modeText(mode)}${lastKnown}` : "Firm unknown");
   setText(byId("fresh-word"), verdict.text);
@@ -185,17 +190,47 @@ function banners() {
       });
     }
   }
-  if (context.overrides > 0) {
+  const critical = context.unanswered.filter((alert) => alert.severity === "critical");
+  if (critical.length > 0) {
+    const more = critical.length > 1 ? `The newest: ${critical[0].text}` : critical[0].text;
     list.push({
-      key: "overrides",
+      key: "alerts",
       level: "warn",
-      title: `${plural(context.overrides, "override")} in force.`,
-      detail: "Limits are not as configured.",
-      action: { text: "Look at them", run: () => goTo("overrides") },
+      title: `${plural(critical.length, "critical alert")} unanswered.`,
+      detail: more,
+      action: { text: "Look", run: () => goTo("alerts") },
     });
   }
-  const mine = pending.filter((rearm) => may(client.me, "risk") && rearm.asked_by !== client.me?.name);
-  for (const rearm of mine) {
+  const overrides = state?.overrides ?? [];
+  const probation = state?.probation ?? [];
+  if (overrides.length + probation.length > 0) {
+    const what = [
+      overrides.length > 0 && `${plural(overrides.length, "override")} in force`,
+      probation.length > 0 && `${plural(probation.length, "scope")} on probation`,
+    ].filter(Boolean);
+    const part = (/** @type {import("./types.js").Probation} */ one) =>
+      `${scopeText(one.scope)} has ${one.fraction_percent} % of its limits`;
+    list.push({
+      key: "standing",
+      level: "warn",
+      title: `${what.join(", ")}.`,
+      detail: someOf([...overrides.map(overrideText), ...probation.map(part)]),
+      action: { text: "Look", run: () => goTo("overrides") },
+    });
+  }
+  const asks = (/** @type {string} */ by) => may(client.me, "risk") && by !== client.me?.name;
+  for (const one of context.pendingOverrides.filter((one) => asks(one.removal?.by ?? one.by))) {
+    list.push({
+      key: `override-${one.id}`,
+      level: "info",
+      title: one.removal
+        ? `${one.removal.by} asks to take an override back.`
+        : `${one.by} asks to override a limit of ${scopeText(one.scope)}.`,
+      detail: `${overrideText(one)}. “${one.removal?.reason ?? one.reason}” It needs a second person.`,
+      action: { text: "Look at it", run: () => goTo("overrides") },
+    });
+  }
+  for (const rearm of pending.filter((rearm) => asks(rearm.asked_by))) {
     list.push({
       key: `rearm-${rearm.id}`,
       level: "info",
@@ -206,6 +241,9 @@ function banners() {
   }
   return list;
 }
+
+/** Some of them in one line; the view that is named beside it has all. @param {string[]} texts */
+const someOf = (texts) => `${texts.slice(0, 2).join("; ")}${texts.length > 2 ? `; and ${texts.length - 2} more` : ""}.`;
 
 /** @type {KeyedList<Banner>} */
 const bannerList = new KeyedList(
@@ -275,7 +313,16 @@ async function refreshPending() {
   try {
     const answer = await client.get("/v1/rearm");
     context.pending = answer.rearms.filter((/** @type {any} */ rearm) => rearm.status === "pending");
-    if (context.found.has("overrides")) context.overrides = (await client.get("/v1/overrides")).active;
+    if (context.found.has("overrides")) {
+      const { overrides } = await client.get("/v1/overrides");
+      context.pendingOverrides = overrides.filter(
+        (/** @type {import("./types.js").Override} */ one) => one.status === "pending" || one.removal !== null,
+      );
+    }
+    if (context.found.has("alerts")) {
+      const { alerts } = await client.get("/v1/alerts?open=true&count=500");
+      context.unanswered = alerts.filter(isUnanswered);
+    }
     ask();
   } catch {
     // The stream says when haltline cannot be reached.
@@ -322,7 +369,8 @@ async function begin(/** @type {string} */ why) {
   context.store = new Store();
   context.fresh = new Freshness();
   context.pending = [];
-  context.overrides = 0;
+  context.pendingOverrides = [];
+  context.unanswered = [];
   context.found.clear();
   await findParts();
   views = [

@@ -28,12 +28,16 @@ export function h(tag, props, ...children) {
 }
 
 /**
- * A table that scrolls sideways where it is wider than its place. A column without a name has buttons.
+ * A table that scrolls sideways where it is wider than its place. A column without a name has buttons; one whose name begins
+ * with `>` has numbers, at its right.
  * @param {string} label @param {string[]} heads @param {HTMLElement} body
  */
 export function scrolling(label, heads, body) {
-  const head = (/** @type {string} */ text) =>
-    h("th", { scope: "col" }, text || h("span", { class: "visually-hidden" }, "Actions"));
+  const head = (/** @type {string} */ text) => {
+    if (!text) return h("th", { scope: "col" }, h("span", { class: "visually-hidden" }, "Actions"));
+    const right = text.startsWith(">");
+    return h("th", { scope: "col", class: right ? "right" : "" }, right ? text.slice(1) : text);
+  };
   return h(
     "div",
     { class: "table-wrap", tabIndex: 0, role: "region", "aria-label": label },

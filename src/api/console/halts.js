@@ -2,7 +2,7 @@
 
 import { may, problemText } from "./client.js";
 import { h, KeyedList, scrolling, setAttribute, setText, show } from "./dom.js";
-import { modeText, moment, plural, scopeText } from "./format.js";
+import { amount, modeText, moment, plural, scopeText } from "./format.js";
 import { openApprove, openRearm } from "./rearm.js";
 import { openReceipt } from "./receipt.js";
 
@@ -18,12 +18,14 @@ const RECEIPTS = 50;
 
 /** Who or what caused a halt, in one line. @param {import("./types.js").Cause} cause */
 export function causeLine(cause) {
+  const { trip } = cause;
+  const numbers = trip && ` (${amount(trip.observed, "")} of ${amount(trip.limit, trip.unit)})`;
   return h(
     "li",
     { class: "cause" },
     h("b", {}, cause.actor),
-    ` ${cause.trip ? "tripped" : "pressed"}: `,
-    h("span", {}, cause.reason || "no reason was given"),
+    trip ? " tripped: " : ": ",
+    h("span", {}, cause.reason || "no reason was given", numbers),
     " ",
     h("span", { class: "num" }, moment(cause.at)),
   );

@@ -272,7 +272,8 @@ class KillDialog {
     if (this.pressed) return;
     const { store, verdict } = this.context;
     const firmWorking = store.state?.totals.working_orders ?? 0;
-    setText(/** @type {Element} */ (this.firm.lastElementChild), `${plural(firmWorking, "working order")}`);
+    const asked = this.chosen?.kind === "firm" ? this.preview?.working_orders : null;
+    setText(/** @type {Element} */ (this.firm.lastElementChild), plural(asked ?? firmWorking, "working order"));
     setAttribute(this.firm, "aria-pressed", String(this.chosen?.kind === "firm"));
     this.virtual.render();
     const mode = this.mode();
@@ -293,8 +294,11 @@ class KillDialog {
     const among = this.preview
       ? ` in ${plural(this.preview.sessions.length, "session")}${this.preview.sessions_complete ? "" : " or more"}`
       : "";
-    if (mode === "halted") setText(this.says, `Halts ${name} and cancels ${orders}${among}${old}.`);
-    else setText(this.says, `Lets ${name} only reduce. ${orders} ${working === 1 ? "stays" : "stay"} working${old}.`);
+    // What is canceled is the configuration's to say: by itself a halt cancels, reduce-only does not.
+    const cancels = this.preview?.cancels[mode] ?? mode === "halted";
+    const does = mode === "halted" ? `Halts ${name}` : `Lets ${name} only reduce`;
+    const stay = `${orders}${among} ${working === 1 ? "stays" : "stay"} working`;
+    setText(this.says, cancels ? `${does} and cancels ${orders}${among}${old}.` : `${does}. ${stay}${old}.`);
     fill(this.details, ...this.detailsOf(known?.row.mode ?? "normal"));
     setText(this.press, mode === "halted" ? `HALT ${name.toUpperCase()}` : `REDUCE ${name.toUpperCase()} ONLY`);
     this.press.disabled = false;

@@ -2,7 +2,7 @@
 
 import { may, problemText } from "./client.js";
 import { h, KeyedList, scrolling, setText, show } from "./dom.js";
-import { amount, count, plural, ruleText, scopeKey, scopeText, span } from "./format.js";
+import { amount, count, plural, ruleText, scopeKey, scopeText, seconds, span } from "./format.js";
 import { openOverride } from "./overrides.js";
 import { useBar } from "./scopes.js";
 import { KINDS, limitSeverity } from "./store.js";
@@ -27,13 +27,27 @@ function actionText(action) {
 /** @param {LimitRow} row */
 const windowText = (row) => (row.window_ns ? ` per ${span(row.window_ns)}` : "");
 
+/** What stands over a limit: it is not what the file says. @param {Context} context @param {LimitRow} row */
+function standingOver(context, row) {
+  const state = context.store.state;
+  const key = scopeKey(row.scope);
+  const one = state?.overrides.find(
+    (one) => one.rule === row.rule && scopeKey(one.scope) === key && (one.window_ns ?? row.window_ns) === row.window_ns,
+  );
+  if (one)
+    return `override by ${one.by}: ${amount(one.configured, "")} configured, ${seconds(one.seconds_left ?? 0)} left`;
+  const probation = state?.probation.find((one) => scopeKey(one.scope) === key);
+  return probation ? `its scope is on probation at ${probation.fraction_percent} %` : "";
+}
+
 /**
  * A table of limits that is kept up to date.
+ * @param {Context} context
  * @param {boolean} withScope @param {((row: LimitRow) => void) | null} [override] what a button of a row does
  */
-export function limitRows(withScope, override = null) {
+export function limitRows(context, withScope, override = null) {
   const body = h("tbody");
-  /** @type {WeakMap<HTMLElement, { use: ReturnType<typeof useBar>, numbers: HTMLElement }>} */
+  /** @type {WeakMap<HTMLElement, { use: ReturnType<typeof useBar>, numbers: HTMLElement, standing: HTMLElement }>} */
   const parts = new WeakMap();
   let vouched = true;
   /** @type {KeyedList<LimitRow>} */
@@ -43,12 +57,13 @@ export function limitRows(withScope, override = null) {
     (row) => {
       const use = useBar();
       const numbers = h("td", { class: "tight num right" });
+      const standing = h("div", { class: "standing", hidden: true });
       const element = h(
         "tr",
         {},
         withScope &&
           h("td", { class: "tight" }, h("span", { class: "muted" }, row.scope.kind, " "), h("b", {}, row.scope.name)),
-        h("td", {}, ruleText(row.rule), h("span", { class: "muted" }, windowText(row))),
+        h("td", {}, ruleText(row.rule), h("span", { class: "muted" }, windowText(row)), standing),
         h("td", {}, use.element),
         numbers,
         h("td", { class: "tight muted" }, actionText(row.action)),
@@ -68,13 +83,16 @@ export function limitRows(withScope, override = null) {
             ),
           ),
       );
-      parts.set(element, { use, numbers });
+      parts.set(element, { use, numbers, standing });
       return element;
     },
     (element, row) => {
       const part = parts.get(element);
       if (!part) return;
       part.use.update(vouched ? row.utilisation_percent : null, limitSeverity(row));
+      const over = standingOver(context, row);
+      show(part.standing, over !== "");
+      setText(part.standing, over);
       const observed = row.observed === null ? "each order" : amount(row.observed, "");
       setText(part.numbers, `${observed} / ${amount(row.limit, row.unit)}`);
     },
@@ -83,7 +101,7 @@ export function limitRows(withScope, override = null) {
     ...(withScope ? ["Scope"] : []),
     "Limit",
     "In use",
-    "Observed / limit",
+    ">Observed / limit",
     "A breach",
     ...(override ? [""] : []),
   ];
@@ -127,7 +145,7 @@ export class LimitsView {
       KINDS.map((kind) => h("option", { value: kind }, kind)),
     );
     const overrides = context.found.has("overrides") && may(context.client.me, "risk");
-    this.table = limitRows(true, overrides ? (row) => openOverride(context, row) : null);
+    this.table = limitRows(context, true, overrides ? (row) => openOverride(context, row) : null);
     this.more = h("p", { class: "empty", hidden: true });
     this.element = h(
       "div",

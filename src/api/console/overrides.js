@@ -1,6 +1,6 @@
 // Limits that are others than configured for a while, and scopes that are on probation after a re-arm.
 
-import { may, problemText } from "./client.js";
+import { may, Problem, problemText } from "./client.js";
 import { openDialog } from "./dialog.js";
 import { fill, h, KeyedList, scrolling, setText, show } from "./dom.js";
 import { amount, moment, ruleText, scopeText, seconds, span } from "./format.js";
@@ -12,6 +12,14 @@ const ASK_MS = 2_000;
 /** What waits for somebody comes first, then what is in force. @type {Record<string, number>} */
 const RANK = { pending: 0, active: 1 };
 
+/** An override in one line. @param {Override} one */
+export function overrideText(one) {
+  const left = one.seconds_left == null ? "" : `, ${seconds(one.seconds_left)} left`;
+  const window = one.window_ns ? ` per ${span(one.window_ns)}` : "";
+  const numbers = `${amount(one.limit, one.unit ?? "")} instead of ${amount(one.configured, "")}`;
+  return `${ruleText(one.rule)}${window} of ${scopeText(one.scope)}: ${numbers}${one.status === "active" ? left : ""}`;
+}
+
 export class OverridesView {
   /** @param {Context} context */
   constructor(context) {
@@ -19,7 +27,6 @@ export class OverridesView {
     this.id = "overrides";
     this.title = "Overrides";
     this.timer = 0;
-    this.active = 0;
     this.said = h("p", { class: "said", role: "alert" });
     const body = h("tbody");
     /** @type {KeyedList<Override>} */
@@ -41,7 +48,7 @@ export class OverridesView {
       "section",
       { class: "panel", hidden: true },
       h("header", {}, h("h2", {}, "On probation: a fraction of each limit counts")),
-      scrolling("Probation", ["Scope", "Of each limit", "Step", "Clean so far", "Since"], this.probation),
+      scrolling("Probation", ["Scope", "Of each limit", "Step", "Clean so far", "Since", ""], this.probation),
     );
     this.element = h(
       "div",
@@ -53,7 +60,10 @@ export class OverridesView {
   }
 
   badge() {
-    return this.active > 0 ? { text: String(this.active), level: "warn" } : null;
+    const { store, pendingOverrides } = this.context;
+    const pending = pendingOverrides.filter((one) => one.status === "pending").length;
+    const n = (store.state?.overrides.length ?? 0) + (store.state?.probation.length ?? 0) + pending;
+    return n > 0 ? { text: String(n), level: "warn" } : null;
   }
 
   enter() {
@@ -65,9 +75,7 @@ export class OverridesView {
     clearInterval(this.timer);
   }
 
-  frame() {
-    this.active = this.context.overrides;
-  }
+  frame() {}
 
   async look() {
     const { client } = this.context;
@@ -92,9 +100,11 @@ export class OverridesView {
             h(
               "td",
               { class: "num" },
-              `${seconds(one.clean_seconds)} of ${seconds(one.clean_seconds_needed)}, ${one.clean_orders} of ${one.clean_orders_needed} orders`,
+              `${seconds(one.clean_seconds)} of ${seconds(one.clean_seconds_needed)}`,
+              one.clean_orders_needed > 0 && `, ${one.clean_orders} of ${one.clean_orders_needed} orders`,
             ),
             h("td", { class: "num" }, moment(one.since)),
+            h("td", { class: "right" }, may(client.me, "risk") && this.promoteButton(one)),
           ),
         ),
       );
@@ -107,9 +117,21 @@ export class OverridesView {
     }
   }
 
+  /** @param {import("./types.js").Probation} one */
+  promoteButton(one) {
+    const { client } = this.context;
+    const { kind, name } = one.scope;
+    const path = name ? `${kind}/${encodeURIComponent(name)}` : kind;
+    const title = `End the probation of ${scopeText(one.scope)}`;
+    const what = `From ${one.fraction_percent} % of its limits to all of them, at once.`;
+    const send = (/** @type {string} */ reason) => client.post(`/v1/probation/${path}/promote`, { reason });
+    const open = () => openReason(title, [h("p", {}, what)], send, () => void this.look());
+    return h("button", { type: "button", class: "small", "aria-label": title, onclick: open }, "End it…");
+  }
+
   /** @param {Override} one */
   make(one) {
-    const { client } = this.context;
+    const { client, refreshPending } = this.context;
     const risk = may(client.me, "risk");
     const waits = one.status === "pending" || one.removal !== null;
     const asker = one.removal?.by ?? one.by;
@@ -120,7 +142,11 @@ export class OverridesView {
     ) =>
       h(
         "button",
-        { type: "button", class: "small", onclick: () => openReason(title, one, send, () => void this.look()) },
+        {
+          type: "button",
+          class: "small",
+          onclick: () => openReason(title, asked(one), send, () => (void this.look(), void refreshPending())),
+        },
         text,
       );
     const agree =
@@ -161,10 +187,17 @@ export class OverridesView {
   }
 }
 
+/** What was asked for, by whom. @param {Override} one */
+const asked = (one) => [
+  h("p", {}, h("b", {}, overrideText(one))),
+  h("p", {}, h("b", {}, one.by), ` asked: “${one.reason}”`),
+];
+
 /**
- * @param {string} title @param {Override} one @param {(reason: string) => Promise<any>} send @param {() => void} then
+ * Asks for a reason, and sends it.
+ * @param {string} title @param {HTMLElement[]} about @param {(reason: string) => Promise<any>} send @param {() => void} then
  */
-function openReason(title, one, send, then) {
+function openReason(title, about, send, then) {
   const reason = h("input", { type: "text", id: "override-reason", maxLength: 400, autocomplete: "off" });
   const said = h("p", { class: "said", role: "alert" });
   const go = async () => {
@@ -179,14 +212,12 @@ function openReason(title, one, send, then) {
     }
   };
   const button = h("button", { type: "button", class: "primary", onclick: () => void go() }, title);
-  const what = `${ruleText(one.rule)} of ${scopeText(one.scope)}: ${amount(one.configured, "")} → ${amount(one.limit, one.unit ?? "")}`;
   const { close } = openDialog(
     { title },
     h(
       "div",
       { class: "content" },
-      h("p", {}, h("b", {}, what)),
-      h("p", {}, h("b", {}, one.by), ` asked: “${one.reason}”`),
+      ...about,
       h("div", { class: "field" }, h("label", { for: "override-reason" }, "Reason"), reason),
       said,
     ),
@@ -204,51 +235,86 @@ const SPANS = [
 ];
 
 /**
- * Asks for another number of one limit, for a while: what it would mean is shown before it is asked for.
+ * Asks for another number of one limit, for a while: what it would mean is shown before it can be asked for.
  * @param {Context} context @param {import("./types.js").LimitRow} row
  */
 export function openOverride(context, row) {
   const { client } = context;
-  const limit = h("input", { type: "text", id: "override-limit", inputMode: "decimal", autocomplete: "off" });
+  const limit = h("input", {
+    type: "text",
+    id: "override-limit",
+    inputMode: "decimal",
+    autocomplete: "off",
+    oninput: () => void look(),
+  });
   const span_ = h(
     "select",
     { id: "override-span" },
     SPANS.map(([text, value]) => h("option", { value: String(value) }, text)),
   );
-  const reason = h("input", { type: "text", id: "override-reason", maxLength: 400, autocomplete: "off" });
+  const reason = h("input", {
+    type: "text",
+    id: "override-reason",
+    maxLength: 400,
+    autocomplete: "off",
+    oninput: () => ready(),
+  });
   const means = h("p", { role: "status" });
   const said = h("p", { class: "said", role: "alert" });
-  const button = h("button", { type: "button", class: "primary", onclick: () => void go() }, "Ask for it");
-  /** The limits that were looked at: if somebody changes them in between, nothing is overwritten. */
-  let etag = "";
+  const hint = h("span", { class: "hint" });
+  const button = h(
+    "button",
+    { type: "button", class: "primary", disabled: true, onclick: () => void go() },
+    "Ask for it",
+  );
+  /** The number whose meaning is shown, and the limits that it was shown for: if somebody changes them since, nothing is overwritten. */
+  let looked = { limit: "", etag: "" };
+  let looks = 0;
   const change = () => ({
     scope: row.scope,
     rule: row.rule,
     ...(row.window_ns && row.kind ? { window_ns: row.window_ns } : {}),
     limit: limit.value.trim(),
   });
+  const ready = () => {
+    const shown = looked.limit !== "" && looked.limit === limit.value.trim();
+    const missing = [shown ? "" : "another number", reason.value.trim() ? "" : "a reason"].filter(Boolean);
+    button.disabled = missing.length > 0;
+    setText(hint, missing.length > 0 ? `Missing: ${missing.join(" and ")}.` : "");
+  };
   const look = async () => {
-    setText(said, "");
-    setText(means, "");
-    if (!limit.value.trim()) return;
+    const wanted = limit.value.trim();
+    const mine = (looks += 1);
+    looked = { limit: "", etag: "" };
+    ready();
+    if (!wanted) {
+      setText(means, "");
+      setText(said, "");
+      return;
+    }
     try {
-      etag = (await client.get("/v1/overrides")).etag;
+      const { etag } = await client.get("/v1/overrides");
       const [would] = (await client.post("/v1/limits/what-if", { changes: [change()] })).changes;
+      if (mine !== looks) return;
+      setText(said, "");
       if (!would) setText(means, "That is the limit now.");
       else {
+        looked = { limit: wanted, etag };
         const use = would.would_be_percent === null ? "" : ` ${would.would_be_percent} % of it would be in use.`;
         const over = would.above ? " WHAT IS IN USE NOW IS ABOVE IT." : "";
         setText(means, `${would.raises ? "Raises" : "Lowers"} ${would.now} to ${would.would_be}.${use}${over}`);
       }
     } catch (error) {
+      if (mine !== looks) return;
+      setText(means, "");
       setText(said, problemText(error));
     }
+    ready();
   };
-  limit.addEventListener("change", () => void look());
   const go = async () => {
     button.disabled = true;
-    await look();
     try {
+      const { etag } = looked;
       const body = { ...change(), for_seconds: Number(span_.value), reason: reason.value.trim(), etag };
       const made = await client.post("/v1/overrides", body);
       const waits = made.status === "pending";
@@ -270,14 +336,16 @@ export function openOverride(context, row) {
       footer.remove();
       void context.refreshPending();
     } catch (error) {
+      // What it means is another thing if the limits are others by now: it is shown anew, and can be asked for again.
+      if (error instanceof Problem && error.status === 412) await look();
       setText(said, problemText(error));
-      button.disabled = false;
+      ready();
     }
   };
   const field = (/** @type {string} */ id, /** @type {string} */ text, /** @type {HTMLElement} */ input) =>
     h("div", { class: "field" }, h("label", { for: id }, text), input);
   const now = `${row.observed === null ? "" : `${amount(row.observed, "")} in use, `}limit ${amount(row.limit, row.unit)}`;
-  const footer = h("footer", {}, button);
+  const footer = h("footer", {}, hint, button);
   const content = h(
     "div",
     { class: "content" },
@@ -289,5 +357,6 @@ export function openOverride(context, row) {
     said,
   );
   openDialog({ title: "Override a limit" }, content, footer);
+  ready();
   limit.focus();
 }

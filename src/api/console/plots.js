@@ -7,6 +7,8 @@ import { HISTORY_S } from "./store.js";
 
 /** What is beyond the last bound of the latency's buckets is drawn there. */
 const LATENCY_MAX_NS = 2_000_000_000;
+/** Seconds that a plot has at least. */
+const SHORTEST_S = 60;
 /** Plots are drawn anew this often at most. */
 const EVERY_MS = 500;
 
@@ -83,8 +85,9 @@ class Plot {
         scales: {
           x: {
             time: true,
-            range: (/** @type {any} */ _, /** @type {number} */ _min, /** @type {number} */ max) => [
-              (max ?? 0) - HISTORY_S,
+            range: (/** @type {any} */ _, /** @type {number} */ min, /** @type {number} */ max) => [
+              // What there is of it fills the plot, once there is a minute.
+              (max ?? 0) - Math.min(HISTORY_S, Math.max(SHORTEST_S, (max ?? 0) - (min ?? 0))),
               max ?? 0,
             ],
           },
@@ -97,7 +100,7 @@ class Plot {
             space: 70,
             size: 26,
             values: (/** @type {any} */ _, /** @type {number[]} */ at) =>
-              at.map((s) => new Date(s * 1_000).toISOString().slice(11, 16)),
+              at.map((s) => new Date(s * 1_000).toISOString().slice(11, s % 60 === 0 ? 16 : 19)),
           },
           {
             ...axis,

@@ -22,9 +22,14 @@ export function openRearm(context, scope) {
     causes: halt.causes,
     button: `Re-arm ${name}`,
     before: h(
-      "p",
+      "div",
       {},
-      "Flow in this scope is allowed again from the moment of the re-arm. A kill since what you see here wins: then this is refused.",
+      h(
+        "p",
+        {},
+        "Flow in this scope is allowed again from the moment of the re-arm. A kill since what you see here wins: then this is refused.",
+      ),
+      stays(context, scope),
     ),
     send: async (reason) => {
       // Good once, for this login: what somebody caught on its way cannot be sent again.
@@ -34,6 +39,15 @@ export function openRearm(context, scope) {
     },
   });
   openDialog({ title: `Re-arm ${name}` }, ...form);
+}
+
+/** Halts that a re-arm of `scope` does not lift, so that nobody thinks that all flows again. @param {Context} context @param {import("./types.js").ScopeName} scope */
+function stays(context, scope) {
+  const others = [...context.store.halts.values()].filter((halt) => scopeKey(halt.scope) !== scopeKey(scope));
+  if (others.length === 0) return null;
+  const names = others.slice(0, 6).map((halt) => scopeText(halt.scope));
+  const more = others.length > names.length ? ` and ${others.length - names.length} more` : "";
+  return h("p", {}, h("b", {}, "Stays as it is: "), `${names.join(", ")}${more}, each halted by itself.`);
 }
 
 /** @param {Context} context @param {Rearm} rearm */
@@ -48,12 +62,17 @@ export function openApprove(context, rearm) {
     causes: halt?.causes ?? [],
     button: `Agree: re-arm ${name}`,
     before: h(
-      "p",
+      "div",
       {},
-      h("b", {}, rearm.asked_by),
-      " asks for it: ",
-      h("q", {}, rearm.reason),
-      ` (${plural(rearm.expires_in_seconds ?? 0, "second")} left). With your agreement flow is allowed again.`,
+      h(
+        "p",
+        {},
+        h("b", {}, rearm.asked_by),
+        " asks for it: ",
+        h("q", {}, rearm.reason),
+        ` (${plural(rearm.expires_in_seconds ?? 0, "second")} left). With your agreement flow is allowed again.`,
+      ),
+      stays(context, rearm.scope),
     ),
     send: (reason) => context.client.post(`/v1/rearm/${rearm.id}/approve`, { reason }),
   });

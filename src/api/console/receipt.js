@@ -100,12 +100,11 @@ export class ReceiptPanel {
     const mode = modeText(receipt.mode).toUpperCase();
     const name = scopeText(receipt.scope);
     if (receipt.status === "confirmed") {
-      const open = (receipt.flat?.residual ?? 0) > 0;
-      this.say(
-        open ? "open" : "confirmed",
-        `CONFIRMED: ${name} is ${mode}${open ? ", NOT FLAT" : ""}`,
-        flatText(receipt),
-      );
+      const left = receipt.flat?.residual ?? receipt.working_orders;
+      // Reduce-only lets orders work.
+      const open = receipt.mode === "halted" && left !== 0;
+      const flat = !open ? "" : left === null ? ", ORDERS NOT KNOWN" : ", NOT FLAT";
+      this.say(open ? "open" : "confirmed", `CONFIRMED: ${name} is ${mode}${flat}`, flatText(receipt));
     } else {
       this.say("unconfirmed", `UNCONFIRMED: ${name} is ${mode}, but not proved everywhere`, missingText(receipt));
     }
@@ -277,7 +276,7 @@ function cancels(receipt) {
     {
       flat: `FLAT: none of ${plural(all, "order")} works any more`,
       canceling: `Canceling: ${count(residual)} of ${plural(all, "order")} left`,
-      remainder: `${plural(residual, "ORDER", "ORDERS")} LEFT that will not end by themselves`,
+      remainder: `${plural(residual, "ORDER", "ORDERS")} LEFT that will not end by ${residual === 1 ? "itself" : "themselves"}`,
       re_armed: `Re-armed with ${plural(residual, "order")} left: they are left alone`,
     }[flat.status] ?? flat.status;
   const how = { flat: "yes", canceling: "wait", remainder: "no", re_armed: "no" }[flat.status] ?? "no";

@@ -3,7 +3,7 @@
 import { may, problemText } from "./client.js";
 import { openDialog } from "./dialog.js";
 import { fill, h, scrolling, setText, show } from "./dom.js";
-import { clockMs, count, moment, scopeText } from "./format.js";
+import { amount, clockMs, count, modeText, moment, plural, ruleText, scopeText } from "./format.js";
 
 /** @typedef {import("./app.js").Context} Context */
 
@@ -39,13 +39,17 @@ export class Asking {
 
   leave() {
     clearInterval(this.timer);
+    this.timer = 0;
   }
 
   frame() {}
 
   async look() {
+    const path = this.path;
     try {
-      const answer = await this.context.client.get(this.path);
+      const answer = await this.context.client.get(path);
+      // Something else has been asked for meanwhile.
+      if (path !== this.path) return;
       setText(this.said, "");
       const now = JSON.stringify(answer);
       if (now === this.shown) return;
@@ -68,38 +72,39 @@ export class Asking {
 const cell = (/** @type {import("./dom.js").Child[]} */ ...children) => h("td", {}, ...children);
 const tight = (/** @type {import("./dom.js").Child[]} */ ...children) => h("td", { class: "tight" }, ...children);
 
-/** Alerts that nobody has answered. */
-const UNANSWERED = ["firing", "escalated"];
+/** An alert that nobody has answered. @param {import("./types.js").Alert} alert */
+export const isUnanswered = (alert) => alert.state === "firing" || alert.state === "escalated";
+
+/** How loud an alert's chip is. @param {import("./types.js").Alert} alert */
+export const alertLevel = (alert) =>
+  alert.severity === "critical" ? "danger" : alert.severity === "warning" ? "warn" : "";
 
 export class AlertsView extends Asking {
   /** @param {Context} context */
   constructor(context) {
     super(context, "alerts", "Alerts", "/v1/alerts?count=200", ["State", "Alert", "Scope", "Text", "Last", ""]);
-    this.open = 0;
-    this.critical = 0;
   }
 
   badge() {
-    if (this.open === 0) return null;
-    return { text: count(this.open), level: this.critical > 0 ? "danger" : "warn" };
+    const { unanswered } = this.context;
+    if (unanswered.length === 0) return null;
+    const critical = unanswered.some((alert) => alert.severity === "critical");
+    return { text: count(unanswered.length), level: critical ? "danger" : "warn" };
   }
 
   /** @param {any} answer */
   rows(answer) {
     const alerts = answer.alerts ?? [];
-    const open = alerts.filter((/** @type {any} */ alert) => UNANSWERED.includes(alert.state));
-    this.open = open.length;
-    this.critical = open.filter((/** @type {any} */ alert) => alert.severity === "critical").length;
     // What waits for somebody comes first, the worst of it on top; within it the order stays: newest first.
     const rank = (/** @type {any} */ alert) =>
-      (UNANSWERED.includes(alert.state) ? 10 : 0) + ["info", "warning", "critical"].indexOf(alert.severity);
+      (isUnanswered(alert) ? 10 : 0) + ["info", "warning", "critical"].indexOf(alert.severity);
     return [...alerts].sort((a, b) => rank(b) - rank(a)).map((/** @type {any} */ alert) => this.row(alert));
   }
 
   /** @param {any} alert */
   row(alert) {
-    const level = alert.severity === "critical" ? "danger" : alert.severity === "warning" ? "warn" : "";
-    const unanswered = UNANSWERED.includes(alert.state);
+    const level = alertLevel(alert);
+    const unanswered = isUnanswered(alert);
     const acknowledge =
       unanswered &&
       may(this.context.client.me, "operator") &&
@@ -109,7 +114,8 @@ export class AlertsView extends Asking {
           type: "button",
           class: "small",
           "aria-label": `Acknowledge ${alert.name}`,
-          onclick: () => openAcknowledge(this.context, alert, () => void this.look()),
+          onclick: () =>
+            openAcknowledge(this.context, alert, () => (void this.look(), void this.context.refreshPending())),
         },
         "Acknowledge…",
       );
@@ -167,12 +173,23 @@ function openAcknowledge(context, alert, then) {
   reason.focus();
 }
 
-/** A cause's members in one line. @param {any} cause */
-const causeText = (cause) =>
-  Object.entries(cause ?? {})
-    .filter(([, value]) => value !== null && value !== "" && typeof value !== "object")
-    .map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`)
-    .join(", ");
+/** What caused an incident: a limit, or a person. @param {any} cause */
+function causeOf(cause) {
+  if (cause.rule) {
+    const numbers = `${amount(String(cause.observed), "")} of ${amount(String(cause.limit), cause.unit)}`;
+    const why = cause.why === "breach" ? "" : ` (${ruleText(cause.why)})`;
+    const event = cause.seq > 0 ? `, event ${count(cause.seq)} of session ${cause.session}` : "";
+    return [h("b", {}, ruleText(cause.rule)), `${why}: ${numbers} at ${scopeOf(cause.limit_at)}${event}`];
+  }
+  const orders = cause.working_orders === null ? "orders not known" : plural(cause.working_orders, "working order");
+  return [
+    h("b", {}, cause.actor),
+    `: ${cause.reason || "no reason was given"} `,
+    h("span", { class: "muted" }, `to ${modeText(cause.mode)}, ${orders}, receipt ${cause.receipt}`),
+    !cause.confirmed && " ",
+    !cause.confirmed && h("span", { class: "chip", "data-level": "danger" }, "UNCONFIRMED"),
+  ];
+}
 
 export class IncidentsView extends Asking {
   /** @param {Context} context */
@@ -189,7 +206,7 @@ export class IncidentsView extends Asking {
         tight(h("span", { class: "num" }, moment(incident.at))),
         tight(h("b", {}, incident.what)),
         tight(scopeOf(incident.scope)),
-        cell(causeText(incident.cause)),
+        cell(...causeOf(incident.cause)),
         h(
           "td",
           { class: "right" },
@@ -211,7 +228,7 @@ export class IncidentsView extends Asking {
         h(
           "div",
           { class: "content" },
-          h("p", {}, causeText(report.cause)),
+          h("p", {}, causeOf(report.cause)),
           h("h3", {}, "What happened when"),
           scrolling("Timeline", [], h("tbody", {}, timeline)),
           h("h3", {}, "Everything"),
@@ -227,14 +244,57 @@ export class IncidentsView extends Asking {
 /** A scope as an object or as text, whichever the record has. @param {any} scope */
 const scopeOf = (scope) => (scope && typeof scope === "object" ? scopeText(scope) : String(scope ?? ""));
 
+/** Entries of the audit that are asked for at first, and how many more each time, up to the most that an answer has. */
+const ENTRIES = 100;
+const ENTRIES_MAX = 1_000;
+
 export class AuditView extends Asking {
   /** @param {Context} context */
   constructor(context) {
     super(context, "audit", "Audit", "/v1/audit", ["When", "Who", "Did", "To", "Reason", "Outcome"]);
+    this.count = ENTRIES;
+    const find = (/** @type {string} */ label, /** @type {string} */ placeholder) =>
+      h("input", {
+        type: "search",
+        class: "search",
+        "aria-label": label,
+        placeholder,
+        spellcheck: false,
+        oninput: () => this.ask(),
+      });
+    this.who = find("Who", "Who, in full");
+    this.did = find("Did", "Did, in full");
+    this.refused = h("input", { type: "checkbox", id: "audit-refused", onchange: () => this.ask() });
+    this.header.append(
+      h("label", { class: "check", for: "audit-refused" }, this.refused, "Only what was refused"),
+      this.who,
+      this.did,
+    );
+    this.more = h("button", { type: "button", class: "small", hidden: true, onclick: () => this.askMore() }, "Older…");
+    this.element.append(h("p", {}, this.more));
+    this.ask();
+  }
+
+  /** Asks for what is wanted now. */
+  ask() {
+    const query = new URLSearchParams({ count: String(this.count) });
+    if (this.who.value.trim()) query.set("actor", this.who.value.trim());
+    if (this.did.value.trim()) query.set("action", this.did.value.trim());
+    if (this.refused.checked) query.set("refused", "true");
+    this.path = `/v1/audit?${query}`;
+    if (this.timer) void this.look();
+  }
+
+  askMore() {
+    this.count = Math.min(this.count + ENTRIES, ENTRIES_MAX);
+    this.ask();
   }
 
   /** @param {any} answer */
   rows(answer) {
+    const all = answer.next === null;
+    show(this.more, !all && this.count < ENTRIES_MAX);
+    setText(this.none, answer.note ?? "None.");
     return answer.entries.map((/** @type {any} */ entry) =>
       h(
         "tr",

@@ -9,6 +9,7 @@ import { openKill } from "./kill.js";
 import { limitRows } from "./limits.js";
 import { Plots } from "./plots.js";
 import { openRearm } from "./rearm.js";
+import { alertLevel, isUnanswered } from "./records.js";
 import { KINDS, sum } from "./store.js";
 
 /** @typedef {import("./app.js").Context} Context */
@@ -23,8 +24,10 @@ const NARROW = matchMedia("(max-width: 720px)");
 /** What a scope's state is called, and as what it is shown. @param {ScopeState} known @param {boolean} vouched */
 export function stateOf(known, vouched) {
   const own = known.row.mode;
-  if (own !== "normal") return { severity: known.severity, text: vouched ? modeText(own) : `was ${modeText(own)}` };
   const above = known.row.in_force;
+  // What is in force counts: a scope that may reduce sends nothing while the firm is halted.
+  if (own !== "normal" && own === above)
+    return { severity: known.severity, text: vouched ? modeText(own) : `was ${modeText(own)}` };
   if (above !== "normal") return { severity: above, text: `${modeText(above)} above` };
   if (!vouched) return { severity: "unknown", text: "unknown" };
   if (known.severity === "breach") return { severity: "breach", text: "over limit" };
@@ -105,14 +108,18 @@ function alertLines(parent) {
   /** @type {KeyedList<import("./types.js").Alert>} */
   const list = new KeyedList(
     parent,
-    (alert) => String(alert.number),
+    (alert) => `${alert.number} ${alert.state} ${alert.last_at}`,
     (alert) =>
       h(
         "div",
         { class: "alert-line" },
         h("b", {}, alert.name.replaceAll("_", " ")),
         " ",
-        h("span", { class: "muted num" }, moment(alert.at)),
+        h("span", { class: "chip", "data-level": isUnanswered(alert) ? alertLevel(alert) : "" }, alert.severity),
+        " ",
+        h("span", { class: isUnanswered(alert) ? "chip" : "muted" }, isUnanswered(alert) ? "unanswered" : alert.state),
+        " ",
+        h("span", { class: "muted num" }, moment(alert.last_at)),
         h("p", {}, alert.text),
       ),
     () => {},
@@ -149,16 +156,18 @@ class Figures {
     const denied = sum(state.totals.denied);
     const trips = sum(state.totals.trips);
     let connected = 0;
-    for (const session of store.sessions.values()) connected += Number(session.connected);
+    let sessions = 0;
+    for (const session of store.sessions.values()) {
+      // Haltline's own is there for a drill only.
+      if (session.own) continue;
+      connected += Number(session.connected);
+      sessions += 1;
+    }
     this.set("Working orders", count(state.totals.working_orders));
     this.set("Admitted", count(state.totals.admitted));
     this.set("Denied", count(denied), denied > 0 ? "warn" : "");
     this.set("Trips", count(trips), trips > 0 ? "danger" : "");
-    this.set(
-      "Sessions",
-      `${count(connected)} / ${count(store.sessions.size)}`,
-      connected < store.sessions.size ? "warn" : "",
-    );
+    this.set("Sessions", `${count(connected)} / ${count(sessions)}`, connected < sessions ? "warn" : "");
     this.set("In the queue", count(store.engine?.queue_depth ?? 0));
   }
 
@@ -318,6 +327,7 @@ class ScopesPanel {
       h("span", { class: "kind" }, scope.kind, " "),
       scope.name,
     );
+    const standing = h("span", { class: "chip", "data-level": "warn", hidden: true });
     const use = useBar();
     const rule = h("span", {});
     const numbers = h("span", { class: "num more", role: "cell" });
@@ -350,23 +360,26 @@ class ScopesPanel {
       "div",
       { class: "row", role: "row" },
       state,
-      h("span", { role: "cell" }, name),
+      h("span", { class: "named", role: "cell" }, name, standing),
       h("span", { class: "worst", role: "cell" }, rule, use.element),
       numbers,
       actions,
     );
-    this.parts.set(row, { state, use, rule, numbers, kill, rearm });
+    this.parts.set(row, { state, standing, use, rule, numbers, kill, rearm });
     return row;
   }
 
   /** @param {HTMLElement} element @param {ScopeState} known */
   update(element, known) {
-    const { verdict } = this.context;
-    const { state, use, rule, numbers, kill, rearm } = this.parts.get(element);
+    const { store, verdict } = this.context;
+    const { state, standing, use, rule, numbers, kill, rearm } = this.parts.get(element);
     const of = stateOf(known, verdict.word === "live");
     setAttribute(state, "data-severity", of.severity);
     setText(state, of.text);
     setAttribute(element, "data-severity", known.severity);
+    const over = store.standing.get(known.key);
+    show(standing, over !== undefined);
+    setText(standing, over ?? "");
     const worst = known.row.worst;
     const byUse = worst && worst.percent >= 100 ? "breach" : known.severity === "warn" ? "warn" : "normal";
     use.update(worst?.percent ?? null, byUse);
@@ -393,8 +406,13 @@ class ScopeMap {
     this.context = context;
     this.canvas = h("canvas", { "aria-hidden": "true" });
     this.at = h("span", { class: "at" });
-    const key = (/** @type {string} */ severity, /** @type {string} */ text) =>
-      h("span", { class: "state", "data-severity": severity }, text);
+    /** The legend's tiles, drawn as those of the map are. @type {{ severity: string, canvas: HTMLCanvasElement }[]} */
+    this.keys = [];
+    const key = (/** @type {string} */ severity, /** @type {string} */ text) => {
+      const canvas = h("canvas", {});
+      this.keys.push({ severity, canvas });
+      return h("span", { class: "key" }, canvas, text);
+    };
     this.element = h(
       "div",
       { class: "map", "aria-hidden": "true" },
@@ -460,18 +478,7 @@ class ScopeMap {
     }
     const draw = this.canvas.getContext("2d");
     if (!draw) return;
-    const style = getComputedStyle(this.canvas);
-    const color = (/** @type {string} */ name) => style.getPropertyValue(name).trim();
-    const colors = {
-      normal: color("--bar"),
-      warn: color("--amber"),
-      breach: color("--red"),
-      reduce_only: color("--amber"),
-      halted: color("--red-fill"),
-      unknown: color("--line"),
-      ink: color("--bg"),
-      white: color("--on-fill"),
-    };
+    const colors = this.colors();
     draw.setTransform(ratio, 0, 0, ratio, 0, 0);
     draw.clearRect(0, 0, width, height);
     this.tiles.forEach((known, i) => {
@@ -479,6 +486,27 @@ class ScopeMap {
       const y = Math.floor(i / this.perRow) * step;
       tile(draw, x, y, stateOf(known, vouched).severity, known.percent, colors);
     });
+    for (const { severity, canvas } of this.keys) {
+      canvas.width = canvas.height = Math.round(TILE_PX * ratio);
+      const draw = canvas.getContext("2d");
+      draw?.setTransform(ratio, 0, 0, ratio, 0, 0);
+      if (draw) tile(draw, 0, 0, severity, 50, colors);
+    }
+  }
+
+  /** The colours of the scheme that is seen now. */
+  colors() {
+    const style = getComputedStyle(this.canvas);
+    const color = (/** @type {string} */ name) => style.getPropertyValue(name).trim();
+    return {
+      normal: color("--bar"),
+      warn: color("--amber"),
+      breach: color("--red"),
+      reduce_only: color("--amber"),
+      halted: color("--red-fill"),
+      unknown: color("--line"),
+      white: color("--on-fill"),
+    };
   }
 }
 
@@ -550,7 +578,7 @@ export function openScope(context, scope) {
   const state = h("p", { class: "state" });
   const causes = h("ul", { class: "causes" });
   const working = h("dd", { class: "num" });
-  const table = limitRows(false);
+  const table = limitRows(context, false);
   const query = `kind=${encodeURIComponent(scope.kind)}${scope.name ? `&name=${encodeURIComponent(scope.name)}` : ""}`;
   const look = async () => {
     try {

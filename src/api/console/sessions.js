@@ -20,6 +20,8 @@ export class SessionsView {
     /** What `/v1/sessions` says besides, by name. @type {Map<string, any>} */
     this.more = new Map();
     this.has = true;
+    /** @type {import("./types.js").Preflight | null} */
+    this.page = null;
     this.said = h("p", { class: "said", role: "alert" });
     const body = h("tbody");
     /** @type {KeyedList<SessionRow>} */
@@ -68,7 +70,7 @@ export class SessionsView {
       const [answer, preflight] = await Promise.all([client.find("/v1/sessions"), client.find("/v1/preflight")]);
       this.has = answer !== null;
       this.more = new Map((answer?.sessions ?? []).map((/** @type {any} */ session) => [session.name, session]));
-      this.showPreflight(preflight);
+      this.page = preflight;
       setText(this.said, "");
       this.frame(true);
     } catch (error) {
@@ -79,21 +81,26 @@ export class SessionsView {
   /** @param {boolean} changed */
   frame(changed) {
     if (!changed) return;
+    this.showPreflight(this.page);
     const { store } = this.context;
     const sessions = [...store.sessions.values()];
-    const rank = (/** @type {SessionRow} */ session) => (session.connected ? (session.confirmed ? 2 : 0) : 1);
+    const rank = (/** @type {SessionRow} */ session) =>
+      session.own ? 3 : session.connected ? (session.confirmed ? 2 : 0) : 1;
     sessions.sort((a, b) => rank(a) - rank(b) || (a.name < b.name ? -1 : 1));
     this.list.show(sessions);
-    const connected = sessions.filter((session) => session.connected).length;
-    setText(this.total, `${count(connected)} of ${plural(sessions.length, "session")} connected`);
+    const others = sessions.filter((session) => !session.own);
+    const connected = others.filter((session) => session.connected).length;
+    setText(this.total, `${count(connected)} of ${plural(others.length, "session")} connected`);
   }
 
   /** Whether this fleet may open, check by check. @param {import("./types.js").Preflight | null} preflight */
   showPreflight(preflight) {
     show(this.preflight, preflight !== null);
     if (!preflight) return;
-    setAttribute(this.mayOpen, "data-level", preflight.may_open ? "good" : "danger");
-    setText(this.mayOpen, preflight.may_open ? "may open" : "MAY NOT OPEN");
+    const vouched = this.context.verdict.word === "live";
+    setAttribute(this.mayOpen, "data-level", !preflight.may_open ? "danger" : vouched ? "good" : "");
+    const open = vouched ? "may open" : "could open when haltline was last heard";
+    setText(this.mayOpen, preflight.may_open ? open : "MAY NOT OPEN");
     const levels = { pass: "good", note: "", fail: "danger" };
     const rank = { fail: 0, note: 1, pass: 2 };
     const outcome = (/** @type {string} */ word) => /** @type {keyof typeof rank} */ (word);
@@ -138,9 +145,10 @@ export class SessionsView {
     const vouched = this.context.verdict.word === "live";
     const [connection, name, kind, told, last, build] = element.children;
     const state = /** @type {Element} */ (connection.firstElementChild);
-    const severity = !vouched ? "unknown" : session.connected ? "normal" : "warn";
+    const away = session.own ? "for drills only" : "not connected";
+    const severity = !vouched ? "unknown" : session.connected || session.own ? "normal" : "warn";
     setAttribute(state, "data-severity", severity);
-    setText(state, !vouched ? "unknown" : session.connected ? "connected" : "not connected");
+    setText(state, !vouched ? "unknown" : session.connected ? "connected" : away);
     setText(/** @type {Element} */ (name.firstElementChild), session.name);
     setText(kind, session.kind);
     const chip = /** @type {Element} */ (told.firstElementChild);
@@ -157,7 +165,7 @@ export class SessionsView {
     setText(last, `#${count(session.last_seq)}`);
     const more = this.more.get(session.name);
     const shown = JSON.stringify(more ?? null);
-    if (more && build.getAttribute("data-shown") !== shown) {
+    if (more && !session.own && build.getAttribute("data-shown") !== shown) {
       setAttribute(build, "data-shown", shown);
       fill(build, ...buildOf(this.context, more, () => void this.look()));
     }

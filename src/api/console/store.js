@@ -62,6 +62,8 @@ export class Store {
     /** Grows with every event. */
     this.version = 0;
     this.history = new History();
+    /** What stands over a scope's limits, in a few words, by its key. @type {Map<string, string>} */
+    this.standing = new Map();
     /** Scopes by severity. @type {Record<Severity, number>} */
     this.counts = { normal: 0, warn: 0, breach: 0, reduce_only: 0, halted: 0 };
   }
@@ -87,6 +89,8 @@ export class Store {
       this.halts = new Map(this.state.halts.map((halt) => [scopeKey(halt.scope), halt]));
       this.modeChanges += 1;
     }
+    if (this.state && (event.state || event.set?.overrides || event.set?.probation))
+      this.standing = standingOver(this.state);
     if (this.state) this.history.take(event.at_ms, this.state.flow);
     this.version += 1;
   }
@@ -125,6 +129,27 @@ export class Store {
   firmMode() {
     return this.state?.mode ?? "unknown";
   }
+}
+
+/** Overrides and probations by the scope they are of: whoever looks at it has to see that its limits are others. @param {State} state */
+function standingOver(state) {
+  /** @type {Map<string, string[]>} */
+  const texts = new Map();
+  const add = (/** @type {import("./types.js").ScopeName} */ scope, /** @type {string} */ text) => {
+    const known = texts.get(scopeKey(scope));
+    if (known) known.push(text);
+    else texts.set(scopeKey(scope), [text]);
+  };
+  for (const one of state.probation) add(one.scope, `probation ${one.fraction_percent} %`);
+  /** @type {Map<string, { scope: import("./types.js").ScopeName, n: number }>} */
+  const overrides = new Map();
+  for (const { scope } of state.overrides) {
+    const known = overrides.get(scopeKey(scope));
+    if (known) known.n += 1;
+    else overrides.set(scopeKey(scope), { scope, n: 1 });
+  }
+  for (const { scope, n } of overrides.values()) add(scope, n === 1 ? "override" : `${n} overrides`);
+  return new Map([...texts].map(([key, list]) => [key, list.join(", ")]));
 }
 
 /** What is plotted, a point per second. Seconds without news have no values: a line is not drawn over them. */

@@ -10,7 +10,7 @@
  *   window_ns?: number, kind?: string, burst?: number
  * }} LimitRow
  * @typedef {{
- *   name: string, kind: string, connected: boolean, last_seq: number, told: boolean, confirmed: boolean,
+ *   name: string, kind: string, connected: boolean, last_seq: number, told: boolean, confirmed: boolean, own: boolean,
  *   [more: string]: any
  * }} SessionRow
  * @typedef {{ stale: boolean, progress: number, last_round_age_ns: number | null, queue_depth: number }} EngineHealth
@@ -27,7 +27,8 @@
  * }} Flow
  * @typedef {{
  *   mode: string, stale: boolean, halts: Halt[], orphans: any[], totals: Totals, latch: Latch, journal: Journal,
- *   limits_generation: number, alerts: Alert[], flow: Flow, scopes_left_off: number, [more: string]: any
+ *   limits_generation: number, alerts: Alert[], flow: Flow, scopes_left_off: number, overrides: Override[],
+ *   probation: Probation[], [more: string]: any
  * }} State
  * @typedef {{
  *   rule: string, percent: number, observed: string | null, limit: string, unit: string, action: { do: string, scope?: string }
@@ -40,7 +41,10 @@
  *   seq: number, at: string, at_ms: number, engine: EngineHealth, state?: State, set?: Partial<State>, sessions?: SessionRow[],
  *   scopes?: ScopeRow[], gone?: ScopeName[]
  * }} StreamEvent
- * @typedef {{ number: number, at: string, kind: string, name: string, text: string }} Alert
+ * @typedef {{
+ *   id: string, number: number, at: string, last_at: string, kind: string, name: string, text: string, severity: string,
+ *   state: string, count: number, [more: string]: any
+ * }} Alert
  * @typedef {{
  *   session: string, pid: number, build: string, status: string, confirmed_ns: number | null, inside_at_raise: number,
  *   still_inside: number, died_inside: number
@@ -62,6 +66,7 @@
  * @typedef {{
  *   scope: ScopeName, mode: string, working_orders: number | null,
  *   sessions: { name: string, working_orders: number | null, connected: boolean }[], sessions_complete: boolean,
+ *   cancels: { halted: boolean, reduce_only: boolean },
  *   gross: string | null, net_long: string | null, net_short: string | null, unit: string, text: string | null
  * }} Preview
  * @typedef {{
@@ -78,6 +83,10 @@
  *   configured: string, unit: string | null, raises: boolean, by: string, reason: string, agreed_by: string | null,
  *   agreed_reason: string | null, seconds_left: number | null, removal: { by: string, reason: string } | null
  * }} Override
+ * @typedef {{
+ *   id: string, scope: ScopeName, fraction_percent: number, step: number, steps: number, since: string, by: string,
+ *   clean_seconds: number, clean_seconds_needed: number, clean_orders: number, clean_orders_needed: number
+ * }} Probation
  * @typedef {{ may_open: boolean, at: string, checks: { name: string, outcome: string, text: string }[] }} Preflight
  * @typedef {{ name: string, role: string, scopes: ScopeName[] | null }} Me
  */

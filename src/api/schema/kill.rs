@@ -282,6 +282,8 @@ pub struct KillPreview {
     pub sessions: Vec<PreviewSession>,
     /// Whether that is all of them, with exact numbers.
     pub sessions_complete: bool,
+    /// Whether the configuration has working orders canceled.
+    pub cancels: PreviewCancels,
     /// Gross exposure in `unit`.
     pub gross: Option<String>,
     /// Long in `unit`.
@@ -294,13 +296,22 @@ pub struct KillPreview {
     pub text: Option<String>,
 }
 
+/// Whether working orders are canceled, by how far a kill goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PreviewCancels {
+    /// By a halt.
+    pub halted: bool,
+    /// By reduce-only.
+    pub reduce_only: bool,
+}
+
 /// A session with orders that a kill would cancel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PreviewSession {
     /// Its name.
     pub name: String,
-    /// How many; `null` if not all were counted.
-    pub working_orders: Option<u64>,
+    /// How many.
+    pub working_orders: u64,
     /// Whether it is there to be told.
     pub connected: bool,
 }

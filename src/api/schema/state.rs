@@ -103,6 +103,8 @@ pub struct StateSession {
     pub told: bool,
     /// Whether it has confirmed them.
     pub confirmed: bool,
+    /// Haltline's own session: it is there for the time of a drill only.
+    pub own: bool,
 }
 
 /// Counts since the start.

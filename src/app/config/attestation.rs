@@ -1,8 +1,9 @@
-//! Section `[guard.attestation]`: what instances may run.
+//! Section `[guard.attestation]`: what instances may run; and whether the preflight is required.
 
 use std::path::PathBuf;
 
 use core::fmt::Write as _;
+use core::time::Duration;
 
 use ed25519_dalek::VerifyingKey;
 
@@ -14,6 +15,9 @@ use super::reader::{Field, Reader};
 pub struct Guard {
     /// Section `[guard.attestation]`; without it any build may come.
     pub attestation: Option<Attestation>,
+    /// The firm is halted at this time of every day, after midnight UTC, until it is re-armed with a preflight that passes;
+    /// `None`: no preflight is required.
+    pub preflight_at: Option<Duration>,
 }
 
 /// Section `[guard.attestation]`: what instances run. Without a manifest only changes during an incident are looked at.
@@ -30,6 +34,27 @@ pub struct SignedFile {
     pub path: PathBuf,
     /// An Ed25519 public key.
     pub key: [u8; 32],
+}
+
+/// Reads `preflight_required` and `preflight_at` out of `[guard]`.
+pub(super) fn read_preflight(guard: &mut Reader<'_>) -> Option<Duration> {
+    let required = guard.get("preflight_required").and_then(|f| f.boolean()).unwrap_or(false);
+    let Some(field) = guard.get("preflight_at") else { return required.then_some(Duration::ZERO) };
+    if !required {
+        field.refuse("is of no use without preflight_required = true");
+    }
+    let at = time_of_day(field.string()?);
+    if at.is_none() {
+        field.refuse("must be a time of the day in UTC, \"00:00\" to \"23:59\"");
+    }
+    at.filter(|_| required)
+}
+
+fn time_of_day(text: &str) -> Option<Duration> {
+    let (hours, minutes) = text.split_once(':')?;
+    let digits = |part: &str| (part.len() == 2 && part.bytes().all(|b| b.is_ascii_digit())).then(|| part.parse().ok());
+    let (hours, minutes): (u64, u64) = (digits(hours)??, digits(minutes)??);
+    (hours < 24 && minutes < 60).then(|| Duration::from_secs(hours * 3_600 + minutes * 60))
 }
 
 /// Reads the section out of `[guard]`.
@@ -76,6 +101,11 @@ fn read_key(field: &Field<'_>) -> Option<[u8; 32]> {
 
 /// See [`super::effective`].
 pub(super) fn write_guard(out: &mut String, guard: &Guard) -> core::fmt::Result {
+    writeln!(out, "\n[guard]\npreflight_required = {}", guard.preflight_at.is_some())?;
+    if let Some(at) = guard.preflight_at {
+        let minutes = at.as_secs() / 60;
+        writeln!(out, "preflight_at = \"{:02}:{:02}\"", minutes / 60, minutes % 60)?;
+    }
     let Some(attestation) = &guard.attestation else { return Ok(()) };
     writeln!(out, "\n[guard.attestation]")?;
     if let Some(manifest) = &attestation.manifest {
@@ -106,6 +136,30 @@ mod tests {
         let alone = load("f", &text("[guard.attestation]\n")).unwrap();
         assert_eq!(alone.guard.attestation.unwrap().manifest, None);
         assert_eq!(load("f", &text("")).unwrap().guard.attestation, None);
+    }
+
+    #[test]
+    fn a_preflight_that_is_required_has_a_time_of_the_day() {
+        let at = |guard: &str| {
+            let loaded = load("f", &text(&format!("[guard]\n{guard}\n[guard.attestation]\n"))).unwrap();
+            let shown = effective("f", &loaded.text).unwrap();
+            assert_eq!(load("f", &shown).unwrap().guard, loaded.guard, "{shown}");
+            loaded.guard.preflight_at.map(|at| at.as_secs())
+        };
+        assert_eq!(at(""), None);
+        assert_eq!(at("preflight_required = false"), None);
+        assert_eq!(at("preflight_required = true"), Some(0));
+        assert_eq!(at("preflight_required = true\npreflight_at = \"13:05\""), Some(13 * 3_600 + 300));
+        for wrong in [
+            "preflight_at = \"13:05\"",
+            "preflight_required = true\npreflight_at = \"24:00\"",
+            "preflight_required = true\npreflight_at = \"7:60\"",
+            "preflight_required = true\npreflight_at = \"+7:00\"",
+            "preflight_required = true\npreflight_at = 7",
+        ] {
+            let found = load("f", &text(&format!("[guard]\n{wrong}\n"))).unwrap_err();
+            assert_eq!((found.list.len(), &*found.list[0].field), (1, "guard.preflight_at"), "{found:?}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use super::alerts::{self, AlertsText};
-use super::attestation::{Guard, read_attestation};
+use super::attestation::{Guard, read_attestation, read_preflight};
 use super::cancel;
 use super::guard;
 use super::reader::{Field, NAME_RULE, Reader, is_name};
@@ -170,6 +170,7 @@ impl FileText {
         if let Some(mut table) = root.table("guard") {
             watch = guard::read(&mut table);
             guard.attestation = read_attestation(&mut table);
+            guard.preflight_at = read_preflight(&mut table);
             table.finish();
         }
 

@@ -78,6 +78,7 @@ fn read_peers(table: &mut Reader<'_>, peers: &mut PeerOptions) {
     // A sample every quarter of a second; rates over less say nothing.
     span("window", &mut peers.window, SECOND_NS / 2, 60 * SECOND_NS);
     span("hold", &mut peers.hold, SECOND_NS / 2, 600 * SECOND_NS);
+    span("quiet", &mut peers.quiet.window, SECOND_NS, 3_600 * SECOND_NS);
     if peers.hold <= peers.window {
         let rule = format!(
             "must be longer than window = \"{}\": a burst is in every rate for that long",
@@ -102,6 +103,7 @@ fn read_peers(table: &mut Reader<'_>, peers: &mut PeerOptions) {
     number("own_factor", &mut peers.own_factor, 2, 1_000);
     number("days_min", &mut peers.days_min, 1, 365);
     number("drift_factor", &mut peers.drift_factor, 2, 100);
+    number("quiet_min", &mut peers.quiet.count_min, 1, 1_000_000_000);
     let mut peers_min = peers.peers_min as u32;
     number("peers_min", &mut peers_min, 2, 1_000);
     peers.peers_min = peers_min as usize;
@@ -137,7 +139,8 @@ pub(super) fn print(options: &WatchOptions, out: &mut String) -> core::fmt::Resu
     writeln!(out, "warn_factor = {}\nhalt_factor = {}", peers.warn_factor, peers.halt_factor)?;
     writeln!(out, "deviations = {}\npeers_min = {}\nhalts = {}", peers.deviations, peers.peers_min, peers.halts)?;
     writeln!(out, "own_factor = {}\ndays_min = {}", peers.own_factor, peers.days_min)?;
-    writeln!(out, "drift_factor = {}", peers.drift_factor)
+    writeln!(out, "drift_factor = {}", peers.drift_factor)?;
+    writeln!(out, "quiet = \"{}\"\nquiet_min = {}", span(peers.quiet.window), peers.quiet.count_min)
 }
 
 #[cfg(test)]
@@ -156,10 +159,12 @@ mod tests {
         let text = "[guard.signatures]\nlearn = \"0s\"\nnew = \"warning\"\ncritical = [\"Power Peg\"]\nfactor = 3\n\
                     rate_min = 7\nkept = 9\nper_second = 11\nowner = \"desk\"\n[guard.peers]\nwindow = \"2s\"\n\
                     hold = \"3s\"\norders_min = 1\nfills_min = 2\nrejects_min = 3\nwarn_factor = 5\nhalt_factor = 6\n\
-                    deviations = 7\npeers_min = 4\nhalts = false\nown_factor = 8\ndays_min = 9\ndrift_factor = 10\n";
+                    deviations = 7\npeers_min = 4\nhalts = false\nown_factor = 8\ndays_min = 9\ndrift_factor = 10\n\
+                    quiet = \"5s\"\nquiet_min = 11\n";
         let read = options(text).unwrap();
         assert_eq!((read.signatures.learn, read.signatures.kept), (Duration::ZERO, 9));
         assert_eq!((read.peers.rate_min, read.peers.halts), ([1, 2, 3], false));
+        assert_eq!((read.peers.quiet.window, read.peers.quiet.count_min), (Duration::from_secs(5), 11));
         let printed = effective("t", &format!("[service]\nstate_dir = \"s\"\n{text}")).unwrap();
         assert_eq!(load("p", &printed).unwrap().watch, read);
         assert_eq!(options("").unwrap(), WatchOptions::default());

@@ -80,7 +80,6 @@ impl Tape {
 }
 
 #[test]
-#[ignore = "its runs do not yet begin as the engine's agent begins one (Engine::begin_run), so their states differ"]
 fn the_morning_is_replayed_to_the_same_effects_and_the_same_state() {
     let seconds = std::env::var("HALTLINE_KNIGHT_SECONDS").map_or(20, |seconds| seconds.parse().unwrap());
     let trial = tests::demo();
@@ -88,6 +87,7 @@ fn the_morning_is_replayed_to_the_same_effects_and_the_same_state() {
     // Nothing is armed: nothing stops it.
     let mut morning = trial.morning(&[]).unwrap();
     morning.tape = Some(Tape::new(dir.path(), trial.universe.scope_count()));
+    morning.engine.begin_run(OPEN);
     assert_eq!(morning.first_to_fire(seconds * 1_000_000_000), None);
     let Morning { engine, tape, .. } = morning;
     let Tape { mut recorder, writer, durability, .. } = tape.unwrap();

@@ -1,5 +1,6 @@
 // A test with the real program behind it, people who log in, and no error that a browser saw and nobody looked at.
 
+import { fileURLToPath } from "node:url";
 import { test as base, expect } from "@playwright/test";
 import { Haltline } from "./haltline.mjs";
 
@@ -12,8 +13,11 @@ export const test = base.extend({
   /** Strategies of the world. */
   strategies: [24, { option: true }],
 
-  haltline: async ({ strategies }, use) => {
-    const haltline = await Haltline.start({ strategies });
+  /** Further configuration. */
+  more: ["", { option: true }],
+
+  haltline: async ({ strategies, more }, use) => {
+    const haltline = await Haltline.start({ strategies, more });
     await use(haltline);
     await haltline.stop();
   },
@@ -27,6 +31,7 @@ export const test = base.extend({
     const enter = async (/** @type {string} */ who, /** @type {any} */ options = {}) => {
       const context = await browser.newContext({ ...contextOptions, viewport, colorScheme, ...options });
       contexts.push(context);
+      if (process.env.CONSOLE_FILES) await asTheyAreNow(context);
       const page = await context.newPage();
       watch(page, errors);
       await page.goto(options.at ?? haltline.http);
@@ -38,6 +43,13 @@ export const test = base.extend({
     expect(errors).toEqual([]);
   },
 });
+
+/** The page's files as they lie there, not as they were built in: to look at a change at once. @param {import("@playwright/test").BrowserContext} context */
+const asTheyAreNow = (context) =>
+  context.route(/\/console\/[0-9a-f]{16}\/.+/, (route) => {
+    const name = new URL(route.request().url()).pathname.replace(/^\/console\/[0-9a-f]{16}\//, "");
+    return route.fulfill({ path: fileURLToPath(new URL(`../../../src/api/console/${name}`, import.meta.url)) });
+  });
 
 /** @param {import("@playwright/test").Page} page @param {string[]} errors */
 function watch(page, errors) {
@@ -72,6 +84,32 @@ export async function kill(page, scope, reason) {
   await dialog.getByLabel("Reason").fill(reason);
   await dialog.getByRole("button", { name: /^HALT/ }).click();
   return page.getByRole("dialog", { name: /^Kill:/ });
+}
+
+/** Goes to a view. @param {import("@playwright/test").Page} page @param {string} title */
+export const goTo = async (page, title) => {
+  const tab = page.locator("#tabs a").filter({ hasText: title });
+  await tab.click();
+  await expect(tab).toHaveAttribute("aria-current", "page");
+};
+
+/** What has to be seen whatever one looks at. @param {import("@playwright/test").Page} page @param {string | RegExp} text */
+export const banner = (page, text) => page.locator(".banner").filter({ hasText: text });
+
+/**
+ * Re-arms a scope by two people, without looking at it.
+ * @param {import("./haltline.mjs").Haltline} haltline @param {{ kind: string, name: string }} scope
+ */
+export async function rearm(haltline, scope) {
+  const { body: state } = await haltline.ask("rita", "GET", "/v1/state");
+  const halt = state.halts.find(
+    (/** @type {any} */ one) => one.scope.kind === scope.kind && one.scope.name === scope.name,
+  );
+  const ask = { scope, epoch: halt.epoch, reason: "it is right", wait_ms: 5_000 };
+  const asked = await haltline.ask("rita", "POST", "/v1/rearm", ask);
+  if (asked.body.status !== "pending") return;
+  const agreed = await haltline.ask("ruth", "POST", `/v1/rearm/${asked.body.id}/approve`, { reason: "I looked, too" });
+  expect(agreed.body.status).toBe("done");
 }
 
 /**

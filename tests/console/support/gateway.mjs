@@ -6,15 +6,15 @@ import { INSTRUMENTS } from "./haltline.mjs";
 /** @typedef {import("./haltline.mjs").Haltline} Haltline */
 
 export class Gateway {
-  /** @param {Haltline} haltline @param {string} name */
-  static async connect(haltline, name) {
+  /** @param {Haltline} haltline @param {string} name @param {any} [claim] what it says of itself: build, flags, host */
+  static async connect(haltline, name, claim = {}) {
     const gateway = new Gateway(name);
     const socket = new WebSocket(haltline.ws, ["haltline.v1.json"], {
       headers: { authorization: `Bearer ${haltline.tokens[name].token}` },
     });
     gateway.socket = socket;
     await new Promise((resolve, reject) => {
-      socket.once("open", () => gateway.send({ type: "hello" }));
+      socket.once("open", () => gateway.send({ type: "hello", ...claim }));
       socket.once("error", reject);
       socket.on("message", (data) => {
         const message = JSON.parse(String(data));
@@ -40,6 +40,8 @@ export class Gateway {
     this.confirms = true;
     /** Cancels are done at the venue; they can be left unanswered. */
     this.cancels = true;
+    /** The venue refuses them: its market is closed, say. */
+    this.refuses = false;
     /** @type {any} */
     this.socket = null;
     /** The halt page as it was last told. */
@@ -96,8 +98,15 @@ export class Gateway {
 
   /** @param {string} id */
   cancel(id) {
-    if (!this.working.delete(id)) return;
-    this.event("cancel", { id: `${id}c`, orig_id: id });
+    if (!this.working.has(id)) return;
+    this.serial += 1;
+    const request = `${id}c${this.serial}`;
+    this.event("cancel", { id: request, orig_id: id });
+    if (this.refuses) {
+      this.event("cancel_rejected", { id: request, orig_id: id });
+      return;
+    }
+    this.working.delete(id);
     this.event("canceled", { id });
   }
 

@@ -46,14 +46,15 @@ export const ACCOUNTS = ["EQ1", "EQ2"];
 export const GATEWAYS = ["gw-1", "gw-2", "gw-3"];
 
 /**
- * @param {string} dir @param {{ strategies: number, tokens: Record<string, { token: string, hash: string }> }} options
+ * @param {string} dir
+ * @param {{ strategies: number, trades: string, more: string, tokens: Record<string, { token: string, hash: string }> }} options
  */
-function config(dir, { strategies, tokens }) {
+function config(dir, { strategies, trades, more, tokens }) {
   const people = Object.entries(PEOPLE).map(
     ([name, role]) => `  { name = "${name}", role = "${role}", hash = "${tokens[name].hash}" },`,
   );
   const session = (/** @type {string} */ name, /** @type {string} */ kind) =>
-    `[sessions.${name}]\nkind = "${kind}"\ntoken_hash = "${tokens[name].hash}"`;
+    `[sessions.${name}]\nkind = "${kind}"\ntoken_hash = "${tokens[name].hash}"${kind === "ask" && trades ? `\nstrategies = ["${trades}"]` : ""}`;
   return `
 [service]
 state_dir = "${dir}/state"
@@ -106,19 +107,31 @@ others = "unlimited"
 [limits.session."*"]
 working_orders = 10_000
 others = "unlimited"
+${more}
 `;
 }
 
+/** Runs the program in a directory; what it prints. @param {string} dir @param {...string} args */
+export const haltlineIn = (dir, ...args) =>
+  execFileSync(PROGRAM, args, { cwd: dir, stdio: "pipe", encoding: "utf8" }).trim();
+
 /** A running service. */
 export class Haltline {
-  /** @param {{ strategies?: number }} [options] */
+  /**
+   * @param {{ strategies?: number, trades?: string, more?: string, prepare?: (dir: string) => string }} [options] `trades`: the only
+   * strategy that sessions may trade; `more` is further configuration, and so is what `prepare` returns, which may put files into the directory
+   */
   static async start(options = {}) {
     const dir = mkdtempSync(path.join(tmpdir(), "haltline-console-"));
+    const more = `${options.more ?? ""}\n${options.prepare?.(dir) ?? ""}`;
     /** @type {Record<string, { token: string, hash: string }>} */
     const tokens = {};
     for (const [name, role] of Object.entries(PEOPLE)) tokens[name] = newToken(name, role);
     for (const name of [...GATEWAYS, "prices"]) tokens[name] = newToken(name, "session");
-    writeFileSync(path.join(dir, "haltline.toml"), config(dir, { strategies: options.strategies ?? 24, tokens }));
+    writeFileSync(
+      path.join(dir, "haltline.toml"),
+      config(dir, { strategies: options.strategies ?? 24, trades: options.trades ?? "", more, tokens }),
+    );
     execFileSync(PROGRAM, ["init", "--config", "haltline.toml"], { cwd: dir, stdio: "pipe" });
     const made = new Haltline(dir, tokens);
     await made.run();
@@ -136,6 +149,8 @@ export class Haltline {
 
   /** Starts it, on ports of the system's choice the first time and the same ones after that. */
   async run() {
+    // Only now: until it is started again the file is what runs, and preflight looks at that.
+    if (this.http) this.keepPorts();
     const child = spawn(PROGRAM, ["serve", "--config", "haltline.toml"], {
       cwd: this.dir,
       stdio: ["ignore", "ignore", "pipe"],
@@ -149,11 +164,8 @@ export class Haltline {
       child.stderr.on("data", (bytes) => {
         this.log = (this.log + bytes).slice(-20_000);
         const found = /serving: events at (ws:\/\/\S+), people at (http:\/\/\S+)/.exec(this.log);
-        if (found && !this.http) {
-          [, this.ws, this.http] = found;
-          this.keepPorts();
-        }
         if (found) {
+          [, this.ws, this.http] = found;
           clearTimeout(timer);
           resolve(undefined);
         }
