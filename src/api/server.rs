@@ -38,8 +38,9 @@ use crate::api::{ApiOptions, ApiParts, Authenticator, Caller};
 use crate::duty::Clock;
 
 /// Connections that may wait until we get to them. A flood fills what is usual, and a connection that finds no room tries again
-/// after a second: for a kill that is long. The system bounds it (`net.core.somaxconn`).
-const BACKLOG: i32 = 4_096;
+/// after a second, which is long for a kill; with more, a kill would wait for all of them. The system bounds it
+/// (`net.core.somaxconn`).
+const BACKLOG: i32 = 1_024;
 
 /// Serves on `listener` until `stop` is true (or its sender is gone). A thread's whole life: it makes its own runtime.
 ///
@@ -359,12 +360,36 @@ struct Open {
     next: u64,
     /// By number, so the oldest first.
     list: BTreeMap<u64, OpenConnection>,
+    /// How many of them come from where.
+    crowds: HashMap<Source, usize>,
 }
 
 impl Open {
     /// Connections that are served in full.
     fn in_full(&self) -> usize {
         self.list.values().filter(|one| !one.kill_only).count()
+    }
+
+    fn crowd(&self, source: Source) -> usize {
+        self.crowds.get(&source).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, connection: OpenConnection) -> u64 {
+        self.next += 1;
+        *self.crowds.entry(connection.source).or_default() += 1;
+        self.list.insert(self.next, connection);
+        self.next
+    }
+
+    fn remove(&mut self, number: u64) -> Option<OpenConnection> {
+        let gone = self.list.remove(&number)?;
+        if let Some(count) = self.crowds.get_mut(&gone.source) {
+            *count -= 1;
+            if *count == 0 {
+                self.crowds.remove(&gone.source);
+            }
+        }
+        Some(gone)
     }
 }
 
@@ -394,29 +419,25 @@ impl Places {
     fn take(self: &Arc<Self>, source: Source) -> Option<Place> {
         let mut open = self.lock();
         if open.in_full() >= self.connections {
-            let mut crowds: HashMap<Source, usize> = HashMap::new();
-            for connection in open.list.values() {
-                *crowds.entry(connection.source).or_default() += 1;
-            }
-            let crowd = |source: &Source| crowds.get(source).copied().unwrap_or(0);
-            let deserves =
-                |(number, one): (&u64, &OpenConnection)| Some((Reverse(crowd(&one.source)), one.used.rank()?, *number));
-            let least = open.list.iter().filter_map(deserves).min();
+            let deserves = |(number, one): (&u64, &OpenConnection)| {
+                Some((Reverse(open.crowd(one.source)), one.used.rank()?, *number))
+            };
             let is_full = open.list.len() >= self.connections + self.reserved;
-            match least {
-                Some((Reverse(most), _, number)) if is_full || most > crowd(&source) + 1 => {
-                    if let Some(task) = open.list.remove(&number).and_then(|c| c.task) {
-                        task.abort();
-                    }
-                }
-                None if is_full => return None,
-                Some(_) | None => {}
+            // One that is served in full makes room for one that is, if its crowd is larger.
+            let served = open.list.iter().filter(|(_, one)| !one.kill_only).filter_map(deserves).min();
+            let away = match served.filter(|(Reverse(most), ..)| *most > open.crowd(source) + 1) {
+                None if is_full => Some(open.list.iter().filter_map(deserves).min()?),
+                away => away,
+            };
+            if let Some((.., number)) = away
+                && let Some(task) = open.remove(number).and_then(|c| c.task)
+            {
+                task.abort();
             }
         }
         let kill_only = open.in_full() >= self.connections;
-        open.next += 1;
-        let (number, used) = (open.next, Arc::<Used>::default());
-        open.list.insert(number, OpenConnection { source, used: used.clone(), kill_only, task: None });
+        let used = Arc::<Used>::default();
+        let number = open.add(OpenConnection { source, used: used.clone(), kill_only, task: None });
         Some(Place { number, used, kill_only, places: self.clone() })
     }
 
@@ -433,7 +454,7 @@ impl Places {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.places.lock().list.remove(&self.number);
+        self.places.lock().remove(self.number);
     }
 }
 
@@ -472,8 +493,8 @@ mod tests {
         assert!(places.take(from(4)).is_none());
         drop((busy, others, all));
         let last = places.take(from(4)).unwrap();
-        assert_eq!(kept(&places), [1, 5, 6, 7, 8], "the oldest of those that are most");
+        assert_eq!(kept(&places), [1, 4, 5, 6, 8], "one of those that are most, and are served in full");
         drop(last);
-        assert_eq!(kept(&places), [1, 5, 6, 7]);
+        assert_eq!(kept(&places), [1, 4, 5, 6]);
     }
 }

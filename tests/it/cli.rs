@@ -130,7 +130,7 @@ fn top_shows_the_live_state_in_a_terminal_until_q_and_nothing_elsewhere() {
     let url = format!("http://{}", daemon.http);
     let (drawn, code) = in_a_terminal(&daemon, &["top", "--url", &url, "--token-file", "vera"], "beta", "q");
     assert_eq!(code, 0, "{drawn}");
-    assert!(drawn.contains("beta") && drawn.contains("HALTED"), "{drawn}");
+    assert!(drawn.contains("beta") && drawn.contains("halted"), "{drawn}");
 }
 
 #[test]

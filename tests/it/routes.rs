@@ -116,8 +116,8 @@ const ROUTES: [Route; 48] = [
     // Nothing is attested here.
     ("POST", "/v1/sessions/SESSION/approve", r#"{"reason":"r"}"#, Risk, Named, 409),
     ("POST", "/v1/wake", r#"{"strategy":"STRATEGY","reason":"r"}"#, Risk, Named, 409),
-    // The document names the scope's kind as a parameter.
-    ("POST", "/v1/probation/session/SESSION/promote", r#"{"reason":"r"}"#, Risk, Named, 404),
+    // Its re-arm put it on probation as well; the document has the scope's kind as a parameter.
+    ("POST", "/v1/probation/session/SESSION/promote", r#"{"reason":"r"}"#, Risk, Named, 200),
 ];
 
 const MORE: &str = r#"
@@ -183,14 +183,6 @@ impl Desk {
         let drill = id(&post("rita", "/v1/drills", json!({ "reason": "before the open" })));
         words.push(("DRILL", drill.clone(), drill));
 
-        let etag = daemon.get("vera", "/v1/overrides")["etag"].clone();
-        let [own, other] = ["alpha", "beta"].map(|name| {
-            let body = json!({ "scope": scope("strategy", name), "rule": "order_qty", "limit": "2000",
-                "for_seconds": 60, "reason": "a large client", "etag": etag });
-            id(&post("rita", "/v1/overrides", body))
-        });
-        words.push(("OVERRIDE", own, other));
-
         let [own, other] = ["gw-1", "gw-2"].map(|name| daemon.kill("session", name, "odd")["epoch"].to_string());
         words.push(("EPOCH", own, other));
         let mut last = String::new();
@@ -202,6 +194,15 @@ impl Desk {
         });
         words.push(("REARM", own, other));
         words.push(("RECEIPT", last.clone(), last));
+
+        // Afterwards: a halt makes void what was asked before it.
+        let etag = daemon.get("vera", "/v1/overrides")["etag"].clone();
+        let [own, other] = ["alpha", "beta"].map(|name| {
+            let body = json!({ "scope": scope("strategy", name), "rule": "order_qty", "limit": "2000",
+                "for_seconds": 60, "reason": "a large client", "etag": etag });
+            id(&post("rita", "/v1/overrides", body))
+        });
+        words.push(("OVERRIDE", own, other));
 
         let alert = |name: &str| daemon.get("vera", &format!("/v1/alerts?scope_kind=strategy&scope_name={name}"));
         let [own, other] = ["alpha", "beta"].map(|name| {

@@ -212,6 +212,8 @@ pub struct Peers {
     pub at: String,
     /// What rates are taken over.
     pub window_ms: u64,
+    /// How long silence among peers is looked at for.
+    pub quiet_window_ms: u64,
     /// Sessions that send orders.
     pub instances: Vec<PeerInstance>,
 }
@@ -228,7 +230,7 @@ pub struct PeerInstance {
 }
 
 /// A rate of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PeerRate {
     /// Now.
     pub per_second: f64,
@@ -244,4 +246,6 @@ pub struct PeerRate {
     pub halted: bool,
     /// Whether what is usual has moved far from where it began.
     pub drifted: bool,
+    /// How it goes beside its peers: `unknown`, `usual` or `quiet`.
+    pub pace: String,
 }
