@@ -651,6 +651,7 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
                 board: board.clone(),
                 gates,
                 lane_changes,
+                texts: texts.clone(),
                 clock: clock.clone(),
                 options: door.options,
             };

@@ -13,7 +13,7 @@ use rustix::net::{
     SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
-use crate::gate::hello::{self, Answer, ClaimOf, Request};
+use crate::gate::hello::{self, Answer, ClaimOf, Request, TextSource};
 use crate::gate::page::{BadPage, Closed, PageView};
 use crate::gate::region::{GateKind, Region};
 use crate::model::Claim;
@@ -291,7 +291,23 @@ impl Gate {
         Ok(InstrumentId(self.look_up(ScopeKind::Instrument, name)? as u32))
     }
 
+    /// Passes a line of the gateway's log, or the text of a reject, to haltline's guard: a kind that was never seen before is
+    /// an alert. Of a longer text the first [`hello::TEXT_MAX`] bytes are passed. Waits for the answer: for a thread of its own,
+    /// never for one that sends orders.
+    ///
+    /// # Errors
+    /// As [`Gate::account`]; [`AttachError::Refused`] with [`hello::status::UNAVAILABLE`] if the guard has no room now, and with
+    /// [`hello::status::MALFORMED`] if the text is blank.
+    pub fn text(&self, source: TextSource, text: &str) -> Result<(), AttachError> {
+        self.exchange(&Request::Text { source, text: text.to_owned() }).map(|_| ())
+    }
+
     fn look_up(&self, kind: ScopeKind, name: &str) -> Result<u64, AttachError> {
+        let numbers = self.exchange(&Request::LookUp { kind: kind as u64, name: name.to_owned() })?;
+        Ok(numbers[0])
+    }
+
+    fn exchange(&self, request: &Request) -> Result<[u64; 8], AttachError> {
         let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         let mut bytes = [0; hello::LEN + 1];
         // The answer to an earlier question, which came too late, is not the answer to this one.
@@ -299,11 +315,10 @@ impl Gate {
             let (_, len) = rustix::net::recv(&socket.fd, &mut bytes[..], RecvFlags::empty())?;
             socket.owed = if len == 0 { 0 } else { socket.owed - 1 };
         }
-        let request = Request::LookUp { kind: kind as u64, name: name.to_owned() };
         rustix::net::send(&socket.fd, &request.encode(), SendFlags::NOSIGNAL)?;
         match rustix::net::recv(&socket.fd, &mut bytes[..], RecvFlags::empty()) {
             Ok((_, 0)) => Err(AttachError::Io(ErrorKind::UnexpectedEof.into())),
-            Ok((_, len)) => Ok(done(&bytes[..len.min(bytes.len())])?[0]),
+            Ok((_, len)) => done(&bytes[..len.min(bytes.len())]),
             Err(error) => {
                 socket.owed += 1;
                 Err(error.into())

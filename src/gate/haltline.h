@@ -149,6 +149,7 @@
 #define HL_I_OP_ATTACH 1
 #define HL_I_OP_LOOK_UP 2
 #define HL_I_OP_CLAIM 3
+#define HL_I_OP_TEXT 4
 #define HL_I_CLAIM_CONFIG_HASH 1
 #define HL_I_CLAIM_HOST 2
 #define HL_I_CLAIM_FLAG 3
@@ -156,6 +157,8 @@
 /* Longest name or build, and longest token, in bytes. */
 #define HL_NAME_MAX 63
 #define HL_TOKEN_MAX 71
+/* Bytes of a text for the guard that are passed on; see hl_text. */
+#define HL_TEXT_MAX 239
 
 /* ------------------------------------------------------------------------------------------------------------------ */
 /* Words of the trade. The numbers are the wire's and never change meaning. */
@@ -191,6 +194,8 @@ enum { HL_NORMAL = 0, HL_REDUCE_ONLY = 1, HL_HALTED = 2 };
 /* What an instruction asks for: to cancel one order, or every order of the scope; to cut the connection to the venue, so that it
  * cancels what is left, because cancels are not answered. */
 enum { HL_DO_CANCEL = 32, HL_DO_MASS_CANCEL = 33, HL_DO_DISCONNECT = 34 };
+/* Where a text for the guard is from: a line of the gateway's log, or a venue's reject. */
+enum { HL_TEXT_LOG = 1, HL_TEXT_REJECT = 2 };
 /* What a session may do: hl_gate.kind. */
 enum { HL_KIND_ASK = 1, HL_KIND_OBSERVE = 2 };
 /* How the gate's half of the barrier is made: hl_gate.fencing. */
@@ -1054,6 +1059,24 @@ HL_I_FN hl_status hl_i_claim_message(char message[HL_I_HELLO_LEN], uint64_t what
     return status;
 }
 
+HL_I_FN hl_status hl_i_text_message(char message[HL_I_HELLO_LEN], uint64_t source, const char *text, hl_error *error) {
+    hl_i_head(message, HL_I_OP_TEXT);
+    if (source != HL_TEXT_LOG && source != HL_TEXT_REJECT)
+        return hl_i_fail(error, HL_E_ARGUMENT, 0, "source is neither HL_TEXT_LOG nor HL_TEXT_REJECT");
+    if (text == NULL || text[0] == 0)
+        return hl_i_fail(error, HL_E_ARGUMENT, 0, "text is empty");
+    size_t len = strlen(text);
+    if (len > HL_TEXT_MAX) {
+        /* Cut where a character begins: haltline takes nothing that is not UTF-8. */
+        len = HL_TEXT_MAX;
+        while (len > 0 && ((unsigned char)text[len] & 0xC0) == 0x80)
+            len--;
+    }
+    memcpy(message + 8, &source, sizeof source);
+    memcpy(message + 16, text, len);
+    return HL_DONE;
+}
+
 /* Takes the eight numbers out of an answer of `len` bytes. */
 HL_I_FN hl_status hl_i_answer(const char *message, size_t len, uint64_t numbers[8], hl_error *error) {
     uint32_t magic;
@@ -1461,13 +1484,9 @@ HL_I_FN hl_status hl_detach(hl_gate *gate, hl_error *error) {
     return HL_DONE;
 }
 
-HL_I_FN hl_status hl_i_look_up(hl_gate *gate, uint64_t kind, const char *name, uint64_t *id, hl_error *error) {
-    if (name == NULL || name[0] == 0)
-        return hl_i_fail(error, HL_E_ARGUMENT, 0, "name is empty");
-    char message[HL_I_HELLO_LEN + 1];
-    hl_status status = hl_i_look_up_message(message, kind, name, error);
-    if (status != HL_DONE)
-        return status;
+/* Sends the message and waits for its answer, which takes the message's place, and whose numbers are taken out. */
+HL_I_FN hl_status hl_i_exchange(hl_gate *gate, char message[HL_I_HELLO_LEN + 1], uint64_t numbers[8], hl_error *error) {
+    hl_status status = HL_DONE;
     if (!hl_i_try_lock(&gate->busy))
         return hl_i_busy(error);
     struct timeval limit;
@@ -1484,18 +1503,43 @@ HL_I_FN hl_status hl_i_look_up(hl_gate *gate, uint64_t kind, const char *name, u
     while (status == HL_DONE && gate->unanswered > 0) {
         size_t fd_count = 0;
         int fds[HL_I_FDS_MAX];
-        status = hl_i_receive(gate->socket, message, sizeof message, &len, fds, &fd_count, deadline, error);
+        status = hl_i_receive(gate->socket, message, HL_I_HELLO_LEN + 1, &len, fds, &fd_count, deadline, error);
         while (fd_count > 0)
             (void)close(fds[--fd_count]);
         if (status == HL_DONE)
             gate->unanswered--;
     }
     hl_i_unlock(&gate->busy);
-    uint64_t numbers[8] = {0};
     if (status == HL_DONE)
         status = hl_i_answer(message, len, numbers, error);
+    return status;
+}
+
+HL_I_FN hl_status hl_i_look_up(hl_gate *gate, uint64_t kind, const char *name, uint64_t *id, hl_error *error) {
+    if (name == NULL || name[0] == 0)
+        return hl_i_fail(error, HL_E_ARGUMENT, 0, "name is empty");
+    char message[HL_I_HELLO_LEN + 1];
+    uint64_t numbers[8] = {0};
+    hl_status status = hl_i_look_up_message(message, kind, name, error);
+    if (status == HL_DONE)
+        status = hl_i_exchange(gate, message, numbers, error);
     if (status == HL_DONE)
         *id = numbers[0];
+    return status;
+}
+
+/*
+ * Passes a line of the gateway's log (HL_TEXT_LOG) or the text of a venue's reject (HL_TEXT_REJECT) to haltline's guard: a kind of
+ * text that was never seen before is an alert. UTF-8; of a longer text the first HL_TEXT_MAX bytes are passed.
+ * HL_E_REFUSED with HL_REFUSED_UNAVAILABLE: the guard has no room now, the text is lost; HL_E_ARGUMENT, HL_E_IO, HL_E_PROTOCOL,
+ * HL_E_BUSY. Waits for the answer: any thread but one that sends orders.
+ */
+HL_I_FN hl_status hl_text(hl_gate *gate, unsigned source, const char *text, hl_error *error) {
+    char message[HL_I_HELLO_LEN + 1];
+    uint64_t numbers[8] = {0};
+    hl_status status = hl_i_text_message(message, source, text, error);
+    if (status == HL_DONE)
+        status = hl_i_exchange(gate, message, numbers, error);
     return status;
 }
 

@@ -2,12 +2,13 @@
 //! (`SOCK_SEQPACKET`), numbers little-endian, text padded with zeros.
 //!
 //! ```text
-//! request   0  magic u32 0x4147_4C48 "HLGA" | version u16 | op u16 (1 attach, 2 look up, 3 claim)
+//! request   0  magic u32 0x4147_4C48 "HLGA" | version u16 | op u16 (1 attach, 2 look up, 3 claim, 4 text)
 //!   attach  8  session name [64] | 72 token [72] | 144 build [64], what the gateway calls itself
 //!           with the descriptor of its region, if it has one from before
 //!   look up 8  scope kind u64 (1 account, 2 strategy, 4 instrument, 5 session) | 16 name [64]
 //!   claim   8  what u64 (1 configuration hash, 2 host, 3 flag) | 16 name [64], of a flag | 80 value [72]
 //!           before attach: what the gateway says of itself besides its build
+//!   text    8  source u64 (1 log, 2 reject) | 16 text [240], a line of the gateway's log or a reject text, for the guard
 //!
 //! answer    0  magic | version | status u16 (0 done)
 //!           8  eight numbers u64
@@ -30,6 +31,9 @@ pub const NAME_MAX: usize = 63;
 /// Longest token.
 pub const TOKEN_MAX: usize = 71;
 
+/// Longest text for the guard. What is longer is cut where a character begins: kinds of text are told apart by how they begin.
+pub const TEXT_MAX: usize = 239;
+
 /// What a gateway asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -50,6 +54,13 @@ pub enum Request {
         name: String,
         /// What is claimed.
         value: String,
+    },
+    /// To pass a text to the guard, said after [`Request::Attach`].
+    Text {
+        /// Where it is from.
+        source: TextSource,
+        /// The text.
+        text: String,
     },
     /// For the id of a name.
     LookUp {
@@ -74,6 +85,29 @@ pub enum ClaimOf {
 impl ClaimOf {
     /// Every one.
     pub const ALL: [ClaimOf; 3] = [ClaimOf::ConfigHash, ClaimOf::Host, ClaimOf::Flag];
+}
+
+/// Where a [`Request::Text`] is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextSource {
+    /// A line of the gateway's log.
+    Log = 1,
+    /// The text of a venue's reject.
+    Reject = 2,
+}
+
+impl TextSource {
+    /// Every one.
+    pub const ALL: [TextSource; 2] = [TextSource::Log, TextSource::Reject];
+
+    /// Its word, as over WebSocket.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            TextSource::Log => "log",
+            TextSource::Reject => "reject",
+        }
+    }
 }
 
 /// What haltline answers.
@@ -120,6 +154,15 @@ fn put(out: &mut [u8], text: &str) {
     out[..bytes.len()].copy_from_slice(bytes);
 }
 
+/// As much of `text` as has room in `max` bytes, cut where a character begins.
+fn cut(text: &str, max: usize) -> &str {
+    let mut end = text.len().min(max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 fn text(bytes: &[u8], field: &'static str) -> Result<String, BadMessage> {
     let end = bytes.iter().position(|&b| b == 0).ok_or((field, "does not end"))?;
     if bytes[end..].iter().any(|&b| b != 0) {
@@ -150,7 +193,7 @@ fn rest_is_zero(bytes: &[u8]) -> Result<(), BadMessage> {
 }
 
 impl Request {
-    /// As bytes. Text that is too long is cut off, and then names nothing.
+    /// As bytes. A name that is too long is cut off, and then names nothing; of a text the beginning is left.
     #[must_use]
     pub fn encode(&self) -> [u8; LEN] {
         let mut out = [0; LEN];
@@ -166,6 +209,11 @@ impl Request {
                 out[8..16].copy_from_slice(&(*what as u64).to_le_bytes());
                 put(&mut out[16..80], name);
                 put(&mut out[80..152], value);
+            }
+            Request::Text { source, text } => {
+                head(&mut out, 4);
+                out[8..16].copy_from_slice(&(*source as u64).to_le_bytes());
+                put(&mut out[16..], cut(text, TEXT_MAX));
             }
             Request::LookUp { kind, name } => {
                 head(&mut out, 2);
@@ -204,7 +252,13 @@ impl Request {
                     value: text(&bytes[80..152], "value")?,
                 })
             }
-            _ => Err(("op", "is not 1, 2 or 3")),
+            4 => {
+                let source = number(bytes, 8);
+                let source = TextSource::ALL.into_iter().find(|known| *known as u64 == source);
+                let source = source.ok_or(("source", "is not 1 or 2"))?;
+                Ok(Request::Text { source, text: text(&bytes[16..], "text")? })
+            }
+            _ => Err(("op", "is not 1 to 4")),
         }
     }
 }
@@ -223,12 +277,7 @@ impl Answer {
             }
             Answer::Refused { status, text } => {
                 head(&mut out, *status);
-                // Cut where a character begins.
-                let mut end = text.len().min(LEN - 73);
-                while !text.is_char_boundary(end) {
-                    end -= 1;
-                }
-                put(&mut out[72..], &text[..end]);
+                put(&mut out[72..], cut(text, LEN - 73));
             }
         }
         out
@@ -260,6 +309,9 @@ mod tests {
         for request in [attach, look_up].into_iter().chain(claim) {
             assert_eq!(Request::decode(&request.encode()), Ok(request));
         }
+        let said = |text: &str| Request::Text { source: TextSource::Reject, text: text.into() };
+        assert_eq!(Request::decode(&said("price 7 too far").encode()), Ok(said("price 7 too far")));
+        assert_eq!(Request::decode(&said(&"ä".repeat(120)).encode()), Ok(said(&"ä".repeat(119))));
         let refused = Answer::Refused { status: status::IN_USE, text: "ä".repeat(200) };
         let Ok(Answer::Refused { status: 3, text }) = Answer::decode(&refused.encode()) else { panic!() };
         assert_eq!(text, "ä".repeat(91));
@@ -281,6 +333,9 @@ mod tests {
         assert_eq!(with(16, 0xFF), "name");
         assert_eq!(with(40, 1), "name");
         assert_eq!(with(200, 1), "reserved bytes");
+        let mut said = Request::Text { source: TextSource::Log, text: "a".into() }.encode();
+        said[8] = 3;
+        assert_eq!(Request::decode(&said).unwrap_err().0, "source");
         assert_eq!(Request::decode(&good[..255]).unwrap_err().0, "message");
     }
 }

@@ -545,6 +545,15 @@ impl Fleet {
         builds.into_iter().find(|build| build.digest == Some(*digest)).map(|build| build.id.clone())
     }
 
+    /// What the instance at `at` waits for a person to approve, in words.
+    fn to_approve(&self, at: usize) -> Option<String> {
+        let identity = self.identity(at)?;
+        match self.memory.instances.get(&self.universe.sessions.get(at)?.name) {
+            Some(known) => Some(known.identity.changes(&identity)).filter(|c| !c.is_empty()).map(|c| c.join(", ")),
+            None => self.memory.lost.as_ref().map(|_| "what it runs, with nothing to compare it with".to_owned()),
+        }
+    }
+
     /// A person approves what `session` runs now.
     ///
     /// # Errors
@@ -558,12 +567,8 @@ impl Fleet {
                 "session {session} is not there: what it will run is not known"
             )));
         };
-        let what = match self.memory.instances.get(session).map(|known| known.identity.changes(&identity)) {
-            Some(changes) if !changes.is_empty() => changes.join(", "),
-            None if self.memory.lost.is_some() => "what it runs, with nothing to compare it with".to_owned(),
-            Some(_) | None => {
-                return Err(DeskRefused::Conflict(format!("session {session} has not changed: nothing to approve")));
-            }
+        let Some(what) = self.to_approve(at) else {
+            return Err(DeskRefused::Conflict(format!("session {session} has not changed: nothing to approve")));
         };
         self.memory.instances.insert(session.to_owned(), Known { identity, at: now });
         let unknown =
@@ -744,6 +749,7 @@ impl Fleet {
                 host: said(Claim::host),
                 verdict,
                 reasons: instance.reasons.clone(),
+                to_approve: (verdict == "quarantined").then(|| self.to_approve(at)).flatten(),
                 since: (instance.since > 0).then(|| rfc3339(instance.since)),
                 last_event: (instance.last_event > 0).then(|| rfc3339(instance.last_event)),
             }

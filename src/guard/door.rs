@@ -170,6 +170,8 @@ pub struct SessionRow {
     pub verdict: &'static str,
     /// Why it is quarantined.
     pub reasons: Vec<String>,
+    /// What it waits for a person to approve: the change since it was last known, or that nothing is known of it.
+    pub to_approve: Option<String>,
     /// Since when it is there or gone, RFC 3339.
     pub since: Option<String>,
     /// When an event of it was last seen, to the second, RFC 3339.

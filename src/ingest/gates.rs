@@ -26,9 +26,10 @@ use rustix::net::{
 use crate::duty::Clock;
 use crate::engine::command::LaneChange;
 use crate::engine::lanes::LanePort;
-use crate::gate::hello::{self, Answer, ClaimOf, Request, status};
+use crate::gate::hello::{self, Answer, ClaimOf, Request, TextSource, status};
 use crate::gate::region::{GateKind, Region, RegionShape};
 use crate::guard::door::{Arrival, ArrivalId, Door, Peer, Way};
+use crate::guard::signatures::Text;
 use crate::ingest::ws::Authenticate;
 use crate::kill::board::SessionBoard;
 use crate::kill::gates::{AttachedGate, Gates};
@@ -80,6 +81,8 @@ pub struct GateParts {
     pub gates: Arc<Gates>,
     /// To the engine.
     pub lane_changes: Sender<LaneChange>,
+    /// Where log lines and reject texts go. Never waited for: what finds no room is refused.
+    pub texts: Sender<Text>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Sizes.
@@ -456,6 +459,10 @@ impl Server {
                 let answer = self.look_up(kind, &name, at);
                 self.answer(at, &answer, &[])
             }
+            Request::Text { source, text } => {
+                let answer = self.take_text(at, source, text);
+                self.answer(at, &answer, &[])
+            }
             Request::Claim { what, name, value } => {
                 let answer = self.take_claim(at, what, &name, &value);
                 let goes_on = matches!(answer, Answer::Done(_));
@@ -582,6 +589,22 @@ impl Server {
         let bytes = answer.encode();
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         rustix::net::sendmsg(&self.connections[at].socket, &[IoSlice::new(&bytes)], &mut control, flags).is_ok()
+    }
+
+    /// Passes a log line or a reject text to the guard.
+    fn take_text(&self, at: usize, source: TextSource, text: String) -> Answer {
+        let refused = |status, text: &str| Answer::Refused { status, text: text.into() };
+        let Some(session) = self.connections[at].attached else {
+            return refused(status::NOT_ALLOWED, "attach first");
+        };
+        if text.trim().is_empty() {
+            return refused(status::MALFORMED, "the message's text is blank");
+        }
+        let text = Text { at: self.parts.clock.now().unix.0, session, source: source.name(), text };
+        match self.parts.texts.try_send(text) {
+            Ok(()) => Answer::Done([0; 8]),
+            Err(_) => refused(status::UNAVAILABLE, "the guard has no room for a text now"),
+        }
     }
 
     fn look_up(&self, kind: u64, name: &str, at: usize) -> Answer {

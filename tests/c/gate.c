@@ -175,6 +175,8 @@ int main(void) {
                 (void)printf("%lu\n", (unsigned long)id32);
             else
                 show_status(status);
+        } else if (strcmp(verb, "text") == 0) {
+            show_status(hl_text(&gate, (unsigned)strtoul(a, NULL, 10), b, &error));
         } else if (strcmp(verb, "mode") == 0) {
             (void)printf("%s\n", hl_mode_name(hl_mode(&gate, strategy, instrument)));
         } else if (strcmp(verb, "checker") == 0) {

@@ -3,7 +3,7 @@
  *   check W0 … W7            → the check of the record
  *   event KIND SIDE TYPE ACCOUNT STRATEGY INSTRUMENT SENT ID REF QTY PX → its eight words, or `bad FIELD VALUE`
  *   verdict W0 … W7          → its fields, or `bad FIELD VALUE`
- *   attach SESSION TOKEN BUILD, lookup KIND NAME, claim WHAT NAME VALUE → the message as hex
+ *   attach SESSION TOKEN BUILD, lookup KIND NAME, claim WHAT NAME VALUE, text SOURCE TEXT → the message as hex
  *   answer HEX               → `done` and eight numbers, or status, refused and text
  * Numbers are decimal. */
 #include "haltline.h"
@@ -96,6 +96,13 @@ int main(void) {
             const char *const value = strtok(NULL, " ");
             const char *const flag = strcmp(name, "-") == 0 ? NULL : name;
             if (hl_i_claim_message(message, strtoull(what, NULL, 10), flag, value, &error) != HL_DONE)
+                (void)printf("%s\n", error.text);
+            else
+                show_hex(message);
+        } else if (strcmp(line, "text") == 0) {
+            const char *const source = strtok(rest + 1, " ");
+            const char *const text = strtok(NULL, "");
+            if (hl_i_text_message(message, strtoull(source, NULL, 10), text, &error) != HL_DONE)
                 (void)printf("%s\n", error.text);
             else
                 show_hex(message);

@@ -285,6 +285,17 @@ fn a_change_during_an_incident_waits_also_over_a_restart_of_haltline() {
         for part in ["build r2 (", " → r1 (", "strategy beta is halted", "a runaway on server 8"] {
             assert!(reasons.contains(part), "{part:?} is not in {reasons}");
         }
+        // What a person sees of it, and how it is approved.
+        assert!(fleet.row("gw-1")["to_approve"].as_str().unwrap().contains("build r2 ("));
+        let state = fleet.daemon().get("vera", "/v1/state");
+        let halts = state["halts"].as_array().unwrap();
+        let cause = &halts.iter().find(|halt| halt["scope"]["name"] == "gw-1").unwrap()["causes"][0];
+        assert_eq!(cause["actor"], "attestation", "{cause}");
+        assert!(cause["reason"].as_str().unwrap().contains("approve the change"), "{cause}");
+        let out = fleet.daemon().haltline(&["sessions", "--config", "haltline.toml", "--text"]);
+        let said = String::from_utf8(out.stdout).unwrap();
+        assert!(said.contains("gw-1 is quarantined: it changed during an incident"), "{said}");
+        assert!(said.contains(": haltline approve gw-1 --reason"), "{said}");
         // As it was before is no change; without its flag it is one.
         let same = say(&fleet, "gw-2", "r2", &json!({ "rlp": "on" })).await;
         assert_eq!(fleet.row("gw-2")["verdict"], "approved");
@@ -307,10 +318,13 @@ fn a_change_during_an_incident_waits_also_over_a_restart_of_haltline() {
             403
         );
         assert_eq!(fleet.daemon().ask("rita", "POST", "/v1/sessions/gw-1/approve", Some(&json!({}))).0, 422);
-        let approve = json!({ "reason": "the old build was looked at" });
-        let (status, answer) = fleet.daemon().ask("rita", "POST", "/v1/sessions/gw-1/approve", Some(&approve));
-        assert_eq!(status, 200, "{answer}");
-        assert!(answer["approved"].as_str().unwrap().contains(" → r1 ("), "{answer}");
+        std::fs::write(fleet.files.join("rita.token"), token("rita")).unwrap();
+        let url = format!("http://{}", fleet.daemon().http);
+        let approve = ["approve", "gw-1", "--reason", "the old build was looked at", "--json", "--url", &url];
+        let out = fleet.daemon().haltline(&[&approve[..], &["--token-file", "rita.token"]].concat());
+        let answer: Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert!(out.status.success() && answer["approved"].as_str().unwrap().contains(" → r1 ("), "{out:?}");
+        assert_eq!(fleet.row("gw-1")["to_approve"], Value::Null);
         assert_eq!(fleet.daemon().mode("session", "gw-1"), "halted", "approved is not re-armed");
         assert_eq!(fleet.rearm("session", "gw-1").0, 200);
         // The other one waits for the incident to be over.

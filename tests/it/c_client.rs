@@ -111,6 +111,8 @@ struct Script {
     version: u16,
     /// The answer to the next look-up waits for the one behind it.
     hold: bool,
+    /// Texts for the guard.
+    said: Vec<String>,
 }
 
 /// A haltline of account `main` (0), strategies `alpha` (0) and `beta` (1), instrument `ACME` (0), for its session 1.
@@ -147,6 +149,7 @@ impl Stub {
             refuse: None,
             version: hello::VERSION,
             hold: false,
+            said: Vec::new(),
         };
         let script = Arc::new(Mutex::new(script));
         let listener =
@@ -235,6 +238,10 @@ fn serve(connection: &OwnedFd, script: &Mutex<Script>) {
                 }
             }
             Request::Claim { what, name, value } => panic!("nothing is claimed here: {what:?} {name} {value}"),
+            Request::Text { source, text } => {
+                script.said.push(format!("{} {text}", source.name()));
+                (Answer::Done([0; 8]), Vec::new())
+            }
             Request::LookUp { kind, name } => {
                 let id = match (kind, name.as_str()) {
                     (1, "main") | (2, "alpha") | (4, "ACME") => Ok(0),
@@ -715,6 +722,20 @@ fn a_look_up_that_was_answered_too_late_answers_no_other() {
         // The answer to that, 1, comes now, before this one's.
         gate.expect("strategy alpha", "0");
         gate.expect("strategy beta", "1");
+    }
+}
+
+#[test]
+fn a_text_is_passed_on_and_answered() {
+    for language in Language::BOTH {
+        let stub = Stub::start(GateKind::Ask);
+        let mut gate = stub.attach(language);
+        gate.expect("text 1 disabled", "done");
+        gate.expect("text 2 too-far", "done");
+        gate.expect("text 3 x", "error 1 0 source is neither HL_TEXT_LOG nor HL_TEXT_REJECT");
+        gate.expect("text 1", "error 1 0 text is empty");
+        gate.expect("strategy beta", "1");
+        assert_eq!(stub.script.lock().unwrap().said, ["log disabled", "reject too-far"]);
     }
 }
 

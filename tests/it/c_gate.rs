@@ -10,7 +10,7 @@ use std::time::Instant;
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 
-use haltline::gate::hello::{self, Answer, ClaimOf, Request};
+use haltline::gate::hello::{self, Answer, ClaimOf, Request, TextSource};
 use haltline::gate::region::{self, GateKind, Region, RegionShape};
 use haltline::kill::page::layout;
 use haltline::model::record::VerdictRecord;
@@ -248,6 +248,7 @@ fn messages_over_the_socket_are_the_same_bytes() {
     let look_up = Request::LookUp { kind: 4, name: "BTC-USD".into() };
     let claim =
         |what, name: &str, value: &str| hex(&Request::Claim { what, name: name.into(), value: value.into() }.encode());
+    let said = |source, text: &str| hex(&Request::Text { source, text: text.into() }.encode());
     let done = Answer::Done([1, 2, 3, 4, 5, 6, 7, u64::MAX]).encode();
     let refused = Answer::Refused { status: hello::status::IN_USE, text: "in use since ä".into() }.encode();
     let with = |at: usize, byte: u8| {
@@ -268,6 +269,9 @@ fn messages_over_the_socket_are_the_same_bytes() {
         ("claim 3 rlp on".into(), claim(ClaimOf::Flag, "rlp", "on")),
         (format!("claim 3 {long} on"), "flag has 64 bytes; there may be 63".into()),
         (format!("claim 3 rlp {longest}y"), "claim has 72 bytes; there may be 71".into()),
+        ("text 1 Power Peg disabled".into(), said(TextSource::Log, "Power Peg disabled")),
+        (format!("text 2 {}", "ä".repeat(120)), said(TextSource::Reject, &"ä".repeat(119))),
+        ("text 3 x".into(), "source is neither HL_TEXT_LOG nor HL_TEXT_REJECT".into()),
         (format!("answer {}", hex(&done)), format!("done 1 2 3 4 5 6 7 {}", u64::MAX)),
         (format!("answer {}", hex(&refused)), "3 3 haltline refused: in use since ä".into()),
         (format!("answer {}", hex(&done[..255])), format!("4 0 {unfit} an answer has 255 bytes instead of 256")),

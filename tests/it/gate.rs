@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use haltline::gate::hello::status;
+use haltline::gate::hello::{TextSource, status};
 use haltline::gate::page::Closed;
 use haltline::gate::{Asker, AttachError, Denied, Gate};
 use haltline::model::{Event, EventKind, Mode, OrdType, Rule, Scope, Side};
@@ -100,6 +100,19 @@ fn orders_pass_or_are_denied_with_the_rule() {
     }
     host.daemon.until("the order is filled", |d| working(d, 0));
     assert!(matches!(gateway.gate.strategy("nobody"), Err(AttachError::Refused(status::UNKNOWN, _))));
+}
+
+#[test]
+fn a_text_that_was_never_seen_is_an_alert_about_the_gates_session() {
+    let host = Host::start("[guard.signatures]\nlearn = \"0s\"\n");
+    let gate = host.attach().unwrap();
+    gate.text(TextSource::Log, "SMARS: Power Peg disabled").unwrap();
+    host.daemon.until("it is told", |d| d.get("vera", "/v1/alerts?kind=signature")["alerts"][0]["count"] == 1);
+    let alert = host.daemon.get("vera", "/v1/alerts?kind=signature")["alerts"][0].clone();
+    assert_eq!((&alert["severity"], &alert["scope"]["name"]), (&json!("critical"), &json!("gw-1")), "{alert}");
+    assert!(alert["text"].as_str().unwrap().contains("Power Peg disabled"), "{alert}");
+    assert!(matches!(gate.text(TextSource::Log, " "), Err(AttachError::Refused(status::MALFORMED, _))));
+    assert!(gate.strategy("alpha").is_ok(), "a blank text ends nothing");
 }
 
 #[test]
