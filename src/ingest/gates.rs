@@ -881,6 +881,7 @@ mod tests {
                 door: Arc::new(OpenDoor),
                 gates: Arc::default(),
                 lane_changes,
+                texts: crossbeam_channel::bounded(1).0,
                 clock: Arc::new(SystemClock::new()),
                 options: GateOptions { slots: 1, events: 64, verdicts: 64 },
             },
