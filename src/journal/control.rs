@@ -16,7 +16,7 @@ use crate::kill::audit::{Audit, Entry};
 use crate::kill::switch::Switch;
 use crate::kill::words::{self, ScopeName};
 use crate::model::effect::Denial;
-use crate::model::{Anomaly, Effect, Scope, Trip, Universe, Warn};
+use crate::model::{Anomaly, Effect, Mode, Scope, Trip, Universe, Warn};
 
 /// What the control thread works with.
 pub struct ControlParts<'a> {
@@ -142,7 +142,12 @@ impl Confirmations {
                 let _ = incidents.try_send(Incident::Kill(receipt.id));
             }
             let scope = ScopeName::of(parts.switch.universe(), receipt.scope);
-            let text = format!("{} halted {scope}: {}", receipt.actor, receipt.reason);
+            let did = match receipt.asked {
+                Mode::ReduceOnly => format!("made {scope} reduce-only"),
+                Mode::Halted | Mode::Normal => format!("halted {scope}"),
+            };
+            let reason = if receipt.reason.is_empty() { "no reason was given" } else { &receipt.reason };
+            let text = format!("{} {did}: {reason}", receipt.actor);
             let raise = Raise::new(receipt.pressed.unix.0, "kill", "kill_pressed", text);
             parts.alerts.raise(raise.on(scope).afresh());
         }
@@ -189,14 +194,17 @@ fn scope_text(universe: &Universe, scope: Scope) -> String {
 }
 
 fn breach_text(universe: &Universe, at: &Denial) -> String {
+    format!("{} ({})", use_text(universe, at), at.why.name())
+}
+
+fn use_text(universe: &Universe, at: &Denial) -> String {
     format!(
-        "{} at {}: observed {} of {} {} ({})",
+        "{} at {}: observed {} of {} {}",
         at.rule.name(),
         scope_text(universe, at.scope),
         words::value(universe, at.rule, at.scope, at.observed),
         words::value(universe, at.rule, at.scope, at.limit),
         words::unit(universe, at.rule, at.scope),
-        at.why.name()
     )
 }
 
@@ -212,7 +220,8 @@ fn trip_text(universe: &Universe, trip: &Trip) -> String {
 }
 
 fn warn_text(universe: &Universe, warn: &Warn) -> String {
-    format!("{} percent of {}", warn.percent, breach_text(universe, &warn.at))
+    // Nothing is broken yet.
+    format!("{} percent of {}", warn.percent, use_text(universe, &warn.at))
 }
 
 fn anomaly_text(universe: &Universe, anomaly: &Anomaly) -> String {
@@ -231,7 +240,7 @@ mod tests {
     use super::*;
     use crate::journal::latch::LatchStore;
     use crate::kill::testing::{TestClock, switch};
-    use crate::model::{AnomalyKind, Mode, Rule, Why};
+    use crate::model::{AnomalyKind, Rule, Why};
     use crate::units::{MonoNanos, Now, SessionId, StrategyId, UnixNanos};
 
     #[test]

@@ -71,6 +71,22 @@ test("consequences are the true ones for every kind of scope, and the receipt ac
   await shown(haltline, 164);
 });
 
+test("an instrument that nobody has traded can be halted before somebody does, and a name that there is not cannot", async ({
+  haltline,
+  enter,
+}) => {
+  const page = await enter("olaf");
+  const dialog = await choose(page, "TSLAX");
+  await expect(dialog.getByRole("alert")).toContainText("must be the name of one in the configuration");
+  await page.keyboard.press("Escape");
+  await choose(page, "TSLA");
+  await expect(dialog.getByRole("option")).toContainText("not traded");
+  await expect(dialog.getByRole("alert")).toHaveText("");
+  await dialog.getByRole("button", { name: "HALT INSTRUMENT TSLA" }).click();
+  await expect(page.locator(".verdict")).toContainText("CONFIRMED: instrument TSLA is HALTED");
+  expect(await haltline.mode("instrument", "TSLA")).toBe("halted");
+});
+
 test("a session that is not there is named before the press, and its orders after it", async ({ haltline, enter }) => {
   const gateways = await Promise.all(GATEWAYS.slice(0, 2).map((name) => Gateway.connect(haltline, name)));
   gateways[0].order("arb-01");

@@ -13,6 +13,7 @@ mod day;
 mod drill;
 mod flat;
 mod flood;
+mod flow;
 mod gate;
 mod gate_damage;
 mod gate_faults;

@@ -187,6 +187,9 @@ class KillDialog {
           kind(a) - kind(b) ||
           (a.scope.name < b.scope.name ? -1 : 1),
       );
+    // An instrument that nobody has traded is in no list, and can be halted before somebody does.
+    const typed = this.search.value.trim();
+    if (typed && this.options.length === 0) this.options = [unlisted(typed)];
     this.active = wanted && this.options.length > 0 ? 0 : -1;
     this.optionsBox.scrollTop = 0;
     this.virtual.show(this.options);
@@ -231,7 +234,10 @@ class KillDialog {
   /** @param {HTMLElement} element @param {ScopeState} known */
   updateOption(element, known) {
     setAttribute(element, "aria-rowindex", null);
-    const of = stateOf(known, this.context.verdict.word === "live");
+    const listed = this.context.store.scopes.has(known.key);
+    const of = listed
+      ? stateOf(known, this.context.verdict.word === "live")
+      : { severity: "unknown", text: "not traded" };
     const [, state, use] = element.children;
     setAttribute(state, "data-severity", of.severity);
     setText(state, of.text);
@@ -251,7 +257,7 @@ class KillDialog {
     this.press.scrollIntoView({ block: "nearest" });
   }
 
-  /** Asks for the consequences. The press never waits for them. */
+  /** Asks for the consequences. The press never waits for them; that there is no such scope is said. */
   async look() {
     const scope = this.chosen;
     if (!scope || this.previewing || this.pressed) return;
@@ -260,8 +266,10 @@ class KillDialog {
     try {
       const preview = await this.context.client.get(`/v1/kill/preview?kind=${scope.kind}${name}`, { timeoutMs: 2_000 });
       if (this.chosen === scope) this.preview = preview;
-    } catch {
+      setText(this.said, "");
+    } catch (error) {
       this.preview = null;
+      setText(this.said, error instanceof Problem && error.status === 422 ? error.text : "");
     } finally {
       this.previewing = false;
     }
@@ -357,6 +365,13 @@ class KillDialog {
       await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
     }
   }
+}
+
+/** An instrument by the name that was typed, of which nothing is known. @param {string} name @returns {ScopeState} */
+function unlisted(name) {
+  const scope = { kind: "instrument", name };
+  const known = { mode: "normal", epoch: 0, in_force: "normal", working: 0, warned: null, worst: null };
+  return { key: scopeKey(scope), scope, row: { ...scope, ...known }, severity: "normal", rank: 0, percent: 0 };
 }
 
 /** A key that is held down presses nothing. @param {KeyboardEvent} event */

@@ -45,9 +45,9 @@ export function openRearm(context, scope) {
 function stays(context, scope) {
   const others = [...context.store.halts.values()].filter((halt) => scopeKey(halt.scope) !== scopeKey(scope));
   if (others.length === 0) return null;
-  const names = others.slice(0, 6).map((halt) => scopeText(halt.scope));
+  const names = others.slice(0, 6).map((halt) => `${scopeText(halt.scope)} (${modeText(halt.mode)})`);
   const more = others.length > names.length ? ` and ${others.length - names.length} more` : "";
-  return h("p", {}, h("b", {}, "Stays as it is: "), `${names.join(", ")}${more}, each halted by itself.`);
+  return h("p", {}, h("b", {}, "Stays as it is: "), `${names.join(", ")}${more}.`);
 }
 
 /** @param {Context} context @param {Rearm} rearm */

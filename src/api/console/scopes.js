@@ -4,7 +4,7 @@ import { may } from "./client.js";
 import { fill, h, KeyedList, setAttribute, setText, show, VirtualList } from "./dom.js";
 import { openDialog } from "./dialog.js";
 import { amount, count, modeText, moment, plural, ruleText, scopeKey, scopeText } from "./format.js";
-import { haltRow } from "./halts.js";
+import { causeLine, haltRow } from "./halts.js";
 import { openKill } from "./kill.js";
 import { limitRows } from "./limits.js";
 import { Plots } from "./plots.js";
@@ -60,12 +60,8 @@ export class Overview {
     this.title = "Overview";
     this.plots = new Plots();
     this.halts = h("div");
-    this.haltsPanel = h(
-      "section",
-      { class: "panel", hidden: true },
-      h("header", {}, h("h2", {}, "Halts in force")),
-      this.halts,
-    );
+    this.haltsTitle = h("h2", {}, "Halts in force");
+    this.haltsPanel = h("section", { class: "panel", hidden: true }, h("header", {}, this.haltsTitle), this.halts);
     this.haltList = haltRow(context, this.halts);
     this.scopes = new ScopesPanel(context);
     this.figures = new Figures();
@@ -92,6 +88,7 @@ export class Overview {
     const vouched = verdict.word === "live";
     if (changed) {
       show(this.haltsPanel, store.halts.size > 0);
+      setText(this.haltsTitle, vouched ? "Halts in force" : "Halts in force when haltline was last heard");
       this.haltList(store.halts.values());
       this.figures.show(this.context);
       const alerts = store.state?.alerts ?? [];
@@ -598,18 +595,8 @@ export function openScope(context, scope) {
     setText(state, of.text);
     setText(working, known ? count(known.row.working) : "0");
     const halt = context.store.halts.get(scopeKey(scope));
-    fill(
-      causes,
-      (halt?.causes ?? []).map((cause) =>
-        h(
-          "li",
-          { class: "cause" },
-          h("b", {}, cause.actor),
-          ` ${cause.reason || "gave no reason"} `,
-          h("span", { class: "num" }, moment(cause.at)),
-        ),
-      ),
-    );
+    fill(causes, (halt?.causes ?? []).map(causeLine));
+    show(causes, halt !== undefined);
     show(kill, may(client.me, "operator") && known?.row.mode !== "halted");
     show(rearm, may(client.me, "risk") && halt !== undefined);
   };

@@ -146,7 +146,7 @@ export class SessionsView {
     const [connection, name, kind, told, last, build] = element.children;
     const state = /** @type {Element} */ (connection.firstElementChild);
     const away = session.own ? "for drills only" : "not connected";
-    const severity = !vouched ? "unknown" : session.connected || session.own ? "normal" : "warn";
+    const severity = !vouched ? "unknown" : session.connected ? "normal" : session.own ? "idle" : "warn";
     setAttribute(state, "data-severity", severity);
     setText(state, !vouched ? "unknown" : session.connected ? "connected" : away);
     setText(/** @type {Element} */ (name.firstElementChild), session.name);

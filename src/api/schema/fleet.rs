@@ -43,6 +43,8 @@ pub struct Session {
     pub verdict: String,
     /// Why it is quarantined.
     pub reasons: Vec<String>,
+    /// What it waits for a person to approve.
+    pub to_approve: Option<String>,
     /// Since when it is there or gone.
     pub since: Option<String>,
     /// When an event of it was last seen, to the second.
