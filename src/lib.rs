@@ -82,7 +82,7 @@
 //! metrics          what Prometheus sees
 //! journal ingest api alert   latch, journal, recovery, replay, audit | WebSocket, gates' attachment | HTTP | delivery
 //! app              configuration, threads, signals: everything wired in one place
-//! demo             the Knight morning, streamed to the real service
+//! demo             the Knight morning: streamed to the real service, and each control alone over it, from the deployment on
 //! bin              the command line: `kill` by socket, HTTP or the page itself, the first that works
 //! ```
 //!
@@ -146,6 +146,8 @@
 //! | The instance that runs away is halted, healthy ones never are | `guard::peers`: `the_eighth_of_eight_is_warned_about_and_halted_within_seconds_and_no_other`, `eight_healthy_ones_with_waves_of_their_own_are_never_far_in_six_hours` |
 //! | Who falls silent among peers is told, healthy ones never are | `guard::quiet`; `guard`: `an_instance_that_goes_silent_while_its_peers_trade_is_told_and_not_halted`, `the_seven_healthy_instances_are_never_far_from_each_other_in_hours_of_the_demo` |
 //! | What is usual at a time of day outlasts a restart and is held against | `guard`: `an_instance_far_from_its_own_baseline_of_days_before_is_halted_and_the_baseline_is_shown` |
+//! | Each link of the Knight chain has a control that fires on it alone, at its place | `demo::alone::whole`: `the_controls_fire_in_the_order_of_the_events_that_they_answer` |
+//! | Where nothing is wrong no control finds anything | `demo::alone::whole`: `a_morning_as_it_should_have_been_has_no_finding_of_any_control`; `flow`, of a recorded flow: `a_real_order_flow_has_no_false_alarm_from_the_default_settings` |
 //! | An alert names what exists, and is tested | `sre`: `rules_and_dashboard_name_only_what_the_daemon_shows`, `every_alert_has_an_owner_a_summary_a_section_of_the_runbook_and_both_tests` |
 //! | No event is lost or repeated over reconnects | `ingest::tests`: `random_cuts_lose_and_repeat_nothing` |
 //! | Children stay within their parent | `scenarios::conserve`: `what_children_fill_and_what_they_still_may_is_the_parents`, `child_after_its_parent_is_done_halts_its_instance` |

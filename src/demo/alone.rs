@@ -10,16 +10,23 @@
 //! with any one of them armed. So the controls run together until one fires, that one is taken out, and
 //! so on until the rest see the morning end ([`Trial::run_all`]).
 
+mod guarded;
 #[cfg(test)]
 mod journalled;
+#[cfg(test)]
+mod whole;
 
 use std::sync::Arc;
 
+pub use self::guarded::{Found, GuardAlone, Moment};
 use super::gateway::{Gateway, MarketData, Route};
 use super::knight::{HEALTHY, MORNING_NS};
+use super::morning::guard::GuardSettings;
+use super::morning::story::{OPEN_UNIX, Plot};
 use super::orders::Orders;
 use crate::engine::command::Command;
 use crate::engine::core::{Engine, Sizing};
+use crate::engine::published::InstanceCounts;
 use crate::limits::{Gauge, LimitTable, ParentRule, ScopeLimits, SideRule, UNLIMITED};
 use crate::model::effect::Denial;
 use crate::model::{Action, Effects, Event, EventKind, Mode, Rule, Scope, ScopeKind, Universe};
@@ -137,7 +144,7 @@ const PATIENCE_NS: u64 = 60_000_000_000;
 /// How often the engine is told that time has passed, scenario time.
 const TICK_NS: u64 = 10_000_000;
 /// The engine's clock at the open: not zero, so that a window may reach back before it.
-const OPEN: Now = Now { mono: MonoNanos(100_000_000_000), unix: UnixNanos(1_343_827_800_000_000_000) };
+const OPEN: Now = Now { mono: MonoNanos(100_000_000_000), unix: UnixNanos(OPEN_UNIX) };
 
 /// Every scope of `kind`, pairs included.
 fn scopes(universe: &Universe, kind: ScopeKind) -> Vec<Scope> {
@@ -304,6 +311,10 @@ pub struct Trial {
     pub cast: Cast,
     /// Which morning.
     pub seed: u64,
+    /// What happened around the orders.
+    pub plot: Plot,
+    /// How the guard is configured.
+    pub settings: GuardSettings,
 }
 
 impl Trial {
@@ -312,14 +323,11 @@ impl Trial {
         Morning::new(&self.universe, table, controls, &self.cast, self.seed)
     }
 
-    /// What each control that the limits arm does alone, in check order; `done` is told how many are known,
-    /// of how many.
-    ///
-    /// # Errors
-    /// If the universe lacks a session, a strategy or a symbol of the scenario.
-    pub fn run_all(&self, done: impl Fn(u64, u64)) -> anyhow::Result<Vec<Alone>> {
+    /// What each control that the limits arm does alone, in check order, and whether the collar was looked at for every order of a
+    /// morning that nothing stopped. `done` is told how many are known, of how many.
+    fn limits_alone(&self, done: &impl Fn(u64, u64)) -> anyhow::Result<(Vec<Alone>, Covered)> {
         let controls = armed(&self.universe, &self.limits);
-        let mut results = Vec::new();
+        let (mut results, mut covered) = (Vec::new(), Covered::default());
         let mut rest = controls.clone();
         while !rest.is_empty() {
             done(results.len() as u64, controls.len() as u64);
@@ -337,13 +345,23 @@ impl Trial {
                     let never =
                         |control| Alone { control, fired: None, outcome: Outcome::Never, healthy_denied: false };
                     results.extend(rest.drain(..).map(never));
+                    covered = morning.covered;
                 }
             }
         }
         // In check order, not in the order in which they fire.
         results.sort_by_key(|r| controls.iter().position(|c| *c == r.control));
-        Ok(results)
+        Ok((results, covered))
     }
+}
+
+/// For how many orders of the bad instance the collar was looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Covered {
+    /// Orders that were judged.
+    pub orders: u64,
+    /// Those for which the collar was not among the checks that ran.
+    pub without_collar: u64,
 }
 
 /// The morning against an engine, in process.
@@ -364,6 +382,11 @@ struct Morning {
     fired: Option<(Control, Fired)>,
     latched: Option<(Mode, Scope)>,
     healthy_denied: bool,
+    covered: Covered,
+    /// What the guard looks at beside the orders, if it does.
+    guard: Option<guarded::Guarded>,
+    /// The bad instance asks nobody: what it executes is all that is heard of it.
+    around: bool,
     #[cfg(test)]
     anomalies: Vec<crate::model::Anomaly>,
     #[cfg(test)]
@@ -386,6 +409,7 @@ enum Due {
     Tick,
     Mark,
     Order { gateway: usize },
+    Guard,
 }
 
 fn clock(at: u64) -> Now {
@@ -415,6 +439,9 @@ impl Morning {
             fired: None,
             latched: None,
             healthy_denied: false,
+            covered: Covered::default(),
+            guard: None,
+            around: false,
             #[cfg(test)]
             anomalies: Vec::new(),
             #[cfg(test)]
@@ -439,6 +466,9 @@ impl Morning {
                 next = (at, Due::Order { gateway });
             }
         }
+        if let Some(at) = self.guard.as_ref().map(guarded::Guarded::next_at).filter(|at| *at <= next.0) {
+            next = (at, Due::Guard);
+        }
         next
     }
 
@@ -462,8 +492,13 @@ impl Morning {
                     self.step(at, self.gateways.len(), mark);
                 }
             }
+            Due::Guard => self.guard_round(at as i64, at),
             Due::Order { gateway } => {
                 if let Some(event) = self.gateways[gateway].poll(at) {
+                    if self.around && gateway == self.bad() {
+                        self.go_around(at, gateway, event);
+                        return;
+                    }
                     self.step(at, gateway, event);
                     let over = if gateway == self.bad() { self.orders.hear(&event) } else { None };
                     if let Some(over) = over {
@@ -498,22 +533,27 @@ impl Morning {
         let Some((_, fired)) = self.fired else {
             return Alone { control, fired: None, outcome: Outcome::Never, healthy_denied: self.healthy_denied };
         };
+        let outcome = self.outcome(fired.at_ns, fired.executions_out);
+        Alone { control, fired: Some(fired), outcome, healthy_denied: self.healthy_denied }
+    }
+
+    /// Runs on from `since`, when something fired and `executions` were out, until it is known what comes of it.
+    fn outcome(&mut self, since: u64, executions: u64) -> Outcome {
         let bad = self.bad();
-        let end = fired.at_ns + PATIENCE_NS;
-        let outcome = loop {
+        let end = since + PATIENCE_NS;
+        loop {
             let (at, due) = self.next();
             let tally = self.gateways[bad].tally();
-            if at >= tally.last_execution_ns.max(fired.at_ns) + QUIET_NS {
+            if at >= tally.last_execution_ns.max(since) + QUIET_NS {
                 let (last_ns, executions) = (tally.last_execution_ns, tally.executions);
-                break Outcome::Stopped { latched: self.latched, last_ns, executions };
+                return Outcome::Stopped { latched: self.latched, last_ns, executions };
             }
             if at >= end {
-                let more = tally.executions - fired.executions_out;
-                break Outcome::GoesOn { executions_per_s: more * 1_000_000_000 / PATIENCE_NS };
+                let more = tally.executions - executions;
+                return Outcome::GoesOn { executions_per_s: more * 1_000_000_000 / PATIENCE_NS };
             }
             self.advance(at, &due);
-        };
-        Alone { control, fired: Some(fired), outcome, healthy_denied: self.healthy_denied }
+        }
     }
 
     fn step(&mut self, at: u64, source: usize, mut event: Event) {
@@ -524,9 +564,14 @@ impl Morning {
         #[cfg(test)]
         self.tape.iter_mut().for_each(|tape| tape.event(clock(at), &event));
         self.engine.step(clock(at), &event, &mut self.effects);
+        self.count(&event);
         if source < self.gateways.len()
             && let Some(verdict) = self.effects.verdict()
         {
+            if source == self.bad() && event.kind == EventKind::New {
+                self.covered.orders += 1;
+                self.covered.without_collar += u64::from(verdict.checks & 1 << Rule::Collar as u64 == 0);
+            }
             let denied = verdict.denial.map(|d| (d.rule, d.scope));
             self.healthy_denied |= denied.is_some() && source != self.bad();
             self.gateways[source].verdict(at, event.kind, event.id.0, denied);
@@ -547,6 +592,7 @@ impl Morning {
         }));
         if let Some(trip) = tripped {
             self.latched = self.latched.max(Some((trip.mode, trip.scope)));
+            self.tell_guard_of(&trip);
         }
         let control = |d: &Denial| Control { rule: d.rule, scope: d.scope.kind() };
         let mut causes = denied.into_iter().chain(tripped.map(|t| t.cause));
@@ -584,7 +630,7 @@ mod tests {
         let universe = Arc::new(universe());
         let mut limits = LimitTable::unlimited(&universe);
         edit(&universe, &mut limits);
-        Trial { universe, limits: Arc::new(limits), cast: Cast::default(), seed: 70_694 }
+        Trial { universe, limits: Arc::new(limits), ..demo() }
     }
 
     fn run_with(control: Control, edit: impl FnOnce(&Universe, &mut LimitTable)) -> Alone {
@@ -707,7 +753,9 @@ mod tests {
     pub(super) fn demo() -> Trial {
         let loaded = crate::app::config::load("demo.toml", include_str!("../../config/demo.toml"));
         let loaded = loaded.unwrap_or_else(|violations| panic!("{violations}"));
-        Trial { universe: loaded.universe, limits: Arc::new(loaded.limits), cast: Cast::default(), seed: 70_694 }
+        let settings = GuardSettings { policy: loaded.alerts.policy, watch: loaded.watch };
+        let (limits, cast, plot) = (Arc::new(loaded.limits), Cast::default(), Plot::knight(70_694));
+        Trial { universe: loaded.universe, limits, cast, seed: 70_694, plot, settings }
     }
 
     #[test]
@@ -743,7 +791,8 @@ mod tests {
             firm.max[Gauge::Executions as usize] = 4_000;
             firm.action[Rule::RepeatedExecutions as usize] = Action::Halt(Target::Own);
         });
-        let together = trial.run_all(|_, _| ()).unwrap();
+        let (together, covered) = trial.limits_alone(&|_, _| ()).unwrap();
+        assert_eq!(covered, Covered::default(), "all of them fire: nobody sees the morning end");
         let controls = armed(&trial.universe, &trial.limits);
         assert_eq!(controls.len(), 4);
         let each: Vec<Alone> = controls.into_iter().map(|c| trial.morning(&[c]).unwrap().watch(c)).collect();

@@ -239,6 +239,12 @@ impl Gateway {
         Gateway::new(route, Box::new(Healthy::new(seed, index)), seed, true)
     }
 
+    /// The same, trading until `end_ns` of scenario time.
+    #[cfg(test)]
+    pub fn healthy_until(route: Route, seed: u64, index: usize, end_ns: u64) -> Gateway {
+        Gateway::new(route, Box::new(Healthy::lasting(seed, index, end_ns)), seed, true)
+    }
+
     fn new(route: Route, flow: Box<dyn Iterator<Item = Order> + Send>, seed: u64, obeys: bool) -> Gateway {
         Gateway {
             route,

@@ -1,5 +1,7 @@
 //! The morning of 1 August 2012 as seeded streams of orders: no file, nothing kept but the present moment.
 //!
+//! What happened around the orders is in [`super::morning::story`].
+//!
 //! Sourced (SEC Release 34-70694, paragraphs 14 to 19, 21 and 23): eight servers of which one ran the old
 //! code, 212 parent orders received before the open, 154 symbols of which 80 ended net long and 74 net
 //! short, 4,000,000 executions of 397,000,000 shares in about 45 minutes. Assumed (the release does not
@@ -282,6 +284,7 @@ pub struct Healthy {
     sent: [u64; Healthy::SYMBOLS],
     mean_gap_ns: u32,
     next_ns: u64,
+    end_ns: u64,
     n: u64,
 }
 
@@ -295,9 +298,15 @@ impl Healthy {
     /// It sells what it is this long of in a symbol, or buys back.
     const INVENTORY_MAX: i64 = 600;
 
-    /// The stream of instance `index`, which is below [`HEALTHY`].
+    /// The stream of instance `index`, which is below [`HEALTHY`], all the morning.
     #[must_use]
     pub fn new(seed: u64, index: usize) -> Healthy {
+        Healthy::lasting(seed, index, MORNING_NS)
+    }
+
+    /// The same until `end_ns` of scenario time.
+    #[must_use]
+    pub fn lasting(seed: u64, index: usize, end_ns: u64) -> Healthy {
         let mut rng = rng(seed, Stream::Healthy(index));
         let spread = Healthy::ORDERS_PER_S_MAX - Healthy::ORDERS_PER_S_MIN + 1;
         let per_s = Healthy::ORDERS_PER_S_MIN + below(&mut rng, spread);
@@ -311,6 +320,7 @@ impl Healthy {
             sent: [0; Healthy::SYMBOLS],
             mean_gap_ns,
             next_ns,
+            end_ns,
             n: 0,
         }
     }
@@ -342,7 +352,7 @@ impl Iterator for Healthy {
 
     fn next(&mut self) -> Option<Order> {
         let at_ns = self.next_ns;
-        if at_ns >= MORNING_NS {
+        if at_ns >= self.end_ns {
             return None;
         }
         // Gaps between half and one and a half of the mean: no bursts.

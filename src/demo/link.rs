@@ -63,17 +63,17 @@ pub struct WsLink {
 /// Events that may wait for their acknowledgement. A healthy service takes each within milliseconds.
 const UNACKNOWLEDGED_MAX: usize = 1 << 18;
 
-/// Connects as `session`.
+/// Connects as `session`, which says `claim` of itself.
 ///
 /// # Errors
 /// If the session has no token, or the connection is refused or fails.
-pub async fn connect(service: &ServiceHandle, session: &str) -> anyhow::Result<WsLink> {
+pub async fn connect(service: &ServiceHandle, session: &str, claim: Claim) -> anyhow::Result<WsLink> {
     let endpoint = Endpoint {
         url: service.ws_url.clone(),
         token: (service.session_token)(session)?,
         protocol: Protocol::Json,
         universe: service.universe.clone(),
-        claim: Claim::default(),
+        claim,
         mass_cancel: false,
     };
     let memory = client::Memory::new(UNACKNOWLEDGED_MAX);

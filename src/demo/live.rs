@@ -342,6 +342,15 @@ impl<'a> Live<'a> {
         self.result()
     }
 
+    /// Runs for `ns` of scenario time, whatever comes of it.
+    pub async fn observe_for(&mut self, ns: u64) -> LiveResult {
+        while self.scenario.now() < ns {
+            self.show_until(tokio::time::sleep(LOOK)).await;
+        }
+        self.show_flow(true);
+        self.result()
+    }
+
     /// Shows what happens without controls, until `end_ns` of scenario time.
     pub async fn observe_disaster(&mut self, exit: bool) -> LiveResult {
         let end = if exit { DISASTER_NS } else { MORNING_NS };
@@ -725,6 +734,7 @@ mod tests {
 
     use super::*;
     use crate::demo::gateway::tests::universe;
+    use crate::demo::morning::guard::GuardSettings;
     use crate::duty::SystemClock;
     use crate::engine::core::{Engine, Sizing};
     use crate::limits::{RateLimit, RateOf};
@@ -833,6 +843,7 @@ mod tests {
             operator_token: String::new(),
             universe: universe.clone(),
             limits,
+            guard: GuardSettings::default(),
             clock: clock.clone(),
             shutdown: Box::new(|| Ok(())),
         };

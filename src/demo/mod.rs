@@ -2,8 +2,9 @@
 //!
 //! [`knight`] makes the orders, [`gateway`] sends and fills them without doing I/O itself, [`live`] drives
 //! gateways over WebSocket connections and watches what they see, [`alone`] asks for each control when it
-//! would have fired by itself.
+//! would have fired by itself, [`morning`] is what happened before the orders and beside them, and the tables.
 
+use std::collections::HashMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,18 +12,22 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use self::alone::{Alone, Cast, Fired, Outcome, Trial};
-use self::live::{Live, LiveResult, scope_text};
+use self::alone::{Cast, Control, Found, Trial};
+use self::live::{Live, LiveResult};
+use self::morning::guard::{GuardSettings, claim};
+use self::morning::story::{Build, OLD_FLAG, Plot};
+use self::morning::table;
 use self::show::{Ink, Screen, at, count, usd};
 use crate::duty::Clock;
 use crate::limits::LimitTable;
-use crate::model::{Mode, Rule, Universe};
+use crate::model::{Claim, Universe};
 
 pub mod alone;
 pub mod gateway;
 pub mod knight;
 mod link;
 pub mod live;
+pub mod morning;
 pub mod orders;
 mod pacer;
 mod show;
@@ -74,6 +79,8 @@ pub struct ServiceHandle {
     pub universe: Arc<Universe>,
     /// The limits in force.
     pub limits: Arc<LimitTable>,
+    /// How the guard is configured.
+    pub guard: GuardSettings,
     /// The service's clock, which runs [`DemoArgs::speed`] times as fast.
     pub clock: Arc<dyn Clock>,
     /// Ends the service in an orderly way.
@@ -87,18 +94,63 @@ pub struct ServiceHandle {
 pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let screen = Screen::new(args.json);
     screen.line(&headline(args));
-    let service = start::service(args).context("starting the service")?;
+    let hello = match args.controls {
+        Controls::Config => Some(at_the_hello(args, &screen)?),
+        Controls::None => None,
+    };
+    let service = start::service(args, None).context("starting the service")?;
+    let universe = service.universe.clone();
+    let mut summary = on_a_runtime(service, async |service| morning(args, &screen, service).await)?;
+    let kept_out = hello.as_ref().is_none_or(|hello| hello.stopped);
+    summary.hello = hello;
+    screen.object(&summary.json(args, &universe).to_string());
+    Ok(if args.exit && !(summary.live.stopped && kept_out) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Runs `part` with `service`, and ends that.
+fn on_a_runtime<T>(
+    service: ServiceHandle,
+    part: impl AsyncFnOnce(&ServiceHandle) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
-    let summary = local.block_on(&runtime, morning(args, &screen, &service));
+    let result = local.block_on(&runtime, part(&service));
     // The streams end before the service does.
     drop(local);
     drop(runtime);
     let ended = (service.shutdown)().context("ending the service");
-    let summary = summary?;
+    let result = result?;
     ended?;
-    screen.object(&summary.json(args).to_string());
-    Ok(if args.exit && !summary.live.stopped { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(result)
+}
+
+/// How long the instances are watched that were held against a manifest, scenario time.
+const HELLO_NS: u64 = 2_000_000_000;
+
+/// The open with attestation on: what each instance says of itself when it connects, the real service holds against a signed
+/// manifest. The one that missed the deployment says what it runs, and sends nothing.
+fn at_the_hello(args: &DemoArgs, screen: &Screen) -> anyhow::Result<LiveResult> {
+    screen.line("Live, each instance held against a signed manifest when it says hello:\n");
+    let cast = Cast::default();
+    let instances = cast.sessions();
+    let service = start::service(args, Some(&instances)).context("starting the service with a manifest")?;
+    let claims = instances.iter().map(|name| {
+        let build = if *name == cast.bad { Build::Old } else { Build::New };
+        Ok((name.clone(), claim(build, OLD_FLAG, true)?))
+    });
+    let claims = claims.collect::<anyhow::Result<HashMap<String, Claim>>>()?;
+    let result = on_a_runtime(service, async |service| {
+        let connect = async |name: &str| {
+            let claim = claims.get(name).cloned().unwrap_or_default();
+            link::connect(service, name, claim).await
+        };
+        let mut live = Live::open(service, screen, &cast, args.seed, args.speed, connect).await?;
+        let result = live.observe_for(HELLO_NS).await;
+        live.end();
+        Ok(result)
+    })?;
+    screen.line("\nLive again, as if nobody had looked at what they run: the limits alone.\n");
+    Ok(result)
 }
 
 fn headline(args: &DemoArgs) -> String {
@@ -113,14 +165,18 @@ fn headline(args: &DemoArgs) -> String {
 /// Everything that the demo found out.
 struct Summary {
     live: LiveResult,
-    alone: Vec<Alone>,
+    /// The open with attestation on; `None`: nothing was attested.
+    hello: Option<LiveResult>,
+    /// `None`: it was interrupted before that was known.
+    found: Option<Found>,
 }
 
 async fn morning(args: &DemoArgs, screen: &Screen, service: &ServiceHandle) -> anyhow::Result<Summary> {
     let cast = Cast::default();
-    let mut live =
-        Live::open(service, screen, &cast, args.seed, args.speed, async |name| link::connect(service, name).await)
-            .await?;
+    let mut live = Live::open(service, screen, &cast, args.seed, args.speed, async |name| {
+        link::connect(service, name, Claim::default()).await
+    })
+    .await?;
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let observed = async {
         match args.controls {
@@ -139,7 +195,7 @@ async fn morning(args: &DemoArgs, screen: &Screen, service: &ServiceHandle) -> a
         _ = &mut interrupt => None,
     };
     let Some(result) = observed else {
-        return Ok(Summary { live: live.result(), alone: Vec::new() });
+        return Ok(Summary { live: live.result(), hello: None, found: None });
     };
     let (p50, p99, p999) = (micros(result.ask_ns[0]), micros(result.ask_ns[1]), micros(result.ask_ns[2]));
     let asks = count(result.asks);
@@ -148,7 +204,14 @@ async fn morning(args: &DemoArgs, screen: &Screen, service: &ServiceHandle) -> a
     ));
 
     // The gateways keep streaming while the controls are tried one by one.
-    let trial = Trial { universe: service.universe.clone(), limits: service.limits.clone(), cast, seed: args.seed };
+    let trial = Trial {
+        universe: service.universe.clone(),
+        limits: service.limits.clone(),
+        cast,
+        seed: args.seed,
+        plot: Plot::knight(args.seed),
+        settings: service.guard.clone(),
+    };
     screen.start_bar(0, "each control alone");
     let bar = screen.bar();
     let (tell, told) = tokio::sync::oneshot::channel();
@@ -156,12 +219,12 @@ async fn morning(args: &DemoArgs, screen: &Screen, service: &ServiceHandle) -> a
     std::thread::Builder::new()
         .name("demo-alone".to_owned())
         .spawn(move || {
-            let alone = trial.run_all(|known, of| {
+            let found = trial.run_all(|known, of| {
                 bar.set_length(of);
                 bar.set_position(known);
             });
             // Nobody listens any more if the demo was interrupted.
-            drop(tell.send(alone));
+            drop(tell.send(found));
         })
         .context("starting a thread")?;
     if args.exit {
@@ -172,10 +235,10 @@ async fn morning(args: &DemoArgs, screen: &Screen, service: &ServiceHandle) -> a
         _ = &mut interrupt => None,
     };
     screen.end_bar();
-    let Some(alone) = told else {
-        return Ok(Summary { live: result, alone: Vec::new() });
+    let Some(found) = told else {
+        return Ok(Summary { live: result, hello: None, found: None });
     };
-    let summary = Summary { live: result, alone };
+    let summary = Summary { live: result, hello: None, found: Some(found) };
     summary.show(screen, service);
     if !args.exit {
         invite(screen, service);
@@ -203,21 +266,8 @@ fn micros(ns: u64) -> String {
 impl Summary {
     fn show(&self, screen: &Screen, service: &ServiceHandle) {
         let universe = &service.universe;
-        if !self.alone.is_empty() {
-            screen.line("\nEach control alone, everything else unlimited, the same morning:\n");
-            let mut rows: Vec<(u64, [String; 8])> =
-                self.alone.iter().filter_map(|a| Some((a.fired?.at_ns, self.row(a, &a.fired?, universe)))).collect();
-            rows.sort_by_key(|(at_ns, _)| *at_ns);
-            let rows: Vec<[String; 8]> = rows.into_iter().map(|(_, row)| row).collect();
-            screen.table(
-                ["control", "scope", "fires at", "order", "executions out", "gross out", "what it does then", "live"],
-                [false, false, true, true, true, true, false, false],
-                &rows,
-            );
-            screen.line("");
-            for line in self.never() {
-                screen.line(&format!("  {line}"));
-            }
+        if let Some(found) = &self.found {
+            table::show(found, universe, &|control| self.fired_live(control), screen);
         }
         screen.line("\nWhat happened, and what happened here:\n");
         let live = &self.live;
@@ -249,64 +299,23 @@ impl Summary {
         screen.line(&format!("\n{verdict}"));
     }
 
-    fn fired_live(&self, alone: &Alone) -> bool {
-        self.live.fired.iter().any(|f| f.control == alone.control)
+    fn fired_live(&self, control: Control) -> bool {
+        self.live.fired.iter().any(|f| f.control == control)
     }
 
-    fn row(&self, alone: &Alone, fired: &Fired, universe: &Universe) -> [String; 8] {
-        [
-            alone.control.rule.name().to_owned(),
-            alone.control.scope.name().to_owned(),
-            at(fired.at_ns),
-            format!("#{}", count(fired.order)),
-            count(fired.executions_out),
-            usd(fired.gross_cents),
-            effect(alone, universe),
-            if self.fired_live(alone) { "fired" } else { "-" }.to_owned(),
-        ]
-    }
-
-    /// What did not fire by itself all morning: one line per rule.
-    fn never(&self) -> Vec<String> {
-        let mut lines: Vec<(Rule, String)> = Vec::new();
-        for alone in self.alone.iter().filter(|a| a.fired.is_none()) {
-            let scope = alone.control.scope.name();
-            let live = if self.fired_live(alone) { " (fired live, after another)" } else { "" };
-            match lines.last_mut().filter(|(rule, _)| *rule == alone.control.rule) {
-                Some((_, line)) => *line += &format!(", {scope}{live}"),
-                None => {
-                    let line = format!("never by itself: {} at {scope}{live}", alone.control.rule.name());
-                    lines.push((alone.control.rule, line));
-                }
-            }
-        }
-        lines.into_iter().map(|(_, line)| line).collect()
-    }
-
-    fn json(&self, args: &DemoArgs) -> Value {
+    fn json(&self, args: &DemoArgs, universe: &Universe) -> Value {
         let live = &self.live;
-        let controls = self.alone.iter().map(|a| {
-            let fired = a.fired;
-            json!({
-                "rule": a.control.rule.name(),
-                "scope": a.control.scope.name(),
-                "fired": fired.is_some(),
-                "at_ms": fired.map(|f| millis(f.at_ns)),
-                "order": fired.map(|f| f.order),
-                "executions_out": fired.map(|f| f.executions_out),
-                "gross_usd_out": fired.map(|f| dollars(f.gross_cents)),
-                "net_usd_out": fired.map(|f| dollars(f.net_cents)),
-                "stops_the_flow": matches!(a.outcome, Outcome::Stopped { .. }),
-                "fired_live": self.fired_live(a),
-            })
-        });
-        json!({
+        let found = self.found.as_ref();
+        let found = found.map(|found| table::found_json(found, universe, &|control| self.fired_live(control)));
+        let live = json!({
             "stopped": live.stopped,
             "halt_after_ms": live.halt_after_ns.map(millis),
             "executions_out": live.executions_out,
             "gross_usd_out": dollars(live.gross_cents),
+            "attested": self.hello.as_ref().map(|hello| {
+                json!({ "stopped": hello.stopped, "executions_out": hello.executions_out })
+            }),
             "first_control": live.first.as_ref().map(|f| f.control.rule.name()),
-            "controls": controls.collect::<Vec<_>>(),
             "ask_latency_us": {
                 "p50": live.ask_ns[0] as f64 / 1_000.0,
                 "p99": live.ask_ns[1] as f64 / 1_000.0,
@@ -314,7 +323,8 @@ impl Summary {
             },
             "seed": args.seed,
             "speed": args.speed,
-        })
+        });
+        found.map_or(live.clone(), |found| table::with(live, found))
     }
 }
 
@@ -326,36 +336,15 @@ fn dollars(cents: i64) -> f64 {
     cents as f64 / 100.0
 }
 
-/// What became of the flow, in words.
-fn effect(alone: &Alone, universe: &Universe) -> String {
-    let mut text = match alone.outcome {
-        Outcome::Never => "never fires".to_owned(),
-        Outcome::Stopped { latched, last_ns, executions } => {
-            let how = match latched {
-                Some((Mode::Halted, scope)) => format!("halts {}", scope_text(universe, scope)),
-                Some((Mode::ReduceOnly, scope)) => format!("reduce-only for {}", scope_text(universe, scope)),
-                Some((Mode::Normal, _)) | None => "denies every order".to_owned(),
-            };
-            let later = alone.fired.is_some_and(|f| last_ns > f.at_ns + 1_000_000_000);
-            if later { format!("{how}: stopped at {}, {} out", at(last_ns), count(executions)) } else { how }
-        }
-        Outcome::GoesOn { executions_per_s } => {
-            format!("denies, but {} executions/s go on", count(executions_per_s))
-        }
-    };
-    if alone.healthy_denied {
-        text += ", healthy ones too";
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
-    use super::alone::Control;
+    use super::alone::{Alone, Covered, Fired, GuardAlone, Moment, Outcome};
     use super::live::LiveFired;
+    use super::morning::guard::GuardControl;
+    use super::morning::story::DEPLOYMENT;
     use super::*;
     use crate::model::effect::Denial;
-    use crate::model::{Scope, ScopeKind, Why};
+    use crate::model::{Mode, Rule, Scope, ScopeKind, Why};
     use crate::units::SessionId;
     use clap::Parser;
 
@@ -383,6 +372,16 @@ mod tests {
         };
         let outcome = Outcome::Stopped { latched: Some((Mode::Halted, scope)), last_ns: 202_225_000, executions: 300 };
         let never = Control { rule: Rule::Collar, scope: ScopeKind::Strategy };
+        let stands = Outcome::Stopped { latched: Some((Mode::Halted, scope)), last_ns: 0, executions: 0 };
+        let minority = GuardAlone {
+            control: Some(GuardControl::Minority),
+            fired: Some(Moment { at: DEPLOYMENT, ..Moment::default() }),
+            text: "session smars-8: it is of the minority".to_owned(),
+            halted: vec![(DEPLOYMENT, scope)],
+            outcome: stands,
+            admitted_after_halt: 0,
+            healthy_denied: false,
+        };
         Summary {
             live: LiveResult {
                 stopped: true,
@@ -394,10 +393,17 @@ mod tests {
                 ask_ns: [100_000, 250_000, 1_000_000],
                 asks: 9_000,
             },
-            alone: vec![
-                Alone { control, fired: Some(fired), outcome, healthy_denied: false },
-                Alone { control: never, fired: None, outcome: Outcome::Never, healthy_denied: false },
-            ],
+            hello: None,
+            found: Some(Found {
+                limits: vec![
+                    Alone { control, fired: Some(fired), outcome, healthy_denied: false },
+                    Alone { control: never, fired: None, outcome: Outcome::Never, healthy_denied: false },
+                ],
+                guard: vec![minority.clone()],
+                together: minority,
+                around: None,
+                covered: Covered { orders: 4_000_000, without_collar: 0 },
+            }),
         }
     }
 
@@ -412,41 +418,70 @@ mod tests {
 
     #[test]
     fn the_object_has_every_promised_key() {
-        let json = summary().json(&args(&["--speed", "2"]).unwrap());
+        let mut json = summary().json(&args(&["--speed", "2"]).unwrap(), &gateway::tests::universe());
+        let minority = json!({
+            "control": "fleet_minority", "link": 4, "fired": true, "at": "27 Jul 20:00:00", "at_ms": -394_200_000.0,
+            "order": 0, "executions_out": 0, "gross_usd_out": 0.0, "net_usd_out": 0.0,
+            "text": "session smars-8: it is of the minority",
+            "halted": [{ "at": "27 Jul 20:00:00", "scope": "session smars-8" }],
+            "stops_the_flow": true, "admitted_after_halt": 0,
+        });
+        let chain = json.as_object_mut().unwrap().remove("chain").unwrap();
         let expected = json!({
             "stopped": true,
             "halt_after_ms": 203.4,
             "executions_out": 300,
             "gross_usd_out": 522_388.55,
+            "attested": null,
             "first_control": "order_rate",
             "controls": [
                 {
-                    "rule": "order_rate", "scope": "session", "fired": true, "at_ms": 202.5, "order": 301,
-                    "executions_out": 300, "gross_usd_out": 522_388.55, "net_usd_out": -12.5,
-                    "stops_the_flow": true, "fired_live": true,
+                    "rule": "order_rate", "scope": "session", "link": 9, "fired": true, "at": "09:30:00.202",
+                    "at_ms": 202.5, "order": 301, "executions_out": 300, "gross_usd_out": 522_388.55,
+                    "net_usd_out": -12.5, "stops_the_flow": true, "fired_live": true,
                 },
                 {
-                    "rule": "collar", "scope": "strategy", "fired": false, "at_ms": null, "order": null,
-                    "executions_out": null, "gross_usd_out": null, "net_usd_out": null,
+                    "rule": "collar", "scope": "strategy", "link": 6, "fired": false, "at": null, "at_ms": null,
+                    "order": null, "executions_out": null, "gross_usd_out": null, "net_usd_out": null,
                     "stops_the_flow": false, "fired_live": false,
                 },
             ],
+            "guard": [minority],
+            "together": minority,
+            "collar": { "orders": 4_000_000, "not_looked_at": 0 },
             "ask_latency_us": { "p50": 100.0, "p99": 250.0, "p999": 1000.0 },
             "seed": 70_694,
             "speed": 2,
         });
         assert_eq!(json, expected);
+        let links: Vec<&Value> = chain.as_array().unwrap().iter().filter(|link| link["fired"] == true).collect();
+        assert_eq!((chain.as_array().unwrap().len(), links.len()), (14, 2), "what fires never is told as well");
+        assert_eq!((&links[0]["link"], &links[0]["control"]), (&json!(4), &json!("fleet_minority")));
     }
 
     #[test]
     fn a_row_says_when_where_and_what_then() {
         let (summary, universe) = (summary(), gateway::tests::universe());
-        let row = summary.row(&summary.alone[0], &summary.alone[0].fired.unwrap(), &universe);
-        assert_eq!(row.join("|"), "order_rate|session|t+0.202s|#301|300|$522k|halts session smars-8|fired");
-        assert_eq!(summary.never(), ["never by itself: collar at strategy"]);
-        let mut slow = summary.alone[0];
+        let found = summary.found.as_ref().unwrap();
+        let rows = table::rows(found, &universe, &|control| summary.fired_live(control));
+        let shown: Vec<String> = rows.iter().map(|row| table::cells(row).join("|")).collect();
+        assert_eq!(
+            shown,
+            [
+                "4|fleet_minority|hello|27 Jul 20:00:00|-|0|$0|halts session smars-8|-",
+                "9|order_rate|session|09:30:00.202|#301|300|$522k|halts session smars-8|fired",
+            ]
+        );
+        let never = table::never(found, &|_| false);
+        assert_eq!(never[0], "never by itself: collar at strategy");
+        assert!(never[1].contains("coverage") && never[1].contains("4,000,000 orders"), "{never:?}");
+        let mut slow = found.limits[0];
         slow.outcome = Outcome::GoesOn { executions_per_s: 1_300 };
         slow.healthy_denied = true;
-        assert_eq!(effect(&slow, &universe), "denies, but 1,300 executions/s go on, healthy ones too");
+        assert_eq!(table::effect(&slow, &universe), "denies, but 1,300 executions/s go on, healthy ones too");
+        let mut mails = GuardAlone { control: Some(GuardControl::Signatures), ..found.guard[0].clone() };
+        mails.halted[0].0 += 1_800_000_000_000;
+        let told = "an alert; if nobody answers, halts session smars-8 at 27 Jul 20:30:00";
+        assert_eq!(table::guard_effect(&mails, &universe), told);
     }
 }

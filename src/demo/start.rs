@@ -5,14 +5,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use ed25519_dalek::{Signer as _, SigningKey};
 
+use super::morning::guard::{GuardControl, GuardSettings, ManifestStep, manifest_text};
 use super::{Controls, DemoArgs, ServiceHandle};
 use crate::api::auth::{hash_token, new_token};
 use crate::api::{Principal, Role, Scopes};
-use crate::app::config::{self, ConfigError};
+use crate::app::attest::signature_path;
+use crate::app::config::{self, Attestation, ConfigError, SignedFile};
 use crate::app::service::{StartOptions, init_state_dir, start};
 use crate::duty::{Clock, SystemClock};
+use crate::guard::manifest::hex;
 use crate::limits::LimitTable;
+use crate::model::Universe;
 
 /// The file is part of the program, so that the demo runs from anywhere.
 const CONFIG: &str = include_str!("../../config/demo.toml");
@@ -45,11 +50,26 @@ fn token() -> anyhow::Result<(String, [u8; 32])> {
     Ok((token, hash))
 }
 
-/// Starts the service in this process.
+/// A manifest that a key made for this run has signed, in `dir`: the new build on all of `instances`, whatever strategy they
+/// trade. Builds are known by their word, since all gateways of the demo are one executable.
+fn attestation(dir: &Path, universe: &Universe, instances: &[String]) -> anyhow::Result<Attestation> {
+    let strategies: Vec<String> = universe.strategies.iter().map(|s| s.name.clone()).collect();
+    let controls = [GuardControl::Manifest, GuardControl::Minority, GuardControl::Meanings];
+    let step = ManifestStep { deployed: true, digests: false };
+    let text = manifest_text(instances, &strategies, &controls, &step);
+    let (_, secret) = token()?;
+    let key = SigningKey::from_bytes(&secret);
+    let path = dir.join("manifest.toml");
+    std::fs::write(&path, &text)?;
+    std::fs::write(signature_path(&path), hex(&key.sign(text.as_bytes()).to_bytes()))?;
+    Ok(Attestation { manifest: Some(SignedFile { path, key: key.verifying_key().to_bytes() }) })
+}
+
+/// Starts the service in this process. `attested`: what these instances run is held against a manifest.
 ///
 /// # Errors
 /// If the state directory or an address cannot be had, or a thread not be made.
-pub(super) fn service(args: &DemoArgs) -> anyhow::Result<ServiceHandle> {
+pub(super) fn service(args: &DemoArgs, attested: Option<&[String]>) -> anyhow::Result<ServiceHandle> {
     let mut loaded = config::load("config/demo.toml", CONFIG).map_err(ConfigError::Invalid)?;
     match args.controls {
         Controls::Config => {}
@@ -60,9 +80,14 @@ pub(super) fn service(args: &DemoArgs) -> anyhow::Result<ServiceHandle> {
         }
     }
     let limits = Arc::new(loaded.limits.clone());
+    let guard = GuardSettings { policy: loaded.alerts.policy.clone(), watch: loaded.watch.clone() };
     let dir = TempDir::unused()?;
     init_state_dir(dir.path())?;
     loaded.service.state_dir = dir.path().to_owned();
+    if let Some(instances) = attested {
+        let made = attestation(dir.path(), &loaded.universe, instances).context("writing the manifest")?;
+        loaded.guard.attestation = Some(made);
+    }
 
     let mut tokens = HashMap::new();
     let mut session_hashes = HashMap::new();
@@ -93,6 +118,7 @@ pub(super) fn service(args: &DemoArgs) -> anyhow::Result<ServiceHandle> {
         operator_token,
         universe: running.universe.clone(),
         limits,
+        guard,
         clock,
         shutdown: Box::new(move || {
             let ended = running.stop();

@@ -1,0 +1,264 @@
+//! The morning with the guard beside it: each control of the guard alone, everything together, and a path that goes round
+//! haltline.
+//!
+//! The guard's own story begins days before the open; the orders begin with it. What the guard halts before the open is halted
+//! when the orders begin.
+
+use super::*;
+use crate::demo::morning::guard::{Guard, GuardControl, Halt, Said};
+use crate::demo::morning::story::{StoryNs, clock_text};
+use crate::guard::peers::Counts;
+use crate::model::effect::Trip;
+use crate::units::SessionId;
+
+/// How far the bad instance had come at some time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// When; negative before the open.
+    pub at: StoryNs,
+    /// Orders that it had asked for.
+    pub order: u64,
+    /// Its executions.
+    pub executions_out: u64,
+    /// The position that they had made, gross, in cents.
+    pub gross_cents: i64,
+    /// The same net.
+    pub net_cents: i64,
+}
+
+/// What a control of the guard did alone, or everything together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardAlone {
+    /// Which control of the guard, or the one of it that was first; `None`: a limit was.
+    pub control: Option<GuardControl>,
+    /// What was out when it fired.
+    pub fired: Option<Moment>,
+    /// What it said.
+    pub text: String,
+    /// What was halted, and when, in that order. Of what people did nothing.
+    pub halted: Vec<(StoryNs, Scope)>,
+    /// And then.
+    pub outcome: Outcome,
+    /// Orders of instances that were admitted after they were halted.
+    pub admitted_after_halt: u64,
+    /// Whether orders of the healthy instances were denied as well.
+    pub healthy_denied: bool,
+}
+
+/// What was found out about every control.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Limits, in check order.
+    pub limits: Vec<Alone>,
+    /// Controls of the guard, in the order of their links.
+    pub guard: Vec<GuardAlone>,
+    /// All of both.
+    pub together: GuardAlone,
+    /// What hears of executions alone, on a path that asks nobody: orphan fills, if they are limited.
+    pub around: Option<Alone>,
+    /// Whether the collar was looked at for every order.
+    pub covered: Covered,
+}
+
+impl Trial {
+    /// What each control does alone, and all of them together. `done` is told how much is known, of how much.
+    ///
+    /// # Errors
+    /// If the universe lacks a session, a strategy or a symbol of the scenario.
+    pub fn run_all(&self, done: impl Fn(u64, u64)) -> anyhow::Result<Found> {
+        let of = armed(&self.universe, &self.limits).len() as u64 + GuardControl::ALL.len() as u64;
+        let mut guard = Vec::new();
+        for control in GuardControl::ALL {
+            done(guard.len() as u64, of);
+            guard.push(self.guard_alone(control)?);
+        }
+        let together = self.together()?;
+        let around = self.around()?;
+        let (limits, covered) = self.limits_alone(&|known, _| done(known + GuardControl::ALL.len() as u64, of))?;
+        Ok(Found { limits, guard, together, around, covered })
+    }
+
+    /// `control` of the guard alone, nothing limited.
+    ///
+    /// # Errors
+    /// See [`Trial::run_all`].
+    pub fn guard_alone(&self, control: GuardControl) -> anyhow::Result<GuardAlone> {
+        self.guarded(&[], &[control])?.watch_guard(Some(control))
+    }
+
+    /// All that `limits` arms, and all of the guard: until the first of them has fired and its effect is known.
+    ///
+    /// # Errors
+    /// See [`Trial::run_all`].
+    pub fn together(&self) -> anyhow::Result<GuardAlone> {
+        self.guarded(&armed(&self.universe, &self.limits), &GuardControl::ALL)?.watch_guard(None)
+    }
+
+    /// Orphan fills alone, where the bad instance asks nobody and its executions are all that is heard of it; `None` if
+    /// nothing limits them.
+    ///
+    /// # Errors
+    /// See [`Trial::run_all`].
+    pub fn around(&self) -> anyhow::Result<Option<Alone>> {
+        let controls = armed(&self.universe, &self.limits);
+        let Some(control) = controls.into_iter().find(|c| c.rule == Rule::OrphanFills) else { return Ok(None) };
+        let mut morning = self.morning(&[control])?;
+        morning.around = true;
+        Ok(Some(morning.watch(control)))
+    }
+
+    pub(super) fn guarded(&self, limits: &[Control], guard: &[GuardControl]) -> anyhow::Result<Morning> {
+        let mut morning = self.morning(limits)?;
+        let guard = Guard::new(&self.universe, &self.cast.sessions(), guard, &self.settings, self.plot)?;
+        let counts = self.universe.sessions.iter().map(|_| InstanceCounts::default()).collect();
+        let admitted_at_halt = vec![None; morning.gateways.len()];
+        morning.guard = Some(Guarded { guard, counts, epoch: 0, fired: None, halted: Vec::new(), admitted_at_halt });
+        Ok(morning)
+    }
+}
+
+/// The guard of a morning, and what came of it.
+pub(super) struct Guarded {
+    pub(super) guard: Guard,
+    /// By session.
+    counts: Vec<InstanceCounts>,
+    epoch: u64,
+    /// When its first control fired.
+    pub(super) fired: Option<Moment>,
+    halted: Vec<(StoryNs, Scope)>,
+    /// Orders that each gateway had admitted when its session was halted.
+    admitted_at_halt: Vec<Option<u64>>,
+}
+
+impl Guarded {
+    /// When it next has something to do; what was due before the open is due with it.
+    pub(super) fn next_at(&self) -> u64 {
+        self.guard.next_at().max(0).cast_unsigned()
+    }
+}
+
+impl Morning {
+    /// Lets everything happen that happens before the open.
+    pub(super) fn before_the_open(&mut self) {
+        while let Some(at) = self.guard.as_ref().map(|guarded| guarded.guard.next_at()).filter(|at| *at < 0) {
+            self.guard_round(at, 0);
+        }
+    }
+
+    fn moment(&mut self, at: StoryNs) -> Moment {
+        let bad = self.bad();
+        let (gross_cents, net_cents) = self.gateways[bad].exposure_cents(at.max(0).cast_unsigned());
+        let tally = self.gateways[bad].tally();
+        Moment { at, order: tally.attempts, executions_out: tally.executions, gross_cents, net_cents }
+    }
+
+    /// The guard does what is due at `at`; the orders are at `now`.
+    pub(super) fn guard_round(&mut self, at: StoryNs, now: u64) {
+        let Some(guarded) = &mut self.guard else { return };
+        // Whose silence says nothing: who may not trade, and everybody before the open.
+        let halted = |scope: Scope| self.latched.is_some_and(|(_, of)| of == scope || !matches!(of, Scope::Session(_)));
+        let count = |(session, c): (usize, &InstanceCounts)| {
+            let scope = Scope::Session(SessionId(session as u16));
+            let excused = at < 0 || halted(scope) || guarded.halted.iter().any(|(_, of)| *of == scope);
+            Counts { orders: c.orders.get(), fills: c.fills.get(), rejects: c.rejects.get(), excused }
+        };
+        let counts: Vec<Counts> = guarded.counts.iter().enumerate().map(count).collect();
+        let halts = guarded.guard.advance(at, &counts);
+        let fires = guarded.fired.is_none() && guarded.guard.said().is_some();
+        let moment = fires.then(|| self.moment(at));
+        let Some(guarded) = &mut self.guard else { return };
+        guarded.fired = guarded.fired.or(moment);
+        for Halt { at, scope, by_person } in halts {
+            guarded.epoch += 1;
+            let mode = Mode::Halted;
+            self.effects.clear();
+            let command = Command::Mode { scope, mode, epoch: guarded.epoch };
+            self.engine.command(clock(now), command, &mut self.effects);
+            if !by_person {
+                guarded.halted.push((at, scope));
+                self.latched = self.latched.or(Some((mode, scope)));
+            }
+            for (gateway, admitted) in self.gateways.iter().zip(&mut guarded.admitted_at_halt) {
+                if gateway.route().is_covered_by(scope) {
+                    admitted.get_or_insert(gateway.tally().admitted);
+                }
+            }
+        }
+    }
+
+    /// Counts `event` of its session, as the service does for the guard.
+    pub(super) fn count(&self, event: &Event) {
+        if let Some(counts) = self.guard.as_ref().and_then(|g| g.counts.get(usize::from(event.session.0))) {
+            counts.count(event.kind);
+        }
+    }
+
+    /// A halt by a limit is an incident.
+    pub(super) fn tell_guard_of(&mut self, trip: &Trip) {
+        if let Some(guarded) = &mut self.guard {
+            guarded.guard.incident(trip.scope, format!("{:?} is halted by {}", trip.scope, trip.cause.rule.name()));
+        }
+    }
+
+    /// `event` of a gateway that asks nobody: its orders are at the venue at once, what is executed is told.
+    pub(super) fn go_around(&mut self, at: u64, gateway: usize, event: Event) {
+        if event.kind.is_request() {
+            self.gateways[gateway].verdict(at, event.kind, event.id.0, None);
+        } else if event.kind == EventKind::Fill {
+            self.step(at, gateway, event);
+        }
+    }
+
+    /// Runs the story and the orders until a control of the guard, or a limit if any is armed, has fired and its effect
+    /// is known.
+    fn watch_guard(mut self, alone: Option<GuardControl>) -> anyhow::Result<GuardAlone> {
+        self.before_the_open();
+        let fired = loop {
+            let by_limit = self.fired.map(|(_, f)| Moment {
+                at: f.at_ns.cast_signed(),
+                order: f.order,
+                executions_out: f.executions_out,
+                gross_cents: f.gross_cents,
+                net_cents: f.net_cents,
+            });
+            if let Some(moment) = self.guard.as_ref().and_then(|g| g.fired).or(by_limit) {
+                break Some(moment);
+            }
+            let (at, due) = self.next();
+            if at >= MORNING_NS {
+                break None;
+            }
+            self.advance(at, &due);
+        };
+        let outcome = match fired {
+            None => Outcome::Never,
+            Some(moment) => self.outcome(moment.at.max(0).cast_unsigned(), moment.executions_out),
+        };
+        let Some(Guarded { guard, halted, admitted_at_halt, .. }) = &self.guard else {
+            anyhow::bail!("a morning without a guard was to be guarded");
+        };
+        let admitted = self.gateways.iter().zip(admitted_at_halt);
+        let (control, text) = match (guard.said(), self.fired) {
+            (Some(Said { control, text, .. }), _) => (Some(*control), text.clone()),
+            (None, Some((control, _))) => (None, control.rule.name().to_owned()),
+            (None, None) => (alone, String::new()),
+        };
+        Ok(GuardAlone {
+            control,
+            fired,
+            text,
+            halted: halted.clone(),
+            outcome,
+            admitted_after_halt: admitted.filter_map(|(g, at)| Some(g.tally().admitted - (*at)?)).sum(),
+            healthy_denied: self.healthy_denied,
+        })
+    }
+}
+
+impl Moment {
+    /// When, as a clock in New York shows it.
+    #[must_use]
+    pub fn clock(&self) -> String {
+        clock_text(self.at)
+    }
+}
