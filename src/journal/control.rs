@@ -85,12 +85,12 @@ fn take(parts: &ControlParts<'_>, gate: &mut Gate, notice: Notice) {
     let (at, mono) = (notice.at.unix.0, notice.at.mono.0);
     match notice.effect {
         Effect::Trip(trip) => {
-            parts.switch.record_trip(&trip, notice.at);
+            let receipt = parts.switch.record_trip(&trip, notice.at);
             let text = trip_text(universe, &trip);
             tracing::error!(event = "trip", rule = trip.cause.rule.name(), seq = trip.seq, "{text}");
             if let Some(incidents) = &parts.incidents {
                 // Full: the log, the latch and the journal have it.
-                let _ = incidents.try_send(Incident::Trip(trip, notice.at.unix));
+                let _ = incidents.try_send(Incident::Trip(trip, notice.at.unix, receipt));
             }
             let scope = ScopeName::of(universe, trip.scope);
             parts.audit.record(Entry::new("engine", "trip").on(scope.clone()).detail(&text));

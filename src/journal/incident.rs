@@ -8,9 +8,9 @@
 //!
 //! The events are the last of the scope in the journal's newest segments, up to the trip; so the report waits for the
 //! journal, for half a second at most, and says if it could not have them. It is written once at once, and once more
-//! when the kill is confirmed and its cancels have come to an end, or a second is over. Orders and exposure at the trip itself come
-//! from a [replay](crate::journal::at_trip) up to it: they are added when no other report waits, and until then the report says so
-//! and has what was last shown.
+//! when the halt is confirmed and its cancels have come to an end, or a second is over; cancels that take longer are followed, and
+//! their end is added when it comes. Orders and exposure at the trip itself come from a [replay](crate::journal::at_trip) up to it:
+//! they are added when no other report waits, and until then the report says so and has what was last shown.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
@@ -28,6 +28,7 @@ use crate::engine::record::{Name, NameOf, Record, cells_of, decode};
 use crate::journal::at_trip::{Moment, ReplayParts, gauges, states_at};
 use crate::journal::format::{GroupKind, Tip};
 use crate::journal::reader::{Reader, segments};
+use crate::kill::receipt::Receipt;
 use crate::kill::switch::Switch;
 use crate::kill::words::{self, ScopeName, rfc3339};
 use crate::limits::Gauge;
@@ -38,8 +39,8 @@ use crate::units::{SessionId, UnixNanos, format_decimal};
 /// What a report is about.
 #[derive(Clone, Copy, Debug)]
 pub enum Incident {
-    /// A limit tripped.
-    Trip(Trip, UnixNanos),
+    /// A limit tripped: when, and the id of its receipt.
+    Trip(Trip, UnixNanos, Option<u64>),
     /// Somebody pressed: the receipt's id.
     Kill(u64),
 }
@@ -68,18 +69,25 @@ const EVENTS: usize = 100;
 const RECORDS: usize = 20;
 /// How long a report waits for the journal, and for the confirmation of a kill.
 const WAIT: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(1)];
+/// How long the cancels of a report are followed.
+const FOLLOW: Duration = Duration::from_secs(600);
+/// Reports whose cancels are followed at the same time: beyond that the oldest stay as they are.
+const FOLLOWED: usize = 64;
 /// Reports per minute: what trips at once beyond that is in the journal and the log.
 const PER_MINUTE: usize = 20;
 
 /// The thread's loop: until `stop`, and then what is still in the channel.
 pub fn run_incidents(parts: &IncidentParts, incidents: &Receiver<Incident>, stop: &AtomicBool) {
     let mut recent: VecDeque<Instant> = VecDeque::new();
-    let mut incomplete: Vec<Incomplete> = Vec::new();
+    let mut incomplete: Vec<Written> = Vec::new();
+    let mut followed: VecDeque<Written> = VecDeque::new();
     loop {
         let stopping = stop.load(Ordering::Acquire);
         let wait = if stopping || !incomplete.is_empty() { Duration::ZERO } else { Duration::from_millis(50) };
         let Ok(incident) = incidents.recv_timeout(wait) else {
-            complete(parts, core::mem::take(&mut incomplete));
+            followed.extend(complete(parts, core::mem::take(&mut incomplete)));
+            followed.drain(..followed.len().saturating_sub(FOLLOWED));
+            followed.retain_mut(|report| report.is_followed && !report.follow(parts, stopping));
             if stopping {
                 return;
             }
@@ -100,18 +108,51 @@ pub fn run_incidents(parts: &IncidentParts, incidents: &Receiver<Incident>, stop
     }
 }
 
-/// A report without the orders at the trip.
-struct Incomplete {
+/// A report that is on disk, and may get more.
+struct Written {
+    incident: Incident,
+    /// What its orders are looked for with.
     moment: Moment,
     scope: Scope,
     dir: PathBuf,
     body: Value,
+    begun: Instant,
+    /// The halt had not come to its end when it was last written.
+    is_followed: bool,
+}
+
+impl Written {
+    /// Looks whether the halt has come to its end, and writes that. Returns whether this was the last look.
+    fn follow(&mut self, parts: &IncidentParts, stopping: bool) -> bool {
+        let is_last = stopping || self.begun.elapsed() >= FOLLOW || is_settled(parts, self.incident);
+        if is_last && let Some(timeline) = timeline(parts, self.incident) {
+            self.body["timeline"] = timeline;
+            if let Err(error) = write(&self.dir, &self.body) {
+                tracing::error!(event = "incident", dir = %self.dir.display(), %error, "a report could not be completed");
+            }
+        }
+        is_last
+    }
+}
+
+impl Incident {
+    fn receipt(self, parts: &IncidentParts) -> Option<Receipt> {
+        match self {
+            Incident::Trip(.., id) => parts.switch.receipt(id?),
+            Incident::Kill(id) => parts.switch.receipt(id),
+        }
+    }
+}
+
+/// Whether nothing more will come of it soon.
+fn is_settled(parts: &IncidentParts, incident: Incident) -> bool {
+    incident.receipt(parts).is_none_or(|receipt| receipt.is_settled())
 }
 
 /// Adds orders and exposure to reports, all of them by one replay.
-fn complete(parts: &IncidentParts, reports: Vec<Incomplete>) {
+fn complete(parts: &IncidentParts, mut reports: Vec<Written>) -> Vec<Written> {
     if reports.is_empty() {
-        return;
+        return reports;
     }
     let moments: Vec<(Moment, Scope)> = reports.iter().map(|report| (report.moment, report.scope)).collect();
     let (states, missing) = match states_at(&parts.journal, &parts.replay, &moments) {
@@ -119,49 +160,83 @@ fn complete(parts: &IncidentParts, reports: Vec<Incomplete>) {
         Err(why) => (Vec::new(), format!("the journal could not be replayed: {why}")),
     };
     let states = states.into_iter().chain(core::iter::repeat_with(|| None));
-    for (Incomplete { scope, dir, mut body, .. }, state) in reports.into_iter().zip(states) {
+    for (Written { scope, dir, body, .. }, state) in reports.iter_mut().zip(states) {
         match state {
-            Some(state) => state.tell(parts.switch.universe(), scope, &mut body),
+            Some(state) => state.tell(parts.switch.universe(), *scope, body),
             None => body["working_orders"]["note"] = missing.clone().into(),
         }
-        if let Err(error) = write(&dir, &body) {
+        if let Err(error) = write(dir, body) {
             tracing::error!(event = "incident", dir = %dir.display(), %error, "a report could not be completed");
         }
     }
+    reports
 }
 
-fn report(parts: &IncidentParts, incident: Incident, stop: &AtomicBool) -> std::io::Result<Option<Incomplete>> {
-    let begin = Instant::now();
+fn report(parts: &IncidentParts, incident: Incident, stop: &AtomicBool) -> std::io::Result<Option<Written>> {
+    let begun = Instant::now();
     let recorded = parts.durability.recorded.get();
-    while parts.durability.synced() < recorded && begin.elapsed() < WAIT[0] {
+    while parts.durability.synced() < recorded && begun.elapsed() < WAIT[0] {
         std::thread::park_timeout(Duration::from_millis(1));
     }
     let Some((dir, mut body)) = collect(parts, incident) else { return Ok(None) };
     write(&dir, &body)?;
     tracing::warn!(event = "incident", dir = %dir.display(), "an incident report was written");
-    if let Incident::Kill(id) = incident {
-        let settled = || parts.switch.receipt(id).is_none_or(|receipt| receipt.is_settled());
-        while !settled() && begin.elapsed() < WAIT[1] && !stop.load(Ordering::Acquire) {
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
-        if let Some((_, confirmed)) = collect(parts, incident) {
-            body = confirmed;
-            write(&dir, &body)?;
-        }
+    while !is_settled(parts, incident) && begun.elapsed() < WAIT[1] && !stop.load(Ordering::Acquire) {
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    let is_followed = !is_settled(parts, incident);
+    if let Some((_, later)) = collect(parts, incident) {
+        body = later;
+        write(&dir, &body)?;
     }
     let at = match incident {
-        Incident::Trip(trip, at) => Some((Moment::Trip(trip, at), trip.scope)),
+        Incident::Trip(trip, at, _) => Some((Moment::Trip(trip, at), trip.scope)),
         Incident::Kill(id) => {
             parts.switch.receipt(id).map(|receipt| (Moment::Mode(receipt.scope, receipt.word.epoch), receipt.scope))
         }
     };
-    Ok(at.map(|(moment, scope)| Incomplete { moment, scope, dir, body }))
+    Ok(at.map(|(moment, scope)| Written { incident, moment, scope, dir, body, begun, is_followed }))
+}
+
+/// From the press, or the trip, to the last cancel.
+fn timeline(parts: &IncidentParts, incident: Incident) -> Option<Value> {
+    let universe = parts.switch.universe();
+    let row = |at: String, what: String| json!({ "at": at, "what": what });
+    let receipt = incident.receipt(parts);
+    let mut timeline = match (incident, &receipt) {
+        (Incident::Trip(trip, at, _), _) => {
+            vec![row(rfc3339(at.0), format!("tripped: {}, page raised", trip.mode.name()))]
+        }
+        (Incident::Kill(_), Some(receipt)) => vec![
+            row(rfc3339(receipt.pressed.unix.0), "pressed".to_owned()),
+            row(rfc3339(receipt.raised.unix.0), "page raised".to_owned()),
+        ],
+        (Incident::Kill(_), None) => return None,
+    };
+    let Some(receipt) = receipt else { return Some(timeline.into()) };
+    let after = |ns: u64| rfc3339(receipt.raised.unix.0.saturating_add(ns));
+    match receipt.durable {
+        Some(at) => timeline.push(row(rfc3339(at.unix.0), "latch on disk".to_owned())),
+        None => timeline.push(row(String::new(), "latch not on disk yet".to_owned())),
+    }
+    for session in receipt.sessions.iter().filter(|s| s.connected) {
+        let name = ScopeName::of(universe, Scope::Session(session.session)).name;
+        match session.confirmed_ns {
+            Some(ns) => timeline.push(row(after(ns), format!("session {name} confirmed"))),
+            None => timeline.push(row(String::new(), format!("session {name} has NOT confirmed"))),
+        }
+    }
+    for (ns, what) in receipt.cancel_timeline() {
+        timeline.push(row(ns.map(after).unwrap_or_default(), what));
+    }
+    Some(timeline.into())
 }
 
 fn collect(parts: &IncidentParts, incident: Incident) -> Option<(PathBuf, Value)> {
     let universe = parts.switch.universe();
-    let (scope, at, what, cause, timeline) = match incident {
-        Incident::Trip(trip, at) => {
+    let timeline = timeline(parts, incident)?;
+    let (scope, at, what, cause) = match incident {
+        Incident::Trip(trip, at, _) => {
             let c = &trip.cause;
             let cause = json!({
                 "rule": c.rule.name(), "why": c.why.name(), "limit_at": ScopeName::of(universe, c.scope),
@@ -170,38 +245,16 @@ fn collect(parts: &IncidentParts, incident: Incident) -> Option<(PathBuf, Value)
                 "unit": words::unit(universe, c.rule, c.scope),
                 "session": ScopeName::of(universe, Scope::Session(trip.session)).name, "seq": trip.seq,
             });
-            let mode = trip.mode.name();
-            let timeline = vec![json!({ "at": rfc3339(at.0), "what": format!("tripped: {mode}, page raised") })];
-            (trip.scope, at.0, "trip", cause, timeline)
+            (trip.scope, at.0, "trip", cause)
         }
         Incident::Kill(id) => {
             let receipt = parts.switch.receipt(id)?;
-            let after = |ns: u64| rfc3339(receipt.raised.unix.0.saturating_add(ns));
-            let row = |at: String, what: String| json!({ "at": at, "what": what });
-            let mut timeline = vec![
-                row(rfc3339(receipt.pressed.unix.0), "pressed".to_owned()),
-                row(rfc3339(receipt.raised.unix.0), "page raised".to_owned()),
-            ];
-            match receipt.durable {
-                Some(at) => timeline.push(row(rfc3339(at.unix.0), "latch on disk".to_owned())),
-                None => timeline.push(row(String::new(), "latch not on disk yet".to_owned())),
-            }
-            for session in receipt.sessions.iter().filter(|s| s.connected) {
-                let name = ScopeName::of(universe, Scope::Session(session.session)).name;
-                match session.confirmed_ns {
-                    Some(ns) => timeline.push(row(after(ns), format!("session {name} confirmed"))),
-                    None => timeline.push(row(String::new(), format!("session {name} has NOT confirmed"))),
-                }
-            }
-            for (ns, what) in receipt.cancel_timeline() {
-                timeline.push(row(ns.map(after).unwrap_or_default(), what));
-            }
             let cause = json!({
                 "actor": receipt.actor, "reason": receipt.reason, "mode": receipt.asked.name(),
                 "epoch": receipt.word.epoch, "receipt": receipt.id, "confirmed": receipt.is_confirmed(),
                 "working_orders": receipt.working_orders,
             });
-            (receipt.scope, receipt.raised.unix.0, "kill", cause, timeline)
+            (receipt.scope, receipt.raised.unix.0, "kill", cause)
         }
     };
     let (events, records, complete) = tail(parts, scope, at);

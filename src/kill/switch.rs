@@ -496,9 +496,10 @@ impl Switch {
     }
 
     /// Records why the engine raised the page, and begins a receipt for it. The page itself was raised by the engine, before
-    /// it told of it: what the receipt says of gates and sessions is counted from then, and is late rather than early.
-    pub fn record_trip(&self, trip: &Trip, at: Now) {
-        let Some(slot) = self.universe.slot(trip.scope) else { return };
+    /// it told of it: what the receipt says of gates and sessions is counted from then, and is late rather than early. Returns the
+    /// receipt's id, if there is something to have one for.
+    pub fn record_trip(&self, trip: &Trip, at: Now) -> Option<u64> {
+        let slot = self.universe.slot(trip.scope)?;
         let word = self.page.get(slot);
         let changes = self.page.changes();
         let mut receipt = self.begin_receipt(trip.scope, trip.mode, word, changes, at, at);
@@ -526,9 +527,11 @@ impl Switch {
         };
         let mut records = self.lock();
         records.tally.trips += 1;
+        let mut id = None;
         // Lowered in the meantime by somebody who had seen it: there is no halt to give a cause for.
         if word.mode != Mode::Normal {
             receipt.id = records.take_id();
+            id = Some(receipt.id);
             receipt.by_trip = true;
             receipt.actor.clone_from(&cause.actor);
             receipt.reason.clone_from(&cause.reason);
@@ -539,6 +542,7 @@ impl Switch {
         }
         drop(records);
         self.ask_for_latch();
+        id
     }
 
     /// Refuses every re-arm of `scope` until this is called again, because what halts it is still there. `None`: nothing

@@ -18,6 +18,7 @@ mod gate_faults;
 mod gate_race;
 mod gateways;
 mod guard;
+mod lazyfs;
 mod local;
 mod oracle;
 mod oracle_test;

@@ -571,6 +571,46 @@ fn a_full_disk_denies_new_flow_after_the_grace_takes_a_kill_and_goes_on_when_the
 }
 
 #[test]
+fn a_report_follows_the_cancels_to_the_last_one() {
+    let limits = LIMITS
+        .replace("[limits.strategy.\"*\"]\n", "[limits.strategy.\"*\"]\norder_qty = { max = 10, action = \"halt\" }\n");
+    let daemon = Daemon::start(&limits);
+    let timeline = |daemon: &Daemon| -> Vec<String> {
+        let dirs = std::fs::read_dir(daemon.dir.path().join("state/incidents")).into_iter().flatten();
+        let files = dirs.map(|dir| std::fs::read_to_string(dir.unwrap().path().join("incident.json")));
+        let reports: Vec<Value> = files.filter_map(|text| serde_json::from_str(&text.ok()?).ok()).collect();
+        let rows = reports.iter().flat_map(|report| report["timeline"].as_array().unwrap());
+        rows.map(|row| row["what"].as_str().unwrap().to_owned()).collect()
+    };
+    block_on(async {
+        let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
+        for id in ["1", "2", "3"] {
+            assert_eq!(gateway.buy(id, 5).await["verdict"], "admit");
+        }
+        assert_eq!(gateway.buy("too large", 11).await["verdict"], "deny");
+        for _ in 0..3 {
+            let told = gateway.next_of("cancel").await;
+            assert_eq!(told["scope"]["name"], "alpha", "{told}");
+        }
+        // The gateway takes its time.
+        daemon.until("what is left is reported", |d| {
+            timeline(d).iter().any(|row| row.starts_with("3 orders STILL WORK"))
+        });
+        for id in ["1", "2"] {
+            gateway.event(json!({ "type": "canceled", "id": id })).await;
+        }
+        send(&mut gateway, &Sent::Fill("3".to_owned(), 5), 3).await;
+        daemon.until("the end is added", |d| timeline(d).iter().any(|row| row == "flat: no order works"));
+    });
+    let rows = timeline(&daemon);
+    assert_eq!(rows[0], "tripped: halted, page raised");
+    for row in ["latch on disk", "session gw-1 confirmed", "the last of these ended: 2 canceled, 1 filled, 0 otherwise"]
+    {
+        assert!(rows.iter().any(|found| found == row), "{row}: {rows:?}");
+    }
+}
+
+#[test]
 fn a_trip_and_a_kill_leave_a_report() {
     let limits = LIMITS
         .replace("[limits.strategy.\"*\"]\n", "[limits.strategy.\"*\"]\norder_qty = { max = 10, action = \"halt\" }\n");

@@ -182,6 +182,12 @@ export class Plots {
     this.elements = this.plots.map((plot) => plot.element);
     this.drawn = -1;
     this.at = 0;
+    // Another width is another drawing, news or not.
+    const resized = new ResizeObserver(() => {
+      this.drawn = -1;
+      this.at = 0;
+    });
+    for (const plot of this.plots) resized.observe(plot.place);
     matchMedia("(prefers-color-scheme: light)").addEventListener("change", () => {
       for (const plot of this.plots) plot.forget();
       this.drawn = -1;
