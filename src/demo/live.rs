@@ -20,6 +20,7 @@ use super::alone::{Cast, Control};
 use super::gateway::{Gateway, MarketData, Route};
 use super::knight::{MORNING_NS, PARENTS, SYMBOLS};
 use super::link::StateHalt;
+use super::morning::table::shortened;
 use super::orders::Orders;
 use super::pacer::Pacer;
 use super::show::{Ink, Screen, count, span, usd};
@@ -506,8 +507,8 @@ impl<'a> Live<'a> {
             });
             // A limit at the halted scope itself need not repeat its name.
             let cause = cause.strip_prefix(&format!("{line}  ")).unwrap_or(&cause).to_owned();
-            line += &format!("  {cause}");
-            if covers_bad {
+            line += &format!("  {}", shortened(&cause));
+            if covers_bad && told.order > 0 {
                 let (order, executions) = (count(told.order), count(told.executions));
                 line += &format!("  (order #{order}, {executions} executions out, {} gross)", usd(told.gross_cents));
             }

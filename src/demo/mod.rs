@@ -313,7 +313,7 @@ impl Summary {
             "executions_out": live.executions_out,
             "gross_usd_out": dollars(live.gross_cents),
             "attested": self.hello.as_ref().map(|hello| {
-                json!({ "stopped": hello.stopped, "executions_out": hello.executions_out })
+                json!({ "kept_out": hello.stopped, "executions_out": hello.executions_out })
             }),
             "first_control": live.first.as_ref().map(|f| f.control.rule.name()),
             "ask_latency_us": {
@@ -483,5 +483,6 @@ mod tests {
         mails.halted[0].0 += 1_800_000_000_000;
         let told = "an alert; if nobody answers, halts session smars-8 at 27 Jul 20:30:00";
         assert_eq!(table::guard_effect(&mails, &universe), told);
+        assert_eq!(table::shortened(&"é".repeat(200)), format!("{} …", "é".repeat(140)));
     }
 }

@@ -140,8 +140,8 @@ struct Flow {
     effects: Effects,
     seqs: Vec<u64>,
     live: HashMap<u64, Live>,
-    /// Orders that were denied: the venue of the recording had them, this one does not.
-    denied: HashSet<u64>,
+    /// Orders that were denied or are over: what the recording has of them later is nothing here.
+    over: HashSet<u64>,
     execs: u64,
     counts: Vec<Counts>,
     watch: Watch,
@@ -192,7 +192,7 @@ impl Flow {
             engine: Engine::new(universe, Arc::new(loaded.limits), sizing, now),
             effects: Effects::new(),
             live: HashMap::new(),
-            denied: HashSet::new(),
+            over: HashSet::new(),
             execs: 0,
             fleet,
             next_look: 0,
@@ -268,7 +268,7 @@ impl Flow {
     fn row(&mut self, at: u64, id: u64, row: &Row) {
         let Some(mut order) = self.live.get(&id).copied() else {
             // What is first seen when something is left of it was there before the flow began.
-            if row.left > 0 && !row.deleted && !self.denied.contains(&id) {
+            if row.left > 0 && !row.deleted && !self.over.contains(&id) {
                 self.enter(at, id, row);
             }
             return;
@@ -288,6 +288,7 @@ impl Flow {
         }
         if row.deleted {
             self.live.remove(&id);
+            self.over.insert(id);
             if canceled {
                 self.cancel(at, id, &order);
             }
@@ -301,7 +302,7 @@ impl Flow {
         new.qty = Qty(row.left);
         self.totals.orders += 1;
         if self.step(at, new) {
-            self.denied.insert(id);
+            self.over.insert(id);
         } else {
             self.live.insert(id, order);
             self.step(at, Flow::event(EventKind::Ack, &order, id));

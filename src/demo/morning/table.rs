@@ -73,7 +73,13 @@ pub fn rows(found: &Found, universe: &Universe, live: &dyn Fn(Control) -> bool) 
     // What goes round every check is no path that a check covers.
     let around = found.around.iter().filter_map(|alone| {
         let row = limit(alone, format!("{}, unasked", alone.control.rule.name()), Some(6))?;
-        Some(Row { live: false, ..row })
+        let then = match alone.outcome {
+            Outcome::GoesOn { executions_per_s } => {
+                format!("halts who does not ask: {} executions/s go on", count(executions_per_s))
+            }
+            Outcome::Never | Outcome::Stopped { .. } => row.then,
+        };
+        Some(Row { live: false, then, ..row })
     });
     let mut rows: Vec<Row> = limits.chain(guard).chain(around).collect();
     rows.sort_by_key(|row| row.at.at);
@@ -132,8 +138,22 @@ fn together_text(together: &GuardAlone, universe: &Universe) -> String {
     let Outcome::Stopped { executions, .. } = together.outcome else {
         return format!("{} at {}, and the flow goes on", together.text, at.clock());
     };
-    let (clock, then) = (at.clock(), guard_effect(together, universe));
-    format!("{clock}, {then}; {} executions all morning\n    {}", count(executions), together.text)
+    // What else fires later would have been for nothing: a person looks at the first.
+    let halted = together.halted.iter().copied().filter(|(halted, _)| *halted <= at.at + 1_000_000_000).collect();
+    let first = GuardAlone { halted, ..together.clone() };
+    let (clock, then, text) = (at.clock(), guard_effect(&first, universe), shortened(&together.text));
+    format!("{clock}, {then}; {} executions of it all morning\n    {text}", count(executions))
+}
+
+/// At most a line of `text`.
+#[must_use]
+pub fn shortened(text: &str) -> String {
+    const LONGEST: usize = 140;
+    if text.chars().count() <= LONGEST {
+        return text.to_owned();
+    }
+    let cut: String = text.chars().take(LONGEST).collect();
+    format!("{} …", cut.trim_end())
 }
 
 /// A line as cells.
