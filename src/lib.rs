@@ -103,6 +103,9 @@
 //! | What a browser sends by itself changes nothing | `api::tests_login`: `login_gives_a_cookie_that_no_script_reads_and_that_asks_as_its_owner`; `api::tests_tls`: `certificate_of_a_client_names_its_owner_and_a_token_is_taken_without_one` |
 //! | A role for some scopes halts and re-arms no others | `api::tests_login`: `role_for_some_scopes_halts_and_rearms_those_and_no_others` |
 //! | The document of the interface is the interface | `api::tests_openapi`: `every_endpoint_is_in_the_document_and_the_other_way_round` |
+//! | Every route is for its roles and scopes, and answers as its document says | `routes`: `every_route_is_for_the_roles_and_scopes_that_it_is_for_and_answers_as_its_document_says` |
+//! | A crowd keeps neither a kill out nor who comes from elsewhere | `api::server`: `the_largest_crowd_makes_room_and_in_it_who_waits_for_nothing_and_nobody_who_is_known`; `flood`: `every_kill_gets_through_slow_requests_and_floods_of_connections_and_of_wrong_tokens` |
+//! | Who does not show the right certificate is told nothing, also as a receiver of alerts | `tls`: `a_webhook_over_tls_is_told_if_its_authority_is_the_one_and_a_wrong_one_is_an_alert` |
 //! | A flood at one door leaves the other alone | `local`: `a_flood_at_the_network_leaves_local_kills_alone_and_a_local_one_those_over_the_network` |
 //! | A page raised past a service that stands or is dead is a halt | `local`: `a_page_that_is_raised_while_nobody_serves_is_in_force_at_the_next_start`, `a_page_raised_past_a_service_that_runs_is_told_to_sessions_and_latched` |
 //! | What the kill file halts stays halted while it is there | `app::killfile`: `what_the_file_halts_cannot_be_rearmed_while_it_is_there` |

@@ -8,10 +8,13 @@ use serde_json::json;
 
 use crate::api::auth::Role;
 use crate::api::problem::Problem;
-use crate::api::routes::{AnyQuery, Api, Caller, Shared, answer, not_found, parse_id, query_fields, read_fields};
+use crate::api::routes::{
+    AnyQuery, Api, Caller, NUMBER_MAX, Shared, answer, not_found, parse_id, query_fields, read_fields,
+};
 use crate::api::schema;
 use crate::kill::alerts::{AckRefused, Alert, Filter, Severity, State as AlertState};
 use crate::kill::words::{ScopeName, rfc3339};
+use crate::model::Scope;
 
 /// The most alerts of one answer.
 const COUNT_MAX: usize = 1_000;
@@ -21,9 +24,9 @@ const COUNT_MAX: usize = 1_000;
 #[utoipa::path(
     get, path = "/v1/alerts", tag = "alerts",
     params(
-        ("state" = Option<String>, Query, description = "Only in this state."),
+        ("state" = Option<schema::AlertState>, Query, description = "Only in this state."),
         ("open" = Option<bool>, Query, description = "Only those that are not over."),
-        ("severity" = Option<String>, Query, description = "At least that bad."),
+        ("severity" = Option<schema::Severity>, Query, description = "At least that bad."),
         ("owner" = Option<String>, Query, description = "Only of this owner."),
         ("kind" = Option<String>, Query, description = "Only of this kind."),
         ("name" = Option<String>, Query, description = "Only of this name."),
@@ -60,7 +63,7 @@ pub(super) async fn list(State(api): Shared, caller: Caller, query: AnyQuery) ->
         (None, Some(name)) => return Err(fields.wrong("scope_name", &name.into(), "needs a scope_kind as well")),
     };
     let whole = "must be the next of an earlier answer";
-    filter.before = fields.query_number("before", whole, usize::MAX)?.map(|before| before as u64);
+    filter.before = fields.query_number("before", whole, NUMBER_MAX)?.map(|before| before as u64);
     let rule = "must be a whole number up to 1000";
     let count = fields.query_number("count", rule, COUNT_MAX)?.unwrap_or(100);
     fields.finish()?;
@@ -110,10 +113,11 @@ pub(super) async fn acknowledge(
     let mut fields = read_fields(&api, &headers, body).await?;
     let reason = fields.text("reason")?.unwrap_or_default();
     fields.finish()?;
-    // An answer may be what a re-arm of the scope waits for.
-    let about = api.parts.alerts.get(number).and_then(|alert| alert.scope);
-    if let Some(scope) = about.and_then(|scope| scope.find(api.parts.switch.universe())) {
-        caller.at(&api, "ack", scope)?;
+    // An answer may be what a re-arm of the scope waits for. One that is about no scope, or about one that the configuration no
+    // longer has, concerns the firm.
+    if let Some(alert) = api.parts.alerts.get(number) {
+        let scope = alert.scope.and_then(|scope| scope.find(api.parts.switch.universe()));
+        caller.at(&api, "ack", scope.unwrap_or(Scope::Firm))?;
     }
     let taken = api.parts.alerts.acknowledge(number, caller.name(), &reason, api.parts.clock.now().unix.0);
     let mut entry = caller.entry("ack").because(&reason).detail(format!("alert {number}"));

@@ -224,18 +224,17 @@ struct Failures {
 /// many places at once, a guess from one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Tried {
-    /// An IPv4 address, or the /64 that an IPv6 address is in: whoever has one has all of it.
+    /// See [`network`].
     From(IpAddr),
     /// The beginning of a wrong token's hash.
     Token([u8; 8]),
 }
 
-impl Tried {
-    fn from(source: IpAddr) -> Tried {
-        Tried::From(match source.to_canonical() {
-            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-            v4 @ IpAddr::V4(_) => v4,
-        })
+/// Where something comes from: an IPv4 address, or the /64 that an IPv6 address is in. Whoever has one has all of it.
+pub(super) fn network(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -338,7 +337,7 @@ impl Authenticator {
         short.copy_from_slice(&hash[..8]);
         let mut failures = self.lock();
         let mut slow = false;
-        for tried in [Tried::from(source), Tried::Token(short)] {
+        for tried in [Tried::From(network(source)), Tried::Token(short)] {
             slow |= count(&mut failures, tried, now);
         }
         slow

@@ -73,6 +73,8 @@ pub enum DeskRefused {
     NotSaid,
     /// Not in this way, and what would be one.
     NotThisWay(String),
+    /// The scope is not on probation.
+    NotOnProbation(String),
     /// It could not be done: a disk, or the engine.
     Failed(String),
 }
@@ -178,6 +180,7 @@ fn refused(refused: DeskRefused) -> Problem {
                 "what raises a limit names the limits it was decided on: If-Match with the ETag of GET /v1/limits";
             problem(StatusCode::PRECONDITION_REQUIRED, "if-match-needed", "If-Match needed", detail.to_owned())
         }
+        DeskRefused::NotOnProbation(why) => not_found(why),
         DeskRefused::NotThisWay(why) => problem(StatusCode::FORBIDDEN, "not-this-way", "Not in this way", why),
         DeskRefused::Failed(why) => problem(StatusCode::SERVICE_UNAVAILABLE, "not-done", "Could not be done", why)
             .header(header::RETRY_AFTER, "1"),
@@ -286,7 +289,8 @@ fn place_and_value(api: &Api, fields: &mut Fields) -> Result<(Place, i64), Probl
 
 #[utoipa::path(
     get, path = "/v1/overrides", tag = "limits",
-    responses((status = 200, description = "Overrides.", body = Object))
+    responses((status = 200, description = "Overrides.", body = schema::Overrides),
+        (status = 404, description = "Limits cannot be changed here, or there is none of this name or id."))
 )]
 async fn list(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
@@ -310,9 +314,11 @@ fn show_one(api: &Api, one: &Override, etag: &str, done: StatusCode) -> Response
 #[utoipa::path(
     post, path = "/v1/overrides", tag = "limits",
     request_body = schema::OverrideAsk,
-    responses((status = 201, description = "It is in force.", body = Object),
-        (status = 202, description = "It waits for a second person.", body = Object),
-        (status = 412, description = "The limits are others by now."))
+    responses((status = 201, description = "It is in force.", body = schema::Override),
+        (status = 202, description = "It waits for a second person.", body = schema::Override),
+        (status = 412, description = "The limits are others by now."),
+        (status = 428, description = "It raises a limit, and does not say which limits it was decided on."),
+        (status = 404, description = "Limits cannot be changed here, or there is none of this name or id."))
 )]
 async fn ask(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "override")?;
@@ -327,7 +333,6 @@ async fn ask(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body)
     let reason = fields.text("reason")?.unwrap_or_default();
     let etag = fields.text("etag")?.or_else(|| if_match(&headers));
     fields.finish()?;
-    caller.at(&api, "override", place.scope)?;
     let actor = caller.0.name.clone();
     let ask = Ask { place, value, for_ns: seconds * 1_000_000_000, actor, reason: reason.clone() };
     let entry = caller.entry("override").on(ScopeName::of(api.parts.switch.universe(), place.scope)).because(&reason);
@@ -369,15 +374,12 @@ async fn decide(
     caller.may(api, Role::Risk, action)?;
     let id = parse_id(&id)?;
     let known = desk(api)?.overrides().into_iter().find(|one| one.id == id);
-    let known = known.and_then(|one| one.scope.find(api.parts.switch.universe()));
-    caller.at(api, action, known.ok_or_else(|| refused(DeskRefused::Override(Refused::Unknown)))?)?;
+    let known = known.ok_or_else(|| refused(DeskRefused::Override(Refused::Unknown)))?;
+    // One of a scope that the configuration no longer has concerns the firm.
+    caller.at(api, action, known.scope.find(api.parts.switch.universe()).unwrap_or(Scope::Firm))?;
     let mut fields = read_fields(api, &headers, body).await?;
     let reason = fields.text("reason")?.unwrap_or_default();
     fields.finish()?;
-    let about = desk(api)?.overrides().iter().find(|o| o.id == id).map(|o| o.scope.clone());
-    if let Some(scope) = about.and_then(|scope| scope.find(api.parts.switch.universe())) {
-        caller.at(api, action, scope)?;
-    }
     let entry = caller.entry(action).because(&reason);
     let actor = caller.0.name.clone();
     let result = api.at_the_desk(move |desk| call(desk, id, &actor, &reason)).await;
@@ -393,8 +395,9 @@ async fn decide(
     post, path = "/v1/overrides/{id}/approve", tag = "limits",
     request_body = schema::Reason,
     params(("id" = String, Path, description = "The override's id.")),
-    responses((status = 200, description = "It is in force.", body = Object),
-        (status = 202, description = "It waits.", body = Object))
+    responses((status = 200, description = "It is in force.", body = schema::Override),
+        (status = 202, description = "It waits.", body = schema::Override),
+        (status = 404, description = "Limits cannot be changed here, or there is none of this name or id."))
 )]
 async fn agree(
     State(api): Shared,
@@ -413,8 +416,9 @@ async fn agree(
     delete, path = "/v1/overrides/{id}", tag = "limits",
     request_body = schema::Reason,
     params(("id" = String, Path, description = "The override's id.")),
-    responses((status = 200, description = "It is over.", body = Object),
-        (status = 202, description = "It waits for a second person.", body = Object))
+    responses((status = 200, description = "It is over.", body = schema::Override),
+        (status = 202, description = "It waits for a second person.", body = schema::Override),
+        (status = 404, description = "Limits cannot be changed here, or there is none of this name or id."))
 )]
 async fn remove(
     State(api): Shared,
@@ -430,7 +434,8 @@ async fn remove(
 #[utoipa::path(
     post, path = "/v1/limits/what-if", tag = "limits",
     request_body = schema::WhatIf,
-    responses((status = 200, description = "What would be above its limits.", body = Object))
+    responses((status = 200, description = "What would be above its limits.", body = schema::WouldBe),
+        (status = 404, description = "Limits cannot be changed here, or there is none of this name or id."))
 )]
 async fn what_if(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
@@ -488,7 +493,8 @@ fn would_be(universe: &Universe, row: &WouldBe) -> Value {
 
 #[utoipa::path(
     get, path = "/v1/limits/file", tag = "limits",
-    responses((status = 200, description = "The configuration's text.", body = String, content_type = "application/toml"))
+    responses((status = 200, description = "The configuration's text.", body = String, content_type = "application/toml"),
+        (status = 404, description = "Limits cannot be changed here, or there is none of this name or id."))
 )]
 async fn file(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "limits_file")?;
@@ -504,9 +510,10 @@ async fn file(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Res
     put, path = "/v1/limits", tag = "limits",
     request_body = schema::ReplaceLimits,
     params(("if-match" = String, Header, description = "The ETag that the change was made from.")),
-    responses((status = 200, description = "Written, and in force.", body = Object),
+    responses((status = 200, description = "Written, and in force.", body = schema::Generation),
         (status = 412, description = "Somebody else has changed the limits."),
-        (status = 428, description = "If-Match is missing."))
+        (status = 428, description = "If-Match is missing."),
+        (status = 404, description = "Limits cannot be changed here, or there is none of this name or id."))
 )]
 async fn replace(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "limits")?;
@@ -521,7 +528,6 @@ async fn replace(State(api): Shared, caller: Caller, headers: HeaderMap, body: B
     if reason.trim().is_empty() {
         return Err(fields.wrong("reason", &reason.into(), "a change of limits needs a reason"));
     }
-    caller.at(&api, "limits", Scope::Firm)?;
     let entry = caller.entry("limits").because(&reason);
     let (actor, etag) = (caller.0.name.clone(), if_match(&headers));
     let result = api.at_the_desk(move |desk| desk.replace(&text, &actor, &reason, etag.as_deref())).await;
@@ -568,7 +574,8 @@ pub(super) fn on_probation(parts: &ApiParts) -> Vec<Value> {
 
 #[utoipa::path(
     get, path = "/v1/probation", tag = "limits",
-    responses((status = 200, description = "Scopes that may use a part of their limits.", body = Object))
+    responses((status = 200, description = "Scopes that may use a part of their limits.", body = schema::Probations),
+        (status = 404, description = "Limits cannot be changed here, or there is none of this name or id."))
 )]
 async fn probations(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
@@ -582,7 +589,7 @@ async fn probations(State(api): Shared, caller: Caller, query: AnyQuery) -> Resu
 #[utoipa::path(
     post, path = "/v1/probation/firm/promote", tag = "limits",
     request_body = schema::Reason,
-    responses((status = 200, description = "It has all its limits again.", body = Object),
+    responses((status = 200, description = "It has all its limits again.", body = schema::Promoted),
         (status = 404, description = "It is not on probation."))
 )]
 async fn promote_firm(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
@@ -593,7 +600,7 @@ async fn promote_firm(State(api): Shared, caller: Caller, headers: HeaderMap, bo
     post, path = "/v1/probation/{kind}/{name}/promote", tag = "limits",
     request_body = schema::Reason,
     params(("kind" = String, Path, description = "The scope's kind."), ("name" = String, Path, description = "Its name.")),
-    responses((status = 200, description = "It has all its limits again.", body = Object))
+    responses((status = 200, description = "It has all its limits again.", body = schema::Promoted))
 )]
 async fn promote(
     State(api): Shared,
@@ -619,7 +626,6 @@ async fn promote_scope(
     let mut fields = read_fields(api, headers, body).await?;
     let reason = fields.text("reason")?.unwrap_or_default();
     fields.finish()?;
-    caller.at(api, "promote", scope)?;
     let name = ScopeName::of(api.parts.switch.universe(), scope);
     let entry = caller.entry("promote").on(name.clone()).because(&reason);
     let actor = caller.0.name.clone();
@@ -637,7 +643,7 @@ async fn promote_scope(
 /// `GET /v1/rearm/nonce`: a number that is good for one re-arm of the caller's.
 #[utoipa::path(
     get, path = "/v1/rearm/nonce", tag = "re-arm",
-    responses((status = 200, description = "A number for one re-arm.", body = Object))
+    responses((status = 200, description = "A number for one re-arm.", body = schema::Nonce))
 )]
 pub(super) async fn nonce(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "rearm")?;

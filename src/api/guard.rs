@@ -7,6 +7,7 @@ use axum::response::Response;
 use crate::api::auth::Role;
 use crate::api::problem::Problem;
 use crate::api::routes::{AnyQuery, Caller, Shared, answer, not_found, query_fields};
+use crate::api::schema;
 
 /// The most signatures of one answer.
 const COUNT_MAX: usize = 10_000;
@@ -15,7 +16,7 @@ const COUNT_MAX: usize = 10_000;
 #[utoipa::path(
     get, path = "/v1/signatures", tag = "guard",
     params(("count" = Option<u64>, Query, maximum = 10000, description = "At most this many; 200.")),
-    responses((status = 200, description = "Kinds of text that were seen.", body = Object),
+    responses((status = 200, description = "Kinds of text that were seen.", body = schema::Signatures),
         (status = 404, description = "The guard is off."))
 )]
 pub(super) async fn signatures(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
@@ -31,7 +32,7 @@ pub(super) async fn signatures(State(api): Shared, caller: Caller, query: AnyQue
 /// `GET /v1/peers`: the rates of every instance, and what is usual for it at this time of day.
 #[utoipa::path(
     get, path = "/v1/peers", tag = "guard",
-    responses((status = 200, description = "What was learned of sessions' rates.", body = Object),
+    responses((status = 200, description = "What was learned of sessions' rates.", body = schema::Peers),
         (status = 404, description = "The guard is off."))
 )]
 pub(super) async fn peers(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {

@@ -177,7 +177,7 @@ pub(super) async fn login(
 /// `POST /v1/logout`.
 #[utoipa::path(
     post, path = "/v1/logout", tag = "login",
-    responses((status = 200, description = "The login has ended.", body = Object))
+    responses((status = 200, description = "The login has ended.", body = schema::Ended))
 )]
 pub(super) async fn logout(State(api): Shared, caller: Caller, headers: HeaderMap) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;

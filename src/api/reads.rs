@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::api::auth::Role;
 use crate::api::problem::Problem;
-use crate::api::routes::{AnyQuery, Caller, Fields, Lane, Shared, answer, not_found, query_fields};
+use crate::api::routes::{AnyQuery, Caller, Fields, Lane, NUMBER_MAX, Shared, answer, not_found, query_fields};
 use crate::api::schema;
 use crate::api::{ApiParts, view};
 use crate::kill::audit::Entry;
@@ -94,7 +94,7 @@ pub(super) async fn strategies(State(api): Shared, caller: Caller, query: AnyQue
     let mut fields = query_fields(query)?;
     let name = fields.text("name")?;
     let rows = fields.query_number("rows", "must be a whole number from 1 to 5000", 5_000)?.unwrap_or(1_000);
-    let from = fields.query_number("from", "must be the next of an earlier answer", usize::MAX)?.unwrap_or(0);
+    let from = fields.query_number("from", "must be the next of an earlier answer", NUMBER_MAX)?.unwrap_or(0);
     fields.finish()?;
     let universe = api.parts.switch.universe();
     let (from, rows) = match name {
@@ -155,7 +155,8 @@ fn strategy(parts: &ApiParts, table: &LimitTable, at: usize) -> Option<Value> {
         ("count" = Option<u64>, Query, maximum = 500, description = "At most this many; 50."),
         ("before" = Option<String>, Query, description = "`next` of an earlier answer.")
     ),
-    responses((status = 200, description = "What happened, the newest first.", body = schema::Incidents))
+    responses((status = 200, description = "What happened, the newest first.", body = schema::Incidents),
+        (status = 500, description = "Reports cannot be read."))
 )]
 pub(super) async fn incidents(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
@@ -177,7 +178,8 @@ pub(super) async fn incidents(State(api): Shared, caller: Caller, query: AnyQuer
 #[utoipa::path(
     get, path = "/v1/incidents/{id}", tag = "history",
     params(("id" = String, Path, description = "The report's id.")),
-    responses((status = 200, description = "The report, whole.", body = Object))
+    responses((status = 200, description = "The report, whole.", body = schema::IncidentReport),
+        (status = 500, description = "Reports cannot be read."))
 )]
 pub(super) async fn incident_by_id(
     State(api): Shared,
@@ -246,7 +248,8 @@ fn read_incident(dir: &FilePath, id: &str) -> std::io::Result<Value> {
         ("before" = Option<u64>, Query, description = "`next` of an earlier answer.")
     ),
     responses((status = 200, description = "Who did what, the newest first.", body = schema::Audit),
-        (status = 404, description = "There is no journal."))
+        (status = 404, description = "There is no journal."),
+        (status = 500, description = "It cannot be read."))
 )]
 pub(super) async fn audit(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.may(&api, Role::Risk, "audit")?;
@@ -294,7 +297,7 @@ fn audit_query(fields: &mut Fields) -> Result<AuditQuery, Problem> {
         Some(other) => return Err(fields.wrong("refused", &other.into(), "must be true or false")),
     };
     let count = fields.query_number("count", "must be a whole number up to 1000", 1_000)?.unwrap_or(100);
-    let before = fields.query_number("before", "must be the next of an earlier answer", usize::MAX)?;
+    let before = fields.query_number("before", "must be the next of an earlier answer", NUMBER_MAX)?;
     fields.finish()?;
     Ok(AuditQuery { actor, action, scope, since, until, refused, count, before: before.map(|n| n as u64) })
 }

@@ -262,7 +262,11 @@ impl FromRequestParts<Arc<Api>> for Caller {
             let entry = Entry::new("?", "auth").from(&source).detail(what);
             api.parts.audit.record(entry.refused("nobody that is known"));
         }
-        known.map(|(caller, way)| Caller(caller, source, way))
+        let (caller, way) = known?;
+        if let Some(line) = parts.extensions.get::<Line>() {
+            line.is_known();
+        }
+        Ok(Caller(caller, source, way))
     }
 }
 
@@ -303,7 +307,7 @@ impl Fields {
     pub(super) fn number(&mut self, name: &'static str, rule: &'static str, max: u64) -> Result<Option<u64>, Problem> {
         match self.map.remove(name) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => match value.as_u64().filter(|n| *n <= max) {
+            Some(value) => match whole(&value).filter(|n| *n <= max) {
                 Some(number) => Ok(Some(number)),
                 None => Err(self.wrong(name, &value, rule)),
             },
@@ -376,6 +380,13 @@ impl Fields {
     }
 }
 
+/// A whole number. To JSON Schema `5.0` is one, and some libraries write it like this; beyond 2^53 it may have been another.
+fn whole(value: &Value) -> Option<u64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let written = || value.as_f64().filter(|n| (0.0..=EXACT).contains(n) && n.fract() == 0.0).map(|n| n as u64);
+    value.as_u64().or_else(written)
+}
+
 pub(super) const HALTABLE: [&str; 5] = ["firm", "account", "strategy", "instrument", "session"];
 pub(super) const KINDS: &str = "must be firm, account, strategy, instrument or session";
 
@@ -437,6 +448,9 @@ pub(super) async fn read_fields(api: &Api, headers: &HeaderMap, body: Body) -> R
         Err(error) => Err(syntax(error.to_string())),
     }
 }
+
+/// The largest number of a query: what the document calls `int64`.
+pub(super) const NUMBER_MAX: usize = i64::MAX as usize;
 
 /// Parameters of the query, taken one by one like [`Fields`].
 pub(super) fn query_fields(query: Result<Query<HashMap<String, String>>, QueryRejection>) -> Result<Fields, Problem> {
@@ -614,10 +628,10 @@ async fn kill_by_id(State(api): Shared, caller: Caller, Path(id): Path<String>) 
 #[utoipa::path(
     get, path = "/v1/kill/preview", tag = "kill",
     params(
-        ("kind" = String, Query, description = "The scope's kind."),
+        ("kind" = schema::HaltableKind, Query, description = "The scope's kind."),
         ("name" = Option<String>, Query, description = "Its name; the firm has none.")
     ),
-    responses((status = 200, description = "What a kill would cancel, and where.", body = Object))
+    responses((status = 200, description = "What a kill would cancel, and where.", body = schema::KillPreview))
 )]
 async fn kill_preview(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
@@ -902,7 +916,7 @@ async fn state(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Re
 #[utoipa::path(
     get, path = "/v1/limits", tag = "limits",
     params(
-        ("kind" = Option<String>, Query, description = "Only scopes of this kind."),
+        ("kind" = Option<schema::ScopeKind>, Query, description = "Only scopes of this kind."),
         ("name" = Option<String>, Query, description = "Only the scope of this name; needs a kind."),
         ("all" = Option<bool>, Query, description = "Unlimited ones too."),
         ("rows" = Option<u64>, Query, maximum = 5000, description = "About this many; 1000."),
@@ -915,7 +929,7 @@ async fn limits(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<R
     let mut fields = query_fields(query)?;
     let (kind, name, all) = (fields.text("kind")?, fields.text("name")?, fields.text("all")?);
     let rows = fields.query_number("rows", "must be a whole number up to 5000", 5_000)?.unwrap_or(1_000);
-    let from = fields.query_number("from", "must be the next of an earlier answer", usize::MAX)?.unwrap_or(0);
+    let from = fields.query_number("from", "must be the next of an earlier answer", NUMBER_MAX)?.unwrap_or(0);
     fields.finish()?;
     let universe = api.parts.switch.universe();
     let kind = match kind {

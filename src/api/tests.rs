@@ -372,7 +372,15 @@ fn kill_raises_the_page_and_its_receipt_grows_until_it_is_confirmed() {
 #[test]
 fn kill_waits_for_confirmation_no_longer_than_asked() {
     let world = World::new(Setup::default());
-    let answer = world.post("token-of-olga", "/v1/kill", json!({ "scope": { "kind": "firm" }, "wait_ms": 5_000 }));
+    let wrong = |wait: Value| {
+        let body = json!({ "scope": { "kind": "firm" }, "wait_ms": wait });
+        world.post("token-of-olga", "/v1/kill", body).problem(422, "invalid-field")["field"].clone()
+    };
+    for wait in [json!(5_000.5), json!(-1.0), json!(5_001), json!(1e300), json!("5")] {
+        assert_eq!(wrong(wait.clone()), "wait_ms", "{wait}");
+    }
+    // A whole number, however it is written.
+    let answer = world.post("token-of-olga", "/v1/kill", json!({ "scope": { "kind": "firm" }, "wait_ms": 5_000.0 }));
     // Nobody is connected: with the latch on disk nothing is missing.
     assert_eq!(answer.json()["status"], "confirmed");
     assert_eq!(answer.json()["reason"], "none given");
@@ -639,6 +647,51 @@ fn flood_of_connections_leaves_a_place_for_a_kill() {
 }
 
 #[test]
+fn requests_that_do_not_come_to_an_end_keep_others_out_of_nothing() {
+    let options =
+        ApiOptions { connections: 4, reserved: 2, body_timeout: Duration::from_secs(3_600), ..ApiOptions::default() };
+    let world = World::new(Setup { options, ..Setup::default() });
+    // Logging in reads a body before it is known who sends it; a what-if of somebody who is known.
+    let vera = "authorization: Bearer token-of-vera\r\n";
+    let slow: Vec<TcpStream> = [("/v1/login", ""), ("/v1/limits/what-if", vera)]
+        .iter()
+        .cycle()
+        .take(4)
+        .map(|(path, headers)| {
+            let mut stream = world.connect();
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nhost: x\r\n{headers}content-type: application/json\r\n\
+                 content-length: 64\r\nexpect: 100-continue\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).unwrap();
+            let mut status = [0; 12];
+            stream.read_exact(&mut status).unwrap();
+            assert_eq!(&status, b"HTTP/1.1 100", "its body is waited for");
+            stream
+        })
+        .collect();
+    // From where they come from only a kill is taken; from elsewhere everything.
+    world.get("token-of-vera", "/v1/state").problem(503, "too-many-connections");
+    assert_eq!(world.post("token-of-olga", "/v1/kill", json!({ "scope": alpha() })).status, 200);
+    let mut elsewhere = connect_from([127, 0, 0, 2], world.addr);
+    let request = format!("GET /v1/state HTTP/1.1\r\nhost: x\r\n{vera}connection: close\r\n\r\n");
+    elsewhere.write_all(request.as_bytes()).unwrap();
+    assert_eq!(Answer::read(&mut elsewhere).status, 200);
+    drop(slow);
+}
+
+/// A connection from another address of this host.
+fn connect_from(source: [u8; 4], to: SocketAddr) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &SocketAddr::from((source, 0))).unwrap();
+    connect(&socket, &to).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+}
+
+#[test]
 fn limits_show_their_use_page_by_page() {
     let world = World::new(Setup::default());
     {
@@ -759,7 +812,9 @@ fn a_scope_with_an_unanswered_critical_alert_is_not_rearmed_where_that_is_config
     let refused = world.post("token-of-rita", "/v1/rearm", body.clone());
     assert_eq!((refused.status, &refused.json()["alert"]), (409, &json!(number.to_string())), "{}", refused.text);
     world.alerts.acknowledge(number, "olga", "looking", 1).unwrap();
-    // 202 where the latch is not on disk within the wait.
-    let status = world.post("token-of-rita", "/v1/rearm", body).status;
-    assert!(matches!(status, 200 | 202), "{status}");
+    let mut body = body;
+    body["wait_ms"] = 5_000.into();
+    let done = world.post("token-of-rita", "/v1/rearm", body);
+    assert_eq!((done.status, &done.json()["status"]), (200, &json!("done")), "{}", done.text);
+    assert_eq!(world.mode(ALPHA), Mode::Normal);
 }

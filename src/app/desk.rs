@@ -529,7 +529,7 @@ impl LimitsDesk for Desk {
         let over = self.change(&mut inner, None, |_, probations, _| {
             let over = probations.promote(scope);
             match over.is_empty() {
-                true => Err(DeskRefused::NotThisWay(format!("{scope} is not on probation"))),
+                true => Err(DeskRefused::NotOnProbation(format!("{scope} is not on probation"))),
                 false => Ok((over, Loosens::Nothing)),
             }
         })?;

@@ -686,6 +686,9 @@ impl Server {
                 return if same { Ok(()) } else { Err(in_use(name, pid)) };
             }
             Some(place) if place.gone && !broken => {
+                // First: where the engine cannot be told, nobody has the place, and the next one may try.
+                self.send(LaneChange::There(session))?;
+                let Some(place) = self.places.get_mut(&session) else { return Err(in_use(name, pid)) };
                 // Nobody has the slots any more.
                 let slots = place.region.slots();
                 for slot in 0..slots.len() / SLOT_WORDS {
@@ -696,7 +699,6 @@ impl Server {
                 place.gate = make_gate(&place.region);
                 place.process = process;
                 place.gone = false;
-                self.send(LaneChange::There(session))?;
             }
             Some(_) | None => {
                 let expected = self.expected(session)?;
@@ -841,6 +843,92 @@ fn receive(socket: &OwnedFd, bytes: &mut [u8]) -> rustix::io::Result<(usize, Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::duty::SystemClock;
+    use crate::guard::door::OpenDoor;
+    use crate::kill::testing::universe;
+
+    struct Nobody;
+    impl Authenticate for Nobody {
+        fn session(&self, _: &str) -> Option<SessionId> {
+            None
+        }
+    }
+
+    /// A server that tells the engine by `lane_changes`.
+    fn server(dir: &Path, lane_changes: Sender<LaneChange>) -> Server {
+        let descriptor = || rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+        let universe = Arc::new(universe());
+        let (keys, looked_at) = crossbeam_channel::unbounded();
+        Server {
+            membarrier: false,
+            connections: Vec::new(),
+            keys: 0,
+            looked: Arc::new(Looked { keys, wake: descriptor() }),
+            looked_at,
+            places: HashMap::new(),
+            arrivals: HashMap::new(),
+            former: Vec::new(),
+            parts: GateParts {
+                listener: listen(&dir.join("gate.sock"), 0o600).unwrap(),
+                page: descriptor(),
+                halt_page: Arc::new(HaltPage::new(universe.scope_count(), 1)),
+                former: Vec::new(),
+                bell: Bell::new(),
+                bell_fd: descriptor(),
+                board: Arc::new(SessionBoard::new(universe.sessions.len())),
+                universe,
+                auth: Arc::new(Nobody),
+                door: Arc::new(OpenDoor),
+                gates: Arc::default(),
+                lane_changes,
+                texts: crossbeam_channel::bounded(1).0,
+                clock: Arc::new(SystemClock::new()),
+                options: GateOptions { slots: 1, events: 64, verdicts: 64 },
+            },
+        }
+    }
+
+    #[test]
+    fn a_place_that_the_engine_was_not_told_of_is_nobodys_and_the_next_one_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (lane_changes, changes) = crossbeam_channel::bounded(0);
+        let mut server = server(dir.path(), lane_changes);
+        let session = SessionId(0);
+        let process = || {
+            let own = rustix::process::getpid();
+            rustix::process::pidfd_open(own, rustix::process::PidfdFlags::empty()).unwrap()
+        };
+        let attach = |server: &mut Server, pid: u32| {
+            server.attach((session, "gw-1", GateKind::Ask), (pid, 0, process()), String::new(), None)
+        };
+        // The engine takes so many changes, and then nothing.
+        let takes = |changes: &Receiver<LaneChange>, count: usize| {
+            let changes = changes.clone();
+            std::thread::spawn(move || {
+                let taken = changes.iter().take(count);
+                taken.for_each(|change| {
+                    if let LaneChange::Expected { reply, .. } = change {
+                        reply.send(1).unwrap();
+                    }
+                });
+            })
+        };
+        let engine = takes(&changes, 2);
+        attach(&mut server, 7).unwrap();
+        engine.join().unwrap();
+        server.process_ended(session);
+        let connected = |server: &Server| server.parts.board.cell(0).unwrap().view().by_gate;
+        assert!(!server.has_gate(session) && !connected(&server));
+
+        let (status, _) = attach(&mut server, 8).unwrap_err();
+        assert_eq!(status, status::UNAVAILABLE);
+        assert!(!server.has_gate(session) && !connected(&server), "it says that somebody is there who is not");
+        let engine = takes(&changes, 1);
+        attach(&mut server, 9).unwrap();
+        engine.join().unwrap();
+        assert!(server.has_gate(session) && connected(&server));
+        assert_eq!(server.places[&session].gate.pid, 9);
+    }
 
     #[test]
     fn the_door_of_a_service_that_stands_is_not_taken() {

@@ -30,7 +30,9 @@ test.describe("without a manifest", () => {
     await expect(session(rita, "gw-1").locator(".builds")).toContainText("tor-7");
     before.close();
     await expect(session(rita, "gw-1")).toContainText("not connected");
-    await kill(olaf, "mm-01", "a runaway on server 8");
+    const receipt = await kill(olaf, "mm-01", "a runaway on server 8");
+    // Before there is an answer, Escape does not close it.
+    await expect(receipt.locator(".verdict")).toContainText("CONFIRMED");
     await olaf.keyboard.press("Escape");
 
     // The rollback, in the middle of it.

@@ -76,7 +76,7 @@ fn a_kill_over_the_local_socket_needs_no_token_and_names_the_user() {
     let state = daemon.haltline(&["state", "--socket", "state/control.sock", "--text"]);
     assert_eq!(state.status.code(), Some(3), "{state:?}");
     let text = String::from_utf8(state.stdout).unwrap();
-    assert!(text.contains("strategy alpha: halted") && text.contains("runaway"), "{text}");
+    assert!(text.contains("strategy alpha  halted ") && text.contains("runaway"), "{text}");
 }
 
 #[test]

@@ -58,13 +58,15 @@ use self::hub::Joined;
 use crate::api::auth::Role;
 use crate::api::problem::Problem;
 use crate::api::routes::{AnyQuery, Api, Caller, Shared, query_fields};
+use crate::api::schema;
 use crate::api::server::{Busy, Line};
 
 /// `GET /v1/stream`.
 #[utoipa::path(
     get, path = "/v1/stream", tag = "state",
-    responses((status = 200, description = "The state as it changes: server-sent events `state`, `delta`, `cut`, `bye`.",
-        body = String, content_type = "text/event-stream"))
+    responses((status = 200, description = "The state as it changes: server-sent events `state` (data: `StreamState`), `delta` (`StreamDelta`), and at the \
+            end `cut` or `bye` (`StreamEnd`).",
+        body = schema::StreamEvent, content_type = "text/event-stream"))
 )]
 pub(super) async fn stream(
     State(api): Shared,

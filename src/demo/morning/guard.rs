@@ -1,4 +1,4 @@
-//! The guard's part of the morning: the controls of [`crate::guard`] over the [story](super::story), wired as the service
+//! The guard's part of the morning: the controls of [`crate::guard`] over the [story], wired as the service
 //! wires them, with its threads' rounds as calls and scenario time as their clock.
 //!
 //! A control is alone if nothing else could speak: the manifest allows what the others would object to, no text or count is

@@ -2,6 +2,8 @@
 
 pub mod cc;
 mod lines;
+pub mod openapi;
+pub mod tls;
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -155,8 +157,8 @@ impl Daemon {
             assert!(lines.read_line(&mut line).unwrap() > 0, "it ended before it served:\n{log}");
             log += &line;
             if let Some(rest) = line.strip_prefix("serving: events at ws://") {
-                let (ws, http) = rest.trim().split_once(", people at http://").unwrap();
-                break (ws.to_owned(), http.to_owned());
+                let (ws, http) = rest.trim().split_once(", people at ").unwrap();
+                break (ws.to_owned(), http.split_once("://").unwrap().1.to_owned());
             }
         };
         // The pipe has to be emptied, or the service would wait for us to read its log.
@@ -216,9 +218,15 @@ impl Daemon {
         std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap())
     }
 
-    /// One request as `who`; the status and the body as JSON (or as a string, if it is none).
+    /// One request as `who`; the status and the body as JSON (or as a string, if it is none). Every answer is held against the
+    /// OpenAPI document.
     pub fn ask(&self, who: &str, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
-        ask(&self.http, who, method, path, body)
+        let reply = openapi::send(&self.http, Some(who), method, path, "", body);
+        let document = openapi::Document::of(&self.http);
+        if let Some(template) = document.template(method, path) {
+            assert_eq!(document.complaints(method, template, &reply), [""; 0], "{}", reply.body);
+        }
+        (reply.status, serde_json::from_str(&reply.body).unwrap_or(Value::String(reply.body)))
     }
 
     pub fn get(&self, who: &str, path: &str) -> Value {
