@@ -100,9 +100,8 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     };
     let service = start::service(args, None).context("starting the service")?;
     let universe = service.universe.clone();
-    let mut summary = on_a_runtime(service, async |service| morning(args, &screen, service).await)?;
     let kept_out = hello.as_ref().is_none_or(|hello| hello.stopped);
-    summary.hello = hello;
+    let summary = on_a_runtime(service, async |service| morning(args, &screen, service, hello).await)?;
     screen.object(&summary.json(args, &universe).to_string());
     Ok(if args.exit && !(summary.live.stopped && kept_out) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -171,7 +170,12 @@ struct Summary {
     found: Option<Found>,
 }
 
-async fn morning(args: &DemoArgs, screen: &Screen, service: &ServiceHandle) -> anyhow::Result<Summary> {
+async fn morning(
+    args: &DemoArgs,
+    screen: &Screen,
+    service: &ServiceHandle,
+    hello: Option<LiveResult>,
+) -> anyhow::Result<Summary> {
     let cast = Cast::default();
     let mut live = Live::open(service, screen, &cast, args.seed, args.speed, async |name| {
         link::connect(service, name, Claim::default()).await
@@ -195,7 +199,7 @@ async fn morning(args: &DemoArgs, screen: &Screen, service: &ServiceHandle) -> a
         _ = &mut interrupt => None,
     };
     let Some(result) = observed else {
-        return Ok(Summary { live: live.result(), hello: None, found: None });
+        return Ok(Summary { live: live.result(), hello, found: None });
     };
     let (p50, p99, p999) = (micros(result.ask_ns[0]), micros(result.ask_ns[1]), micros(result.ask_ns[2]));
     let asks = count(result.asks);
@@ -236,9 +240,9 @@ async fn morning(args: &DemoArgs, screen: &Screen, service: &ServiceHandle) -> a
     };
     screen.end_bar();
     let Some(found) = told else {
-        return Ok(Summary { live: result, hello: None, found: None });
+        return Ok(Summary { live: result, hello, found: None });
     };
-    let summary = Summary { live: result, hello: None, found: Some(found) };
+    let summary = Summary { live: result, hello, found: Some(found) };
     summary.show(screen, service);
     if !args.exit {
         invite(screen, service);
@@ -277,19 +281,24 @@ impl Summary {
             None => "not stopped".to_owned(),
         };
         let by = live.first.as_ref().map_or("-".to_owned(), |f| f.text.clone());
+        let knight = [
+            "Knight, 1 August 2012".to_owned(),
+            "45 minutes".to_owned(),
+            count(knight::CHILDREN),
+            usd(knight::REAL_GROSS_USD * 100),
+            "no control".to_owned(),
+        ];
+        let hello = self.hello.as_ref().map(|hello| {
+            let stopped = if hello.stopped { "at the hello" } else { "not stopped" };
+            let (executions, gross) = (count(hello.executions_out), usd(hello.gross_cents));
+            ["this run, with a manifest".to_owned(), stopped.to_owned(), executions, gross, "attestation".to_owned()]
+        });
+        let limits = if hello.is_some() { "this run, limits alone" } else { "this run" };
+        let run = [limits.to_owned(), stopped_after, count(live.executions_out), usd(live.gross_cents), by];
         screen.table(
             ["", "stopped after", "executions", "gross position", "by"],
             [false, true, true, true, false],
-            &[
-                [
-                    "Knight, 1 August 2012".to_owned(),
-                    "45 minutes".to_owned(),
-                    count(knight::CHILDREN),
-                    usd(knight::REAL_GROSS_USD * 100),
-                    "no control".to_owned(),
-                ],
-                ["this run".to_owned(), stopped_after, count(live.executions_out), usd(live.gross_cents), by],
-            ],
+            &[knight].into_iter().chain(hello).chain([run]).collect::<Vec<_>>(),
         );
         let lost = usd(knight::REAL_LOSS_USD * 100);
         screen

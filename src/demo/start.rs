@@ -12,7 +12,7 @@ use super::{Controls, DemoArgs, ServiceHandle};
 use crate::api::auth::{hash_token, new_token};
 use crate::api::{Principal, Role, Scopes};
 use crate::app::attest::signature_path;
-use crate::app::config::{self, Attestation, ConfigError, SignedFile};
+use crate::app::config::{self, Attestation, ConfigError, Loaded, SignedFile};
 use crate::app::service::{StartOptions, init_state_dir, start};
 use crate::duty::{Clock, SystemClock};
 use crate::guard::manifest::hex;
@@ -65,20 +65,28 @@ fn attestation(dir: &Path, universe: &Universe, instances: &[String]) -> anyhow:
     Ok(Attestation { manifest: Some(SignedFile { path, key: key.verifying_key().to_bytes() }) })
 }
 
+/// What the service is configured with.
+fn configured(controls: Controls) -> anyhow::Result<Loaded> {
+    let mut loaded = config::load("config/demo.toml", CONFIG).map_err(ConfigError::Invalid)?;
+    match controls {
+        Controls::Config => {}
+        Controls::None => {
+            loaded.limits = LimitTable::unlimited(&loaded.universe);
+            // The eight are peers, and the one that runs away would be halted for it.
+            loaded.watch.peers.halts = false;
+            // A journal is replayed with the limits that its configuration says.
+            loaded.journal.enabled = false;
+        }
+    }
+    Ok(loaded)
+}
+
 /// Starts the service in this process. `attested`: what these instances run is held against a manifest.
 ///
 /// # Errors
 /// If the state directory or an address cannot be had, or a thread not be made.
 pub(super) fn service(args: &DemoArgs, attested: Option<&[String]>) -> anyhow::Result<ServiceHandle> {
-    let mut loaded = config::load("config/demo.toml", CONFIG).map_err(ConfigError::Invalid)?;
-    match args.controls {
-        Controls::Config => {}
-        Controls::None => {
-            loaded.limits = LimitTable::unlimited(&loaded.universe);
-            // A journal is replayed with the limits that its configuration says.
-            loaded.journal.enabled = false;
-        }
-    }
+    let mut loaded = configured(args.controls)?;
     let limits = Arc::new(loaded.limits.clone());
     let guard = GuardSettings { policy: loaded.alerts.policy.clone(), watch: loaded.watch.clone() };
     let dir = TempDir::unused()?;
@@ -126,4 +134,18 @@ pub(super) fn service(args: &DemoArgs, attested: Option<&[String]>) -> anyhow::R
             ended
         }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::alone::armed;
+
+    #[test]
+    fn without_controls_nothing_halts_anybody_by_itself() {
+        let with = configured(Controls::Config).unwrap();
+        assert!(with.watch.peers.halts && !armed(&with.universe, &with.limits).is_empty());
+        let without = configured(Controls::None).unwrap();
+        assert!(!without.watch.peers.halts && armed(&without.universe, &without.limits).is_empty());
+    }
 }

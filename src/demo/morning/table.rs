@@ -142,7 +142,7 @@ fn together_text(together: &GuardAlone, universe: &Universe) -> String {
     let halted = together.halted.iter().copied().filter(|(halted, _)| *halted <= at.at + 1_000_000_000).collect();
     let first = GuardAlone { halted, ..together.clone() };
     let (clock, then, text) = (at.clock(), guard_effect(&first, universe), shortened(&together.text));
-    format!("{clock}, {then}; {} executions of it all morning\n    {text}", count(executions))
+    format!("{clock}, {then}; {} executions out when the open was over\n    {text}", count(executions))
 }
 
 /// At most a line of `text`.
