@@ -226,8 +226,8 @@ impl Server {
                 }
                 response
             };
-            // hyper drops a request whose sender hangs up, even one that it has not begun. A change has a task of its own: what
-            // was asked is done, and recorded, all the same.
+            // hyper drops what it is at when the sender hangs up. A change has a task of its own: what was begun is done to its end,
+            // and recorded, all the same.
             let work: Answer = if changes { Box::pin(tokio::spawn(work)) } else { Box::pin(async { Ok(work.await) }) };
             async move {
                 let answer = work.await;

@@ -286,6 +286,8 @@ fn a_kill_whose_sender_hangs_up_at_once_is_taken_and_recorded() {
         body.len()
     );
     let auth = format!("Authorization: Bearer {}\r\n", token("olaf"));
+    // Everything is there, the end as well, when the service first looks.
+    daemon.signal("STOP");
     for round in 0..20 {
         let mut stream = TcpStream::connect(&daemon.http).unwrap();
         stream.write_all(format!("{head}{auth}\r\n{body}").as_bytes()).unwrap();
@@ -295,6 +297,7 @@ fn a_kill_whose_sender_hangs_up_at_once_is_taken_and_recorded() {
             drop(stream);
         }
     }
+    daemon.signal("CONT");
     let presses = |daemon: &Daemon| {
         let kills = daemon.get("vera", "/v1/kills");
         kills["kills"].as_array().unwrap().iter().filter(|kill| kill["reason"] == "gone at once").count()
