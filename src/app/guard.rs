@@ -121,6 +121,10 @@ fn look(parts: &GuardParts, stopped: &mut Vec<SessionId>) {
     let counts: Vec<Counts> = parts.watch.instances().iter().map(count).collect();
     for MustStop { session, reason } in parts.watch.sample(now, &counts, &parts.alerts) {
         if mode(session) == Mode::Halted {
+            // Somebody else's halt does for now. Once that is lifted it is looked at anew like after one of ours.
+            if !stopped.contains(&session) {
+                stopped.push(session);
+            }
             continue;
         }
         let Ok(receipt) = parts.switch.press(Scope::Session(session), Stop::Halted, "guard", &reason, now) else {
@@ -289,6 +293,21 @@ mod tests {
         world.parts.switch.page().lower(slot, epoch).unwrap();
         world.go_on(&mut stopped, 1_480);
         assert_eq!((world.mode(BAD), stopped.as_slice()), (Mode::Halted, &[BAD][..]));
+    }
+
+    #[test]
+    fn who_was_halted_already_is_looked_at_anew_when_that_is_over() {
+        let (world, mut stopped) = (world(), Vec::new());
+        world.go_on(&mut stopped, 40);
+        let press = || world.parts.switch.press(Scope::Session(BAD), Stop::Halted, "olaf", "x", world.clock.now());
+        let epoch = press().unwrap().word.epoch;
+        world.go_on(&mut stopped, 1_480);
+        assert_eq!((stopped.as_slice(), world.parts.switch.halts()[0].causes.len()), (&[BAD][..], 1));
+        let slot = world.parts.switch.universe().slot(Scope::Session(BAD)).unwrap();
+        world.parts.switch.page().lower(slot, epoch).unwrap();
+        world.go_on(&mut stopped, 1_480);
+        assert_eq!((world.mode(BAD), stopped.as_slice()), (Mode::Halted, &[BAD][..]));
+        assert!(world.parts.switch.halts()[0].causes.iter().any(|cause| cause.actor == "guard"));
     }
 
     #[test]
