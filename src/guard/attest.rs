@@ -386,13 +386,16 @@ impl Fleet {
                     continue;
                 }
                 self.judge_alone(session, now, reasons);
-                self.judge_change(session, now, incidents, reasons);
+                self.judge_change(session, incidents, reasons);
             }
             if let Demand::Manifest(Ok(manifest)) = &self.demand {
                 let judged = Judged { fleet: self, manifest };
                 judged.minorities(&mut reasons);
                 judged.meanings(&mut reasons);
                 self.dormant = judged.dormant_strategies(now);
+            }
+            for (at, _) in reasons.iter().enumerate().filter(|(_, reasons)| reasons.is_empty()) {
+                self.remember(at, now);
             }
         }
         let mut findings = Vec::new();
@@ -485,8 +488,8 @@ impl Fleet {
         }
     }
 
-    /// Rule 3. What nothing stands against is what the instance is known to run from now on.
-    fn judge_change(&mut self, session: SessionId, now: u64, incidents: &[Incident], reasons: &mut Vec<String>) {
+    /// Rule 3.
+    fn judge_change(&self, session: SessionId, incidents: &[Incident], reasons: &mut Vec<String>) {
         let at = usize::from(session.0);
         let Some(identity) = self.identity(at) else { return };
         let name = &self.universe.sessions[at].name;
@@ -517,10 +520,15 @@ impl Fleet {
                     incident.text
                 ),
             });
-            return;
         }
-        let same = self.memory.instances.get(name).is_some_and(|known| known.identity == identity);
-        if !same {
+    }
+
+    /// What nothing at all stands against is what the instance is known to run from now on. What is quarantined for any
+    /// reason is not: another manifest could set it free in the middle of an incident, and it would be no change.
+    fn remember(&mut self, at: usize, now: u64) {
+        let Some(identity) = self.identity(at).filter(|_| self.is_judged(at)) else { return };
+        let name = &self.universe.sessions[at].name;
+        if self.memory.instances.get(name).is_none_or(|known| known.identity != identity) {
             self.memory.instances.insert(name.clone(), Known { identity, at: now });
             self.unsaved = Unsaved::Facts;
         }

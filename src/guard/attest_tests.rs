@@ -333,6 +333,26 @@ fn a_change_during_an_incident_waits_until_it_is_closed_or_approved() {
 }
 
 #[test]
+fn what_is_quarantined_is_not_what_it_is_known_for_whatever_a_later_manifest_says() {
+    let mut without = manifest("mixed_builds = true");
+    without.strategies[0].builds.retain(|build| build.id != "r2");
+    without.strategies[0].flags.clear();
+    let mut world = World::new(Demand::Manifest(Ok(without)));
+    let old = world.gate("gw-0", 1);
+    assert_eq!(world.against("gw-0"), "");
+    world.fleet.leave(world.session("gw-0"), old, NOW);
+    let swapped = world.gate("gw-0", 2);
+    says(&world.against("gw-0"), &["no approved build"]);
+    // Approved by a manifest while an incident is open: still a change, and going back is none.
+    world.halt();
+    world.fleet.take_manifest(manifest("mixed_builds = true"), NOW);
+    says(&world.against("gw-0"), &["changed during an incident", "r1 (010101010101…) → r2"]);
+    world.fleet.leave(world.session("gw-0"), swapped, NOW);
+    world.gate("gw-0", 1);
+    assert_eq!(world.against("gw-0"), "");
+}
+
+#[test]
 fn a_memory_that_is_lost_lets_nobody_in_without_a_person() {
     let fleet = Fleet::new(universe(), Demand::Interlock, Err("fleet.json is damaged".into()));
     let mut world = World { fleet, ids: 0, now: NOW, incidents: vec![] };
