@@ -224,11 +224,8 @@ impl Attestor {
                 let mut state = self.lock();
                 let Arrival { session, way, claim, .. } = arrival;
                 let new = state.fleet.arrive(session, id, (way, claim, from), measured, now);
+                self.tell(&mut state.fleet, &new);
                 self.settle(&mut state);
-                drop(state);
-                // Before it is written down that the build is known: a crash in between tells it once more.
-                self.tell(&new);
-                let state = self.lock();
                 if state.fleet.unsaved() == Unsaved::Facts {
                     // What cannot be written is said, and told at the preflight; it does not keep anybody out.
                     let _ = self.save(state);
@@ -246,20 +243,17 @@ impl Attestor {
         }
     }
 
-    fn tell(&self, new: &[NewBuild]) {
+    /// Before the rules are applied, which may let a session go, and before it is written down that the build is known: a
+    /// crash in between tells it once more. What cannot be done stands against the session from now on.
+    fn tell(&self, fleet: &mut Fleet, new: &[NewBuild]) {
         let hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for new in new {
             let session = self.parts.switch.universe().scope_name(Scope::Session(new.session));
             let (build, strategy) = (&new.build, &new.strategy);
             tracing::info!(event = "new_build", session, build, strategy, "an instance came with a new build");
             for why in hooks.iter().filter_map(|hook| hook.new_build(new).err()) {
-                let why = format!("build {build} is new, and its probation could not begin: {why}");
-                tracing::error!(event = "new_build", session, "{why}");
-                let scope = Scope::Session(new.session);
-                // A session of the universe can be halted.
-                let _ = self.parts.switch.press(scope, Stop::Halted, ACTOR, &why, self.parts.clock.now());
-                let entry = Entry::new(ACTOR, "quarantine").on(ScopeName::of(self.parts.switch.universe(), scope));
-                self.parts.audit.record(entry.because(&why));
+                tracing::error!(event = "new_build", session, build, "its probation could not begin: {why}");
+                fleet.not_ramped(new, &why);
             }
         }
     }
@@ -383,7 +377,8 @@ impl Attestor {
                 if state.fleet.floor().is_some_and(|(floor, _)| version < floor) {
                     return Err(format!("{}: a later one was taken in between", path.display()));
                 }
-                state.fleet.take_manifest(manifest, now);
+                let new = state.fleet.take_manifest(manifest, now);
+                self.tell(&mut state.fleet, &new);
                 self.settle(&mut state);
                 // A version that is not written down could come back: it is in force, and it is said that it may.
                 self.save(state).map_err(|why| format!("version {version} is in force, but {why}"))?;

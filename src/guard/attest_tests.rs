@@ -435,6 +435,24 @@ fn a_new_build_is_told_once_per_instance_until_its_ramp_is_over() {
     assert_eq!(come(3, NOW, 9), [""; 0], "what is not approved is not new, it is wrong");
 }
 
+#[test]
+fn a_build_that_a_manifest_approves_while_it_is_there_is_new_and_stays_out_until_its_ramp_began() {
+    let mut without = manifest("mixed_builds = true");
+    without.strategies[0].builds.retain(|build| build.id != "r2");
+    without.strategies[0].flags.clear();
+    let mut world = World::new(Demand::Manifest(Ok(without)));
+    world.gate("gw-0", 2);
+    says(&world.against("gw-0"), &["no approved build"]);
+    let new = world.fleet.take_manifest(manifest("mixed_builds = true"), NOW);
+    assert_eq!(new.iter().map(|new| (new.session.0, &*new.build)).collect::<Vec<_>>(), [(0, "r2")]);
+    world.fleet.not_ramped(&new[0], "the disk is full");
+    says(&world.against("gw-0"), &["build r2 is new", "the disk is full"]);
+    // As new as it was; once that has worked it is told no more.
+    assert_eq!(world.fleet.take_manifest(manifest("mixed_builds = true"), NOW), new);
+    assert_eq!(world.against("gw-0"), "");
+    assert_eq!(world.fleet.take_manifest(manifest("mixed_builds = true"), NOW), []);
+}
+
 proptest! {
     /// Against a rule written down a second time: count, then the time of approval, then the place in the manifest.
     #[test]
