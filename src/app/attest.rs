@@ -123,15 +123,11 @@ impl Attestor {
     /// damaged or refused is said, and stands against every instance.
     pub(super) fn new(parts: AttestParts, universe: &Arc<Universe>) -> (Arc<Attestor>, Receiver<Job>) {
         let file = parts.state_dir.join(FILE);
-        let memory = match std::fs::read(&file) {
-            Ok(bytes) => Memory::decode(&bytes).map_err(|why| format!("{} is damaged: {why}", file.display())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Memory::default()),
-            Err(error) => Err(format!("{} cannot be read: {error}", file.display())),
-        };
+        let memory = read_memory(&file);
         if let Err(why) = &memory {
             tracing::error!(event = "attestation", "{why}: every instance has to be approved");
-            // Kept for whoever looks into it; what is written from now on says that it was lost.
-            let _ = std::fs::rename(&file, parts.state_dir.join(format!("{FILE}.damaged")));
+            // Kept for whoever looks into it, and as the mark that something was lost until what is written says so.
+            let _ = std::fs::rename(&file, beside(&file, "damaged"));
         }
         let manifest = parts.config.as_ref().and_then(|config| config.manifest.clone());
         let demand = match (&parts.config, &manifest) {
@@ -403,6 +399,10 @@ impl Attestor {
         let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         drop(state);
         let written = write_atomically(&self.file, &bytes);
+        if written.is_ok() {
+            // What was lost is said in the file from now on. Mostly there is nothing to rename.
+            let _ = std::fs::rename(beside(&self.file, "damaged"), beside(&self.file, "was-damaged"));
+        }
         drop(writing);
         let mut state = self.lock();
         match written {
@@ -444,9 +444,33 @@ pub fn read_manifest(path: &Path, key: &[u8; 32], floor: Option<(u64, [u8; 32])>
 /// Where the signature of the file at `path` is.
 #[must_use]
 pub fn signature_path(path: &Path) -> PathBuf {
+    beside(path, "sig")
+}
+
+/// The path of a file beside the one at `path`, with the same name and `.ending` after it.
+fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".sig");
+    name.push(".");
+    name.push(ending);
     PathBuf::from(name)
+}
+
+/// What was kept in `file`. Where there is none, there was none, unless a damaged one was put aside and nothing could be
+/// written in its place.
+///
+/// # Errors
+/// Why what was kept is lost.
+fn read_memory(file: &Path) -> Result<Memory, String> {
+    let damaged = beside(file, "damaged");
+    match std::fs::read(file) {
+        Ok(bytes) => Memory::decode(&bytes).map_err(|why| format!("{} is damaged: {why}", file.display())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match damaged.try_exists() {
+            Ok(false) => Ok(Memory::default()),
+            Ok(true) => Err(format!("{} was damaged, and nothing was written in its place", file.display())),
+            Err(error) => Err(format!("{} cannot be looked at: {error}", damaged.display())),
+        },
+        Err(error) => Err(format!("{} cannot be read: {error}", file.display())),
+    }
 }
 
 /// A new file, synced, in the place of the one at `path`: after a crash it is one or the other.
@@ -625,5 +649,21 @@ impl Source for Attestor {
         ]
         .map(|(name, help, kind, value)| Sample { name, help, kind, labels: vec![], value })
         .into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_memory_that_was_put_aside_is_lost_until_another_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(FILE);
+        assert_eq!(read_memory(&file), Ok(Memory::default()));
+        std::fs::write(beside(&file, "damaged"), "nonsense").unwrap();
+        assert!(read_memory(&file).unwrap_err().contains("fleet.json was damaged, and nothing was written"));
+        write_atomically(&file, &Memory::default().encode()).unwrap();
+        assert_eq!(read_memory(&file), Ok(Memory::default()));
     }
 }
