@@ -616,10 +616,11 @@ async fn kill_by_id(State(api): Shared, caller: Caller, Path(id): Path<String>) 
     let id = parse_id(&id)?;
     let receipt = api.parts.switch.receipt(id).ok_or_else(|| not_found("no kill with this id is remembered"))?;
     let mut shown = view::receipt(&api.parts, &api.parts.switch.latch(), &receipt);
-    // What is left is named as long as it can still be asked for.
+    // What is left is named as long as it can still be asked for. If nobody can say it now, the receipt is told without it.
     if receipt.cancels.is_some_and(|view| view.on && view.working > 0) {
         let scope = receipt.scope;
-        shown["flat"]["remainder"] = api.beside(Lane::Views, move |parts| flat::remainder(parts, scope)).await?;
+        let remainder = api.beside(Lane::Views, move |parts| flat::remainder(parts, scope)).await;
+        shown["flat"]["remainder"] = remainder.unwrap_or(serde_json::Value::Null);
     }
     Ok(answer(StatusCode::OK, &shown))
 }

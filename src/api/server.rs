@@ -6,7 +6,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, TcpListener as StdListener};
 use std::os::unix::net::UnixListener as StdUnixListener;
@@ -28,6 +27,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinError;
 use tower::ServiceExt;
 
 use crate::api::auth::network;
@@ -201,7 +201,8 @@ impl Server {
             let received = Received(self.clock.now());
             let (line, busy) = (line.clone(), line.busy());
             line.used.begins(!request.body().is_end_stream());
-            async move {
+            let changes = !request.method().is_safe();
+            let work = async move {
                 let arriving = |body| axum::body::Body::new(Arriving { body, used: line.used.clone() });
                 let mut request: Request = request.map(arriving);
                 let reserved = kill_only && request.uri().path() != "/v1/kill";
@@ -223,8 +224,15 @@ impl Server {
                 if kill_only {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
+                response
+            };
+            // hyper drops a request whose sender hangs up, even one that it has not begun. A change has a task of its own: what
+            // was asked is done, and recorded, all the same.
+            let work: Answer = if changes { Box::pin(tokio::spawn(work)) } else { Box::pin(async { Ok(work.await) }) };
+            async move {
+                let answer = work.await;
                 drop(busy);
-                Ok::<_, Infallible>(response)
+                answer
             }
         });
         let serving = http1::Builder::new()
@@ -239,6 +247,9 @@ impl Server {
         }
     }
 }
+
+/// The answer to one request.
+type Answer = Pin<Box<dyn Future<Output = Result<Response, JoinError>> + Send>>;
 
 /// What an endpoint may do with the connection that its request came over.
 #[derive(Clone)]

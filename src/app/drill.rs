@@ -149,9 +149,10 @@ impl DrillRoom {
         let actor = format!("{} (drill)", ask.actor);
         let reason = format!("drill: {}", ask.reason);
         // Between the check and this somebody may have halted it: then the press only began a new epoch, and is not taken
-        // back. The mode before it is looked at last.
-        let normal = self.mode(scope) == Some(Mode::Normal);
-        let receipt = self.switch.press(scope, Stop::Halted, &actor, &reason, self.clock.now()).ok()?;
+        // back. What it was raised from is known by the raise itself.
+        let pressed = self.switch.press_from(scope, Stop::Halted, &actor, &reason, self.clock.now());
+        let (receipt, before_press) = pressed.ok()?;
+        let normal = before_press == Mode::Normal;
         let id = receipt.id;
         self.pump_until(&mut caller, || self.switch.is_confirmed(id) == Some(true)).await;
         let told = caller.as_ref().is_ok_and(|line| line.told);

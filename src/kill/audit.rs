@@ -97,12 +97,12 @@ pub struct Audit {
     to: Option<Sender<String>>,
     clock: Arc<dyn Clock>,
     dropped: AtomicU64,
-    /// The second, and how many refusals came in it.
-    refusals: Mutex<(u64, u32)>,
+    /// The second, and how many refusals came in it: of people who are known, and of others.
+    refusals: Mutex<(u64, [u32; 2])>,
 }
 
 /// Refused attempts that are recorded per second; more are counted, and told with the next. Somebody who guesses tokens
-/// shall not fill the disk.
+/// shall not fill the disk, nor keep what a known person was refused out of it: those are counted by themselves.
 const REFUSALS_PER_SECOND: u32 = 50;
 
 impl Audit {
@@ -116,7 +116,8 @@ impl Audit {
     pub fn record(&self, entry: Entry) {
         let Some(to) = &self.to else { return };
         let now = self.clock.now();
-        if entry.outcome.starts_with("refused") && !self.refusal_passes(now.mono.0 / 1_000_000_000) {
+        if entry.outcome.starts_with("refused") && !self.refusal_passes(now.mono.0 / 1_000_000_000, entry.actor == "?")
+        {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -138,13 +139,14 @@ impl Audit {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    fn refusal_passes(&self, second: u64) -> bool {
+    fn refusal_passes(&self, second: u64, unknown: bool) -> bool {
         let mut count = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         if count.0 != second {
-            *count = (second, 0);
+            *count = (second, [0; 2]);
         }
-        count.1 += 1;
-        count.1 <= REFUSALS_PER_SECOND
+        let count = &mut count.1[usize::from(unknown)];
+        *count = count.saturating_add(1);
+        *count <= REFUSALS_PER_SECOND
     }
 }
 
@@ -162,11 +164,13 @@ mod tests {
             audit.record(Entry::new("?", "auth").refused("unauthorized"));
         }
         assert_eq!(lines.len(), REFUSALS_PER_SECOND as usize);
-        // What is done is recorded whatever else goes on, and tells what is missing.
+        // What is done is recorded whatever else goes on, and what somebody was refused; it tells what is missing.
+        audit.record(Entry::new("mallory", "rearm").refused("same person"));
         audit.record(Entry::new("olaf", "kill"));
-        let last: Entry = serde_json::from_str(&lines.iter().take(51).last().unwrap()).unwrap();
-        assert_eq!(last.actor, "olaf");
-        assert!(last.detail.contains("450 records"), "{}", last.detail);
+        let [refused, last] = [lines.iter().nth(50), lines.iter().next()].map(|line| line.unwrap());
+        let [refused, last] = [refused, last].map(|line| serde_json::from_str::<Entry>(&line).unwrap());
+        assert_eq!((refused.actor.as_str(), last.actor.as_str()), ("mallory", "olaf"));
+        assert!(refused.detail.contains("450 records"), "{}", refused.detail);
         clock.advance(2_000_000_000);
         audit.record(Entry::new("?", "auth").refused("unauthorized"));
         assert_eq!(lines.len(), 1);

@@ -193,6 +193,14 @@ impl HaltPage {
     /// # Panics
     /// If `slot` is not on the page.
     pub fn raise(&self, slot: usize, mode: Mode) -> ModeWord {
+        self.raise_from(slot, mode).0
+    }
+
+    /// As [`HaltPage::raise`]; returns the mode as well that it was raised from, as one step.
+    ///
+    /// # Panics
+    /// If `slot` is not on the page.
+    pub fn raise_from(&self, slot: usize, mode: Mode) -> (ModeWord, Mode) {
         let word = &self.words[slot];
         // Before the word: who finds the count at 0 looks at no word.
         self.all[AT_RAISED].fetch_add(1, Ordering::SeqCst);
@@ -215,7 +223,7 @@ impl HaltPage {
                     }
                     // SYNC changes: pairs with `changes`; makes the word visible to who polls the counter.
                     self.all[AT_CHANGES].fetch_add(1, Ordering::SeqCst);
-                    return new;
+                    return (new, old.mode);
                 }
                 Err(now) => seen = now,
             }

@@ -91,8 +91,11 @@ impl Receipt {
     /// Takes what the engine shows of the scope's cancels, if it is of this halt. Once the scope is re-armed, or halted anew, the
     /// receipt keeps what it last saw.
     pub fn look_at_cancels(&mut self, shown: Option<CancelView>) {
-        if let Some(shown) = shown.filter(|shown| shown.epoch == self.word.epoch) {
-            self.cancels = Some(shown);
+        let Some(shown) = shown.filter(|shown| shown.epoch == self.word.epoch) else { return };
+        match &mut self.cancels {
+            // The halt is over: what trades from here on is not its remainder, and does not make it flat.
+            Some(kept) if !shown.on => kept.on = false,
+            cancels => *cancels = Some(shown),
         }
     }
 

@@ -389,8 +389,23 @@ impl Switch {
         reason: &str,
         pressed: Now,
     ) -> Result<Receipt, UnknownScope> {
+        self.press_from(scope, stop, actor, reason, pressed).map(|(receipt, _)| receipt)
+    }
+
+    /// As [`Switch::press`]; returns the mode as well that the scope was raised from: of two presses at once one finds the other's.
+    ///
+    /// # Errors
+    /// [`UnknownScope`].
+    pub fn press_from(
+        &self,
+        scope: Scope,
+        stop: Stop,
+        actor: &str,
+        reason: &str,
+        pressed: Now,
+    ) -> Result<(Receipt, Mode), UnknownScope> {
         let slot = self.universe.slot(scope).ok_or(UnknownScope)?;
-        let word = self.page.raise(slot, stop.mode());
+        let (word, before) = self.page.raise_from(slot, stop.mode());
         let changes = self.page.changes();
         // Before anybody is woken: who is quick confirms before the last waker returns.
         let raised = self.clock.now();
@@ -431,7 +446,7 @@ impl Switch {
         let receipt = records.receipts.get_mut(id).cloned().unwrap_or(receipt);
         drop(records);
         self.ask_for_latch();
-        Ok(receipt)
+        Ok((receipt, before))
     }
 
     /// A receipt of which nothing but the raise is known, whose gates are being waited for from now on.
@@ -714,13 +729,11 @@ impl Switch {
     /// since stays. It needs no second person: the scope was normal, and is as it was before.
     ///
     /// # Errors
-    /// [`RearmRefused::Superseded`] or [`RearmRefused::Held`]: it stays halted.
+    /// [`RearmRefused::Superseded`], [`RearmRefused::Held`] or [`RearmRefused::HeldBecause`]: it stays halted.
     pub fn end_drill(&self, scope: Scope, receipt: u64, actor: &str, now: Now) -> Result<(), RearmRefused> {
         let slot = self.universe.slot(scope).ok_or(RearmRefused::UnknownScope)?;
         let mut records = self.lock();
-        if records.held == Some(slot) {
-            return Err(RearmRefused::Held);
-        }
+        records.is_held(slot)?;
         let press = records.receipts.get_mut(receipt).filter(|r| r.scope == scope && !r.by_trip);
         let epoch = press.ok_or(RearmRefused::UnknownRequest)?.word.epoch;
         self.lower(&mut records, slot, epoch, words::clean(actor), "the drill is over".to_owned(), now)?;
@@ -1093,6 +1106,7 @@ mod tests {
     use super::*;
     use crate::kill::gates::AttachedGate;
     use crate::kill::testing::{TestClock, switch, universe};
+    use crate::model::cancel::CancelView;
     use crate::model::effect::Denial;
     use crate::model::{Rule, Why};
     use crate::ring::barrier::Fencing;
@@ -1379,6 +1393,28 @@ mod tests {
         for id in [press.id, all[1].id] {
             let receipt = switch.receipt(id).unwrap();
             assert_eq!((receipt.missing().gates, receipt.missing().latch), (0, false));
+        }
+    }
+
+    #[test]
+    fn of_two_presses_the_later_one_knows_that_it_was_not_the_first() {
+        let clock = TestClock::new();
+        let (switch, _jobs) = switch(clock.clone());
+        let press = |actor: &str| switch.press_from(ALPHA, Stop::Halted, actor, "again", clock.now()).unwrap().1;
+        assert_eq!((press("olaf"), press("drill")), (Mode::Normal, Mode::Halted));
+    }
+
+    #[test]
+    fn what_trades_after_a_rearm_is_no_remainder_of_the_kill_before_it() {
+        let clock = TestClock::new();
+        let (switch, _jobs) = switch(clock.clone());
+        let mut receipt = switch.press(ALPHA, Stop::Halted, "olaf", "runaway", clock.now()).unwrap();
+        let epoch = receipt.word.epoch;
+        let halted = CancelView { on: true, epoch, working: 3, ..CancelView::default() };
+        receipt.look_at_cancels(Some(halted));
+        for working in [9, 0] {
+            receipt.look_at_cancels(Some(CancelView { on: false, working, ..halted }));
+            assert_eq!(receipt.cancels, Some(CancelView { on: false, ..halted }), "{working} work now");
         }
     }
 

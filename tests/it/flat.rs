@@ -324,8 +324,10 @@ fn a_restart_half_way_begins_the_cancels_again() {
     let gateway = Running::start(&daemon, "gw-1", 50, Venue::Loses(20));
     daemon.kill("firm", "", "runaway");
     gateway.thread.join().unwrap();
-    let daemon = Daemon::run(daemon.sigkill());
     let halt = |daemon: &Daemon| daemon.get("vera", "/v1/state")["halts"][0]["flat"].clone();
+    // What it said last may not have been read yet, and would be lost with the process.
+    daemon.until("what it canceled is booked", |daemon| halt(daemon)["ended"]["canceled"] == 20);
+    let daemon = Daemon::run(daemon.sigkill());
     daemon.until("they are unknown", |daemon| halt(daemon)["by_state"]["unknown"] == 30);
     let gateway = Running::start(&daemon, "gw-1", 0, Venue::Cancels);
     daemon.until("it is flat", |daemon| halt(daemon)["status"] == "flat");

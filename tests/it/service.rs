@@ -1,10 +1,11 @@
 //! The whole program from outside: what a gateway, an operator and an SRE see of it.
 
 use std::io::Write as _;
+use std::net::TcpStream;
 
 use serde_json::json;
 
-use crate::support::{Daemon, Gateway, LIMITS, ask, block_on, haltline};
+use crate::support::{Daemon, Gateway, LIMITS, ask, block_on, haltline, token};
 
 #[test]
 fn a_halt_survives_sigkill() {
@@ -273,4 +274,31 @@ fn a_reload_that_read_an_older_file_does_not_undo_a_newer_one() {
         let verdict = gateway.buy("1", 8).await;
         assert_eq!((&verdict["rule"], &verdict["limit"]), (&json!("order_qty"), &json!("7")));
     });
+}
+
+/// A script that dies, or a tool that closes its side as soon as it has sent everything.
+#[test]
+fn a_kill_whose_sender_hangs_up_at_once_is_taken_and_recorded() {
+    let daemon = Daemon::start(LIMITS);
+    let body = json!({ "scope": { "kind": "strategy", "name": "alpha" }, "reason": "gone at once" }).to_string();
+    let head = format!(
+        "POST /v1/kill HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    let auth = format!("Authorization: Bearer {}\r\n", token("olaf"));
+    for round in 0..20 {
+        let mut stream = TcpStream::connect(&daemon.http).unwrap();
+        stream.write_all(format!("{head}{auth}\r\n{body}").as_bytes()).unwrap();
+        if round % 2 == 0 {
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+        } else {
+            drop(stream);
+        }
+    }
+    let presses = |daemon: &Daemon| {
+        let kills = daemon.get("vera", "/v1/kills");
+        kills["kills"].as_array().unwrap().iter().filter(|kill| kill["reason"] == "gone at once").count()
+    };
+    daemon.until("every press is taken", |daemon| presses(daemon) == 20);
+    assert_eq!(daemon.mode("strategy", "alpha"), "halted");
 }
