@@ -123,15 +123,11 @@ impl Attestor {
     /// damaged or refused is said, and stands against every instance.
     pub(super) fn new(parts: AttestParts, universe: &Arc<Universe>) -> (Arc<Attestor>, Receiver<Job>) {
         let file = parts.state_dir.join(FILE);
-        let memory = match std::fs::read(&file) {
-            Ok(bytes) => Memory::decode(&bytes).map_err(|why| format!("{} is damaged: {why}", file.display())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Memory::default()),
-            Err(error) => Err(format!("{} cannot be read: {error}", file.display())),
-        };
+        let memory = read_memory(&file);
         if let Err(why) = &memory {
             tracing::error!(event = "attestation", "{why}: every instance has to be approved");
-            // Kept for whoever looks into it; what is written from now on says that it was lost.
-            let _ = std::fs::rename(&file, parts.state_dir.join(format!("{FILE}.damaged")));
+            // Kept for whoever looks into it, and as the mark that something was lost until what is written says so.
+            let _ = std::fs::rename(&file, beside(&file, "damaged"));
         }
         let manifest = parts.config.as_ref().and_then(|config| config.manifest.clone());
         let demand = match (&parts.config, &manifest) {
@@ -224,11 +220,8 @@ impl Attestor {
                 let mut state = self.lock();
                 let Arrival { session, way, claim, .. } = arrival;
                 let new = state.fleet.arrive(session, id, (way, claim, from), measured, now);
+                self.tell(&mut state.fleet, &new);
                 self.settle(&mut state);
-                drop(state);
-                // Before it is written down that the build is known: a crash in between tells it once more.
-                self.tell(&new);
-                let state = self.lock();
                 if state.fleet.unsaved() == Unsaved::Facts {
                     // What cannot be written is said, and told at the preflight; it does not keep anybody out.
                     let _ = self.save(state);
@@ -246,20 +239,17 @@ impl Attestor {
         }
     }
 
-    fn tell(&self, new: &[NewBuild]) {
+    /// Before the rules are applied, which may let a session go, and before it is written down that the build is known: a
+    /// crash in between tells it once more. What cannot be done stands against the session from now on.
+    fn tell(&self, fleet: &mut Fleet, new: &[NewBuild]) {
         let hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for new in new {
             let session = self.parts.switch.universe().scope_name(Scope::Session(new.session));
             let (build, strategy) = (&new.build, &new.strategy);
             tracing::info!(event = "new_build", session, build, strategy, "an instance came with a new build");
             for why in hooks.iter().filter_map(|hook| hook.new_build(new).err()) {
-                let why = format!("build {build} is new, and its probation could not begin: {why}");
-                tracing::error!(event = "new_build", session, "{why}");
-                let scope = Scope::Session(new.session);
-                // A session of the universe can be halted.
-                let _ = self.parts.switch.press(scope, Stop::Halted, ACTOR, &why, self.parts.clock.now());
-                let entry = Entry::new(ACTOR, "quarantine").on(ScopeName::of(self.parts.switch.universe(), scope));
-                self.parts.audit.record(entry.because(&why));
+                tracing::error!(event = "new_build", session, build, "its probation could not begin: {why}");
+                fleet.not_ramped(new, &why);
             }
         }
     }
@@ -383,7 +373,8 @@ impl Attestor {
                 if state.fleet.floor().is_some_and(|(floor, _)| version < floor) {
                     return Err(format!("{}: a later one was taken in between", path.display()));
                 }
-                state.fleet.take_manifest(manifest, now);
+                let new = state.fleet.take_manifest(manifest, now);
+                self.tell(&mut state.fleet, &new);
                 self.settle(&mut state);
                 // A version that is not written down could come back: it is in force, and it is said that it may.
                 self.save(state).map_err(|why| format!("version {version} is in force, but {why}"))?;
@@ -408,6 +399,10 @@ impl Attestor {
         let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         drop(state);
         let written = write_atomically(&self.file, &bytes);
+        if written.is_ok() {
+            // What was lost is said in the file from now on. Mostly there is nothing to rename.
+            let _ = std::fs::rename(beside(&self.file, "damaged"), beside(&self.file, "was-damaged"));
+        }
         drop(writing);
         let mut state = self.lock();
         match written {
@@ -449,9 +444,33 @@ pub fn read_manifest(path: &Path, key: &[u8; 32], floor: Option<(u64, [u8; 32])>
 /// Where the signature of the file at `path` is.
 #[must_use]
 pub fn signature_path(path: &Path) -> PathBuf {
+    beside(path, "sig")
+}
+
+/// The path of a file beside the one at `path`, with the same name and `.ending` after it.
+fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".sig");
+    name.push(".");
+    name.push(ending);
     PathBuf::from(name)
+}
+
+/// What was kept in `file`. Where there is none, there was none, unless a damaged one was put aside and nothing could be
+/// written in its place.
+///
+/// # Errors
+/// Why what was kept is lost.
+fn read_memory(file: &Path) -> Result<Memory, String> {
+    let damaged = beside(file, "damaged");
+    match std::fs::read(file) {
+        Ok(bytes) => Memory::decode(&bytes).map_err(|why| format!("{} is damaged: {why}", file.display())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match damaged.try_exists() {
+            Ok(false) => Ok(Memory::default()),
+            Ok(true) => Err(format!("{} was damaged, and nothing was written in its place", file.display())),
+            Err(error) => Err(format!("{} cannot be looked at: {error}", damaged.display())),
+        },
+        Err(error) => Err(format!("{} cannot be read: {error}", file.display())),
+    }
 }
 
 /// A new file, synced, in the place of the one at `path`: after a crash it is one or the other.
@@ -630,5 +649,21 @@ impl Source for Attestor {
         ]
         .map(|(name, help, kind, value)| Sample { name, help, kind, labels: vec![], value })
         .into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_memory_that_was_put_aside_is_lost_until_another_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(FILE);
+        assert_eq!(read_memory(&file), Ok(Memory::default()));
+        std::fs::write(beside(&file, "damaged"), "nonsense").unwrap();
+        assert!(read_memory(&file).unwrap_err().contains("fleet.json was damaged, and nothing was written"));
+        write_atomically(&file, &Memory::default().encode()).unwrap();
+        assert_eq!(read_memory(&file), Ok(Memory::default()));
     }
 }

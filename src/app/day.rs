@@ -132,8 +132,11 @@ impl DayOpen {
         let day = self.day_of(now.unix.0);
         let begun = rfc3339(day.saturating_mul(DAY_NS).saturating_add(self.parts.begins_ns));
         let reason = format!("the day from {begun} on is not open yet: haltline preflight, then re-arm");
-        // The firm can be halted.
-        if let Ok(receipt) = self.parts.switch.press(Scope::Firm, Stop::Halted, ACTOR, &reason, now) {
+        // The firm can be halted. One that is halted for a day that was never opened is so already: once a day a cause that
+        // says nothing new would only crowd out those that do.
+        if !self.is_halted_for_a_day()
+            && let Ok(receipt) = self.parts.switch.press(Scope::Firm, Stop::Halted, ACTOR, &reason, now)
+        {
             let detail = format!("mode halted, epoch {}, receipt {}", receipt.word.epoch, receipt.id);
             self.parts.audit.record(Entry::new(ACTOR, "kill").on(self.firm()).because(&reason).detail(detail));
         }
@@ -175,6 +178,12 @@ impl DayOpen {
     fn is_halted(&self) -> bool {
         let firm = self.parts.switch.universe().slot(Scope::Firm);
         firm.is_some_and(|slot| self.parts.switch.page().get(slot).mode != Mode::Normal)
+    }
+
+    fn is_halted_for_a_day(&self) -> bool {
+        let halts = self.parts.switch.halts();
+        let mut firm = halts.iter().filter(|halt| halt.scope == Scope::Firm && halt.word.mode == Mode::Halted);
+        firm.any(|halt| halt.causes.iter().any(|cause| cause.actor == ACTOR))
     }
 
     fn firm(&self) -> ScopeName {
@@ -309,6 +318,22 @@ mod tests {
         drop(day);
         drop(world.start(24 * HOUR));
         assert_eq!(world.mode(), Mode::Halted);
+    }
+
+    #[test]
+    fn days_that_nobody_opens_halt_once_and_hold_every_day() {
+        let world = World::new();
+        let day = world.start(HOUR);
+        world.switch.press(Scope::Firm, Stop::Halted, "olaf", "runaway", world.clock.now()).unwrap();
+        day.look(good);
+        for _ in 0..9 {
+            world.clock.advance(24 * HOUR);
+            day.look(bad);
+            assert!(world.rearm().unwrap_err().contains("7 has no answer"));
+        }
+        let halts = world.switch.halts();
+        let actors: Vec<&str> = halts[0].causes.iter().map(|cause| cause.actor.as_str()).collect();
+        assert_eq!(actors, [ACTOR, "olaf"]);
     }
 
     #[test]

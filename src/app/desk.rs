@@ -28,6 +28,7 @@ use crate::guard::overrides::{Ask, Book, Override, State, View};
 use crate::guard::ramp::{After, Begin, Counts, Moved, Probation, Probations, Steps};
 use crate::kill::alerts::{Alerts, Raise};
 use crate::kill::audit::{Audit, Entry};
+use crate::kill::board::SessionCell;
 use crate::kill::switch::Switch;
 use crate::kill::words::{self, ScopeName};
 use crate::limits::LimitTable;
@@ -37,7 +38,7 @@ use crate::metrics::usage::each_usage;
 use crate::metrics::{ReloadState, Sample, SampleKind, Source};
 use crate::model::{Mode, Scope, Universe};
 use crate::ring::bell::Bell;
-use crate::units::{Now, SessionId};
+use crate::units::{Now, SessionId, StrategyId};
 
 /// How long the engine may take to accept new limits before that is called a failure.
 const HAND_OVER: Duration = Duration::from_secs(1);
@@ -374,11 +375,7 @@ impl Desk {
     /// What a scope has done since the start.
     fn counts(&self, scope: &ScopeName) -> Counts {
         let Some(scope) = scope.find(&self.universe) else { return Counts::default() };
-        let raised = |scope| {
-            let word = self.universe.slot(scope).map(|slot| self.switch.page().get(slot));
-            word.is_some_and(|word| word.mode != Mode::Normal)
-        };
-        let halted = raised(scope) || raised(Scope::Firm);
+        let halted = may_not_trade(&self.switch, scope);
         if let Scope::Session(session) = scope
             && let Some(flow) = self.published.sessions.get(usize::from(session.0))
         {
@@ -637,6 +634,26 @@ impl LimitsDesk for Desk {
     }
 }
 
+/// Whether anything keeps `scope` from trading that is known of it: nothing is earned by waiting.
+fn may_not_trade(switch: &Switch, scope: Scope) -> bool {
+    let universe = switch.universe();
+    let raised = |scope| universe.slot(scope).is_some_and(|slot| switch.page().get(slot).mode != Mode::Normal);
+    let strategy = |id: StrategyId| {
+        let account = universe.strategies.get(usize::from(id.0)).map(|spec| Scope::Account(spec.account));
+        raised(Scope::Strategy(id)) || account.is_some_and(raised)
+    };
+    let stopped = match scope {
+        Scope::Firm | Scope::Account(_) | Scope::Instrument(_) => raised(scope),
+        Scope::Strategy(id) => strategy(id),
+        Scope::Pair(id, instrument) => strategy(id) || raised(Scope::Instrument(instrument)),
+        Scope::Session(session) => {
+            let view = switch.board().cell(usize::from(session.0)).map(SessionCell::view);
+            raised(scope) || !view.is_some_and(|view| view.connected || view.by_gate)
+        }
+    };
+    stopped || raised(Scope::Firm)
+}
+
 fn view<'a>(loaded: &'a Loaded, in_effect: &'a LimitTable, epoch: u64) -> View<'a> {
     let (universe, configured, ceilings) = (&*loaded.universe, &loaded.limits, loaded.ceilings.as_ref());
     View { universe, configured, in_effect, ceilings, epoch }
@@ -761,5 +778,33 @@ pub(super) fn run(desk: &Desk, stop: &Receiver<()>) {
             Err(RecvTimeoutError::Timeout) => desk.look(),
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kill::switch::Stop;
+    use crate::kill::testing::{TestClock, switch};
+
+    #[test]
+    fn a_halted_account_or_a_session_that_is_not_there_earns_nothing() {
+        let clock = TestClock::new();
+        let (switch, _jobs) = switch(clock.clone());
+        let (alpha, session) = (Scope::Strategy(StrategyId(0)), Scope::Session(SessionId(0)));
+        assert!(!may_not_trade(&switch, alpha));
+        let cell = switch.board().cell(0).unwrap();
+        assert!(may_not_trade(&switch, session), "it is not connected");
+        cell.set_by_gate(true);
+        assert!(!may_not_trade(&switch, session));
+        cell.set_by_gate(false);
+        cell.set_connected(true);
+        assert!(!may_not_trade(&switch, session));
+        let account = Scope::Account(switch.universe().strategies[0].account);
+        switch.press(account, Stop::Halted, "olaf", "x", clock.now()).unwrap();
+        assert!(may_not_trade(&switch, alpha), "its account is halted");
+        assert!(!may_not_trade(&switch, session), "it may trade for others");
+        switch.press(Scope::Firm, Stop::Halted, "olaf", "x", clock.now()).unwrap();
+        assert!(may_not_trade(&switch, session));
     }
 }

@@ -15,6 +15,7 @@ use crate::guard::signatures::Text;
 use crate::guard::watch::{MustStop, SavedWatch, Watch};
 use crate::kill::alerts::{Alerts, Raise};
 use crate::kill::audit::{Audit, Entry};
+use crate::kill::board::SessionCell;
 use crate::kill::switch::{Stop, Switch};
 use crate::kill::words::ScopeName;
 use crate::metrics::{Sample, SampleKind, Source};
@@ -104,18 +105,26 @@ fn look(parts: &GuardParts, stopped: &mut Vec<SessionId>) {
     });
     let count = |session: &SessionId| {
         let at = usize::from(session.0);
-        let connected = parts.switch.board().cell(at).is_some_and(|cell| cell.view().connected);
-        let excused = waits || !connected || mode(*session) != Mode::Normal;
-        parts.published.instances.get(at).map_or(Counts { excused, ..Counts::default() }, |counts| Counts {
+        let view = parts.switch.board().cell(at).map(SessionCell::view);
+        let away = !view.is_some_and(|v| v.connected || v.by_gate) || mode(*session) != Mode::Normal;
+        // What else is halted stops all of a group alike, or nobody knows whom of it: that excuses silence, but one that
+        // runs away meanwhile is still held against the others.
+        let excused = waits || away;
+        parts.published.instances.get(at).map_or(Counts { excused, away, ..Counts::default() }, |counts| Counts {
             orders: counts.orders.get(),
             fills: counts.fills.get(),
             rejects: counts.rejects.get(),
             excused,
+            away,
         })
     };
     let counts: Vec<Counts> = parts.watch.instances().iter().map(count).collect();
     for MustStop { session, reason } in parts.watch.sample(now, &counts, &parts.alerts) {
         if mode(session) == Mode::Halted {
+            // Somebody else's halt does for now. Once that is lifted it is looked at anew like after one of ours.
+            if !stopped.contains(&session) {
+                stopped.push(session);
+            }
             continue;
         }
         let Ok(receipt) = parts.switch.press(Scope::Session(session), Stop::Halted, "guard", &reason, now) else {
@@ -223,6 +232,11 @@ mod tests {
             causes: vec![],
             orphans: vec![],
         });
+        // Half of them over WebSocket, half by a gate.
+        for at in 0..universe.sessions.len() {
+            let cell = switch.board().cell(at).unwrap();
+            if at % 2 == 0 { cell.set_connected(true) } else { cell.set_by_gate(true) }
+        }
         let (to, audit) = crossbeam_channel::unbounded();
         let dir = tempfile::tempdir().unwrap();
         let parts = GuardParts {
@@ -279,6 +293,21 @@ mod tests {
         world.parts.switch.page().lower(slot, epoch).unwrap();
         world.go_on(&mut stopped, 1_480);
         assert_eq!((world.mode(BAD), stopped.as_slice()), (Mode::Halted, &[BAD][..]));
+    }
+
+    #[test]
+    fn who_was_halted_already_is_looked_at_anew_when_that_is_over() {
+        let (world, mut stopped) = (world(), Vec::new());
+        world.go_on(&mut stopped, 40);
+        let press = || world.parts.switch.press(Scope::Session(BAD), Stop::Halted, "olaf", "x", world.clock.now());
+        let epoch = press().unwrap().word.epoch;
+        world.go_on(&mut stopped, 1_480);
+        assert_eq!((stopped.as_slice(), world.parts.switch.halts()[0].causes.len()), (&[BAD][..], 1));
+        let slot = world.parts.switch.universe().slot(Scope::Session(BAD)).unwrap();
+        world.parts.switch.page().lower(slot, epoch).unwrap();
+        world.go_on(&mut stopped, 1_480);
+        assert_eq!((world.mode(BAD), stopped.as_slice()), (Mode::Halted, &[BAD][..]));
+        assert!(world.parts.switch.halts()[0].causes.iter().any(|cause| cause.actor == "guard"));
     }
 
     #[test]

@@ -16,6 +16,8 @@
 //! 5. *One flag, one meaning.* If builds of instances that are there and have nothing against them so far read one flag
 //!    with different meanings, all that read it stop: which of them is right nobody here can know.
 //!
+//! A new build whose probation could not begin stays out as well, whatever the rules find.
+//!
 //! An instance that is not there has nothing against it: it is judged anew before it is let in. What an
 //! instance is quarantined for is gone when these rules find nothing; the halt itself is lifted by a person.
 //!
@@ -91,6 +93,8 @@ struct Instance {
     since: u64,
     last_event: u64,
     reasons: Vec<String>,
+    /// New builds whose probation could not begin, and why.
+    unramped: BTreeMap<String, String>,
 }
 
 impl Instance {
@@ -257,11 +261,27 @@ impl Fleet {
         self.unsaved = self.unsaved.max(unsaved);
     }
 
-    /// `manifest` is in force from now (Unix ns) on.
-    pub fn take_manifest(&mut self, manifest: Manifest, now: u64) {
+    /// `manifest` is in force from now (Unix ns) on. Returns the builds that are new by it with whoever is there already:
+    /// they are to be told before the rules are applied, which may let go of them.
+    pub fn take_manifest(&mut self, manifest: Manifest, now: u64) -> Vec<NewBuild> {
         self.memory.manifest = Some(Taken { version: manifest.version, digest: hex(&manifest.digest) });
         self.demand = Demand::Manifest(Ok(manifest));
         (self.taken_at, self.refused, self.unsaved) = (Some(now), None, Unsaved::Facts);
+        (0..self.instances.len()).flat_map(|at| self.new_builds(SessionId(at as u16), now)).collect()
+    }
+
+    /// The probation of `new` could not begin. The build is as new as before, and its session is quarantined until it is told
+    /// again, which is when it connects anew or a manifest is taken.
+    pub fn not_ramped(&mut self, new: &NewBuild, why: &str) {
+        let Some(instance) = self.instances.get_mut(usize::from(new.session.0)) else { return };
+        let again = "connect it anew, or load the manifest again";
+        let why = format!("build {} is new, and its probation could not begin ({why}): {again}", new.build);
+        instance.unramped.insert(new.build.clone(), why);
+        let name = &self.universe.sessions[usize::from(new.session.0)].name;
+        if let Some(seen) = self.memory.first_seen.get_mut(name) {
+            seen.remove(&new.build);
+        }
+        self.unsaved = Unsaved::Facts;
     }
 
     /// A manifest was refused for this reason: the one before stays in force, if there was one.
@@ -351,6 +371,9 @@ impl Fleet {
     }
 
     fn new_builds(&mut self, session: SessionId, now: u64) -> Vec<NewBuild> {
+        if let Some(instance) = self.instances.get_mut(usize::from(session.0)) {
+            instance.unramped.clear();
+        }
         let Demand::Manifest(Ok(manifest)) = &self.demand else { return Vec::new() };
         let Some(here) = self.instances.get(usize::from(session.0)).and_then(Instance::here) else {
             return Vec::new();
@@ -385,14 +408,18 @@ impl Fleet {
                 if !self.instances[at].is_present() || !self.is_judged(at) {
                     continue;
                 }
+                reasons.extend(self.instances[at].unramped.values().cloned());
                 self.judge_alone(session, now, reasons);
-                self.judge_change(session, now, incidents, reasons);
+                self.judge_change(session, incidents, reasons);
             }
             if let Demand::Manifest(Ok(manifest)) = &self.demand {
                 let judged = Judged { fleet: self, manifest };
                 judged.minorities(&mut reasons);
                 judged.meanings(&mut reasons);
                 self.dormant = judged.dormant_strategies(now);
+            }
+            for (at, _) in reasons.iter().enumerate().filter(|(_, reasons)| reasons.is_empty()) {
+                self.remember(at, now);
             }
         }
         let mut findings = Vec::new();
@@ -485,8 +512,8 @@ impl Fleet {
         }
     }
 
-    /// Rule 3. What nothing stands against is what the instance is known to run from now on.
-    fn judge_change(&mut self, session: SessionId, now: u64, incidents: &[Incident], reasons: &mut Vec<String>) {
+    /// Rule 3.
+    fn judge_change(&self, session: SessionId, incidents: &[Incident], reasons: &mut Vec<String>) {
         let at = usize::from(session.0);
         let Some(identity) = self.identity(at) else { return };
         let name = &self.universe.sessions[at].name;
@@ -517,10 +544,15 @@ impl Fleet {
                     incident.text
                 ),
             });
-            return;
         }
-        let same = self.memory.instances.get(name).is_some_and(|known| known.identity == identity);
-        if !same {
+    }
+
+    /// What nothing at all stands against is what the instance is known to run from now on. What is quarantined for any
+    /// reason is not: another manifest could set it free in the middle of an incident, and it would be no change.
+    fn remember(&mut self, at: usize, now: u64) {
+        let Some(identity) = self.identity(at).filter(|_| self.is_judged(at)) else { return };
+        let name = &self.universe.sessions[at].name;
+        if self.memory.instances.get(name).is_none_or(|known| known.identity != identity) {
             self.memory.instances.insert(name.clone(), Known { identity, at: now });
             self.unsaved = Unsaved::Facts;
         }

@@ -333,6 +333,26 @@ fn a_change_during_an_incident_waits_until_it_is_closed_or_approved() {
 }
 
 #[test]
+fn what_is_quarantined_is_not_what_it_is_known_for_whatever_a_later_manifest_says() {
+    let mut without = manifest("mixed_builds = true");
+    without.strategies[0].builds.retain(|build| build.id != "r2");
+    without.strategies[0].flags.clear();
+    let mut world = World::new(Demand::Manifest(Ok(without)));
+    let old = world.gate("gw-0", 1);
+    assert_eq!(world.against("gw-0"), "");
+    world.fleet.leave(world.session("gw-0"), old, NOW);
+    let swapped = world.gate("gw-0", 2);
+    says(&world.against("gw-0"), &["no approved build"]);
+    // Approved by a manifest while an incident is open: still a change, and going back is none.
+    world.halt();
+    world.fleet.take_manifest(manifest("mixed_builds = true"), NOW);
+    says(&world.against("gw-0"), &["changed during an incident", "r1 (010101010101…) → r2"]);
+    world.fleet.leave(world.session("gw-0"), swapped, NOW);
+    world.gate("gw-0", 1);
+    assert_eq!(world.against("gw-0"), "");
+}
+
+#[test]
 fn a_memory_that_is_lost_lets_nobody_in_without_a_person() {
     let fleet = Fleet::new(universe(), Demand::Interlock, Err("fleet.json is damaged".into()));
     let mut world = World { fleet, ids: 0, now: NOW, incidents: vec![] };
@@ -413,6 +433,24 @@ fn a_new_build_is_told_once_per_instance_until_its_ramp_is_over() {
     assert_eq!(come(1, NOW + 3 * DAY - 1, 2), ["alpha r2"], "the ramp counts from the day that it came");
     assert_eq!(come(2, NOW + 3 * DAY, 2), [""; 0]);
     assert_eq!(come(3, NOW, 9), [""; 0], "what is not approved is not new, it is wrong");
+}
+
+#[test]
+fn a_build_that_a_manifest_approves_while_it_is_there_is_new_and_stays_out_until_its_ramp_began() {
+    let mut without = manifest("mixed_builds = true");
+    without.strategies[0].builds.retain(|build| build.id != "r2");
+    without.strategies[0].flags.clear();
+    let mut world = World::new(Demand::Manifest(Ok(without)));
+    world.gate("gw-0", 2);
+    says(&world.against("gw-0"), &["no approved build"]);
+    let new = world.fleet.take_manifest(manifest("mixed_builds = true"), NOW);
+    assert_eq!(new.iter().map(|new| (new.session.0, &*new.build)).collect::<Vec<_>>(), [(0, "r2")]);
+    world.fleet.not_ramped(&new[0], "the disk is full");
+    says(&world.against("gw-0"), &["build r2 is new", "the disk is full"]);
+    // As new as it was; once that has worked it is told no more.
+    assert_eq!(world.fleet.take_manifest(manifest("mixed_builds = true"), NOW), new);
+    assert_eq!(world.against("gw-0"), "");
+    assert_eq!(world.fleet.take_manifest(manifest("mixed_builds = true"), NOW), []);
 }
 
 proptest! {

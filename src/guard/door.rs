@@ -129,13 +129,13 @@ pub struct NewBuild {
     pub ramp_ns: u64,
 }
 
-/// Hears of new builds, once per session and build: given to `Attestor::on_new_build`, called on its thread before the session is
-/// let in.
+/// Hears of new builds, once per session and build: given to `Attestor::on_new_build`, called before the session is let in, or
+/// let go by a manifest that approves what it runs already.
 pub trait NewBuilds: Send + Sync {
     /// See the trait. It may take limits down and wait for the engine to know, and must not call back into the attestation.
     ///
     /// # Errors
-    /// What could not be done: the session is halted for it.
+    /// What could not be done: the session is quarantined for it.
     fn new_build(&self, new: &NewBuild) -> Result<(), String>;
 }
 

@@ -5,7 +5,8 @@
 //!
 //! - **its peers**: sessions of the same kind and with the same strategies. With at least [`PeerOptions::peers_min`] of
 //!   them, their median, and their median absolute deviation for how far they lie apart anyway. The one that runs away is
-//!   not among its own peers, so it cannot hide by being large.
+//!   not among its own peers, so it cannot hide by being large. Who is halted or not connected is nobody's peer: its
+//!   rate of nothing would make outliers of those that go on.
 //! - **itself**: the highest rate of each half hour of the day, learned over days. Each day moves it by a tenth at most,
 //!   and a reference that moves by a hundredth at most remembers where it began: a slow drift is not learned as normal
 //!   without being told.
@@ -32,6 +33,8 @@ pub struct Counts {
     pub rejects: u64,
     /// It is not connected, or something is halted that could keep it from trading: its silence says nothing.
     pub excused: bool,
+    /// It is not connected, or its own session is halted: it cannot send, so the others are not held against its rate.
+    pub away: bool,
 }
 
 /// What is looked at.
@@ -342,9 +345,10 @@ impl Peers {
             };
             counts.iter().zip(before).map(per_second).collect()
         });
+        let away: Vec<bool> = counts.iter().zip(before).map(|(now, then)| now.away || then.away).collect();
         for (at, rates) in all_rates.iter().enumerate() {
             for instance in 0..rates.len() {
-                let against = self.against(instance, at, rates, unix);
+                let against = self.against((instance, at), rates, &away, unix);
                 self.judge(instance, at, rates[instance], &against, mono, &mut found);
             }
         }
@@ -400,13 +404,20 @@ impl Peers {
         })
     }
 
-    /// What the rate of `instance` is held against: bounds for a warning and for a halt, and of what.
-    fn against(&self, instance: usize, measure: usize, rates: &[f64], unix: u64) -> Vec<(f64, f64, Against)> {
+    /// What the rate of an instance in a measure is held against: bounds for a warning and for a halt, and of what. `away`:
+    /// who was so at either end of the window.
+    fn against(
+        &self,
+        (instance, measure): (usize, usize),
+        rates: &[f64],
+        away: &[bool],
+        unix: u64,
+    ) -> Vec<(f64, f64, Against)> {
         let options = &self.options;
         let mut all = Vec::new();
         let group = self.instances[instance].group;
         let mut peers: Vec<f64> = (0..rates.len())
-            .filter(|other| *other != instance && self.instances[*other].group == group)
+            .filter(|other| *other != instance && self.instances[*other].group == group && !away[*other])
             .map(|other| rates[other])
             .collect();
         if peers.len() >= options.peers_min {
@@ -670,6 +681,28 @@ mod tests {
         run.peers = Peers::new(PeerOptions::default(), (0..8).map(instance).collect());
         // The odd ones are all busy: they are each other's peers.
         assert_eq!(run.seconds(30, &[50, 2_000, 50, 2_000, 50, 2_000, 50, 2_000]), []);
+    }
+
+    #[test]
+    fn who_is_away_is_nobodys_peer_and_those_that_go_on_are_no_outliers() {
+        let mut run = Run::new(8, PeerOptions::default());
+        assert_eq!(run.seconds(10, &[500; 8]), []);
+        // Five of eight are halted: of the three that go on each has two peers, which are too few.
+        let mut rates = [0; 8];
+        rates[5..].fill(500);
+        run.counts[..5].iter_mut().for_each(|counts| counts.away = true);
+        assert_eq!(run.seconds(10, &rates), []);
+        // They are back, and send as before: in the first second after it their rate is still that of one who is away.
+        run.counts.iter_mut().for_each(|counts| counts.away = false);
+        assert_eq!(run.seconds(10, &[500; 8]), []);
+        // Three peers that are there are enough.
+        run.counts[..4].iter_mut().for_each(|counts| counts.away = true);
+        let found = run.seconds(6, &[0, 0, 0, 0, 50, 50, 50, 5_000]);
+        let halt = found.iter().find(|f| matches!(f, Found::Outlier { halt: true, .. }));
+        assert!(
+            matches!(halt, Some(Found::Outlier { instance: 7, against: Against::Peers { count: 3, .. }, .. })),
+            "{found:?}"
+        );
     }
 
     /// Goes through `days` mornings of which each lasts some seconds with the rate that `rate` says.

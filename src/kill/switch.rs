@@ -291,8 +291,13 @@ struct Records {
 /// thread has been told of them.
 const CAUSE_WITHIN_NS: u64 = 200_000_000;
 
-/// Causes kept per scope since it was last `Normal`: the first ones, and in the last place the latest.
+/// Causes kept per scope since it was last `Normal`: the first ones, and in the last place the latest. A machine's do not
+/// push out a person's: where only those are left, the latest of a machine is one more.
 const CAUSES_KEPT: usize = 4;
+
+/// Who halts without a person: the engine, haltline at its start, another process by the page, and the parts of the service
+/// that watch. A signal and the kill file are a person's doing.
+const MACHINES: [&str; 7] = ["engine", "haltline", "halt page", "attestation", "preflight", "guard", "alerts"];
 
 /// The scope cannot be halted: it does not exist, or is a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -1050,8 +1055,16 @@ impl Records {
         let explained = self.explained.entry(slot).or_default();
         *explained = (*explained).max(cause.epoch);
         let causes = self.causes.entry(slot).or_default();
-        if causes.len() == CAUSES_KEPT {
-            causes.pop();
+        let is_machine = |cause: &Cause| MACHINES.contains(&cause.actor.as_str());
+        let by_machine = is_machine(&cause);
+        // Those that were restored may be more.
+        while causes.len() >= CAUSES_KEPT {
+            let goes = match causes.iter().skip(1).rposition(is_machine) {
+                Some(after_first) => after_first + 1,
+                None if by_machine && causes.len() == CAUSES_KEPT => break,
+                None => causes.len() - 1,
+            };
+            causes.remove(goes);
         }
         causes.push(cause);
     }
@@ -1172,6 +1185,34 @@ mod tests {
         let causes = &switch.halts()[0].causes;
         assert_eq!(causes.len(), CAUSES_KEPT);
         assert_eq!((causes[0].reason.as_str(), causes[CAUSES_KEPT - 1].reason.as_str()), ("a", "9"));
+    }
+
+    #[test]
+    fn a_machines_cause_pushes_out_no_persons_and_restored_ones_are_cut() {
+        let clock = TestClock::new();
+        let (switch, _jobs) = switch(clock.clone());
+        let press = |actor: &str, reason: &str| {
+            switch.press(ALPHA, Stop::Halted, actor, reason, clock.now()).unwrap();
+            let causes = switch.halts()[0].causes.clone();
+            causes.into_iter().map(|cause| format!("{} {}", cause.actor, cause.reason)).collect::<Vec<_>>()
+        };
+        press("guard", "1");
+        press("olga", "2");
+        press("preflight", "3");
+        assert_eq!(press("olaf", "4"), ["guard 1", "olga 2", "preflight 3", "olaf 4"]);
+        assert_eq!(press("engine", "5"), ["guard 1", "olga 2", "olaf 4", "engine 5"]);
+        assert_eq!(press("signal", "6"), ["guard 1", "olga 2", "olaf 4", "signal 6"]);
+        assert_eq!(
+            press("engine", "7"),
+            ["guard 1", "olga 2", "olaf 4", "signal 6", "engine 7"],
+            "the latest is there"
+        );
+        assert_eq!(press("alerts", "8"), ["guard 1", "olga 2", "olaf 4", "signal 6", "alerts 8"]);
+        assert_eq!(press("olga", "9"), ["guard 1", "olga 2", "olaf 4", "olga 9"]);
+        let slot = switch.universe().slot(ALPHA).unwrap();
+        let one = switch.halts()[0].causes[1].clone();
+        switch.lock().causes.insert(slot, vec![one; 20]);
+        assert_eq!(press("olaf", "10").len(), CAUSES_KEPT);
     }
 
     #[test]

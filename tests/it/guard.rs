@@ -149,9 +149,15 @@ fn an_instance_far_from_its_peers_is_halted_with_the_numbers_as_its_cause() {
     let limits = LIMITS.replace("count = 50", "count = 100_000");
     let daemon = Daemon::start(&(section.to_owned() + &limits + &more_gateways()));
     block_on(async {
+        // Who is not connected is nobody's peer: the others are there, and quiet.
+        let mut others = Vec::new();
+        for name in ["gw-2", "gw-3", "gw-4", "gw-5"] {
+            others.push(Gateway::connect(&daemon, name).await);
+        }
         let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
         let denial = runs_away(&mut gateway).await;
         assert_eq!(denial["rule"], "mode", "{denial}");
+        drop(others);
     });
     assert_eq!(daemon.mode("session", "gw-1"), "halted");
     assert_eq!(daemon.mode("firm", ""), "normal");

@@ -159,8 +159,10 @@ impl Morning {
         let halted = |scope: Scope| self.latched.is_some_and(|(_, of)| of == scope || !matches!(of, Scope::Session(_)));
         let count = |(session, c): (usize, &InstanceCounts)| {
             let scope = Scope::Session(SessionId(session as u16));
-            let excused = at < 0 || halted(scope) || guarded.halted.iter().any(|(_, of)| *of == scope);
-            Counts { orders: c.orders.get(), fills: c.fills.get(), rejects: c.rejects.get(), excused }
+            let latched = self.latched.is_some_and(|(_, of)| of == scope);
+            let away = latched || guarded.halted.iter().any(|(_, of)| *of == scope);
+            let excused = at < 0 || halted(scope) || away;
+            Counts { orders: c.orders.get(), fills: c.fills.get(), rejects: c.rejects.get(), excused, away }
         };
         let counts: Vec<Counts> = guarded.counts.iter().enumerate().map(count).collect();
         let halts = guarded.guard.advance(at, &counts);
