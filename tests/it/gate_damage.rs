@@ -456,7 +456,7 @@ fn flips_while_the_engine_reads_and_in_the_bell_stop_nobody_else() {
     let (mut victim, port) = attach(VICTIM, 0, Flow::new(VICTIM));
     lane_changes.send(LaneChange::Add(port)).unwrap();
     let target = Mutex::new(used(&victim));
-    let (stop, enough) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (stop, enough, tried) = (AtomicBool::new(false), AtomicBool::new(false), AtomicBool::new(false));
     let slot = universe.slot(Scope::Session(VICTIM)).unwrap();
     let (mut asked, mut breaks) = (0_u64, 0_u64);
     let idle = Idle::Nap { spin: Duration::from_micros(5), nap: Duration::from_micros(500) };
@@ -465,7 +465,8 @@ fn flips_while_the_engine_reads_and_in_the_bell_stop_nobody_else() {
         scope.spawn(|| {
             let mut dice = Dice(99);
             let mut flips = 0;
-            while flips < FLIPS {
+            // On a busy machine until the others had their turns, too.
+            while flips < FLIPS || !tried.load(Ordering::Acquire) {
                 let words = target.lock().unwrap().clone();
                 for _ in 0..64 {
                     flip(&words, &mut dice, 1);
@@ -479,6 +480,7 @@ fn flips_while_the_engine_reads_and_in_the_bell_stop_nobody_else() {
         while !enough.load(Ordering::Acquire) {
             ask(&mut honest, &bell);
             asked += 1;
+            tried.store(asked > 100 && breaks > 10, Ordering::Release);
             victim.push(2);
             bell.ring();
             if page.get(slot).mode == Mode::Halted && victim.broken.load(Ordering::Acquire) {
