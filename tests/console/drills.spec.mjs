@@ -1,6 +1,6 @@
 // The switch rehearsed by the button, and what that has shown.
 
-import { expect, goTo, row, test, until } from "./support/console.mjs";
+import { expect, find, goTo, test, until } from "./support/console.mjs";
 import { Gateway } from "./support/gateway.mjs";
 
 test.use({
@@ -91,5 +91,5 @@ test("a drill that a gateway does not obey has not passed", async ({ haltline, e
   await expect(rita.locator("tbody tr .chip")).toHaveText("NOT PASSED");
   await expect(rita.getByText("none has passed yet")).toBeVisible();
   await goTo(rita, "Overview");
-  await expect(row(rita, "strategy drill").locator(".state")).toHaveText("normal");
+  await expect((await find(rita, "strategy drill")).locator(".state")).toHaveText("normal");
 });

@@ -1,6 +1,6 @@
 // What the page says when it cannot know: never a green that nobody vouches for, and a kill that works all the same.
 
-import { expect, goTo, kill, live, login, row, test, until } from "./support/console.mjs";
+import { expect, find, goTo, kill, live, login, test, until } from "./support/console.mjs";
 import { Gateway } from "./support/gateway.mjs";
 import { Proxy } from "./support/proxy.mjs";
 
@@ -45,7 +45,8 @@ test("a stream that stands still is stale within seconds, and live again by itse
   gateway.order("arb-01");
   const proxy = await Proxy.before(haltline.http);
   const page = await enter("olaf", { at: proxy.http });
-  await expect(row(page, "arb-01").locator(".state")).toHaveText("normal");
+  await expect((await find(page, "arb-01")).locator(".state")).toHaveText("normal");
+  await page.getByLabel("Find a scope by name").fill("");
   proxy.frozen = true;
   const began = Date.now();
   await fresh(page).toHaveAttribute("data-fresh", "stale");

@@ -1,6 +1,6 @@
 // Limits that are others than configured for a while: made by people, seen everywhere, over by themselves. And probation.
 
-import { banner, expect, goTo, rearm, row, test, until } from "./support/console.mjs";
+import { banner, expect, find, goTo, rearm, row, test, until } from "./support/console.mjs";
 import { Gateway } from "./support/gateway.mjs";
 
 /** @typedef {import("@playwright/test").Page} Page */
@@ -53,7 +53,7 @@ test("a limit is lowered for a while by one person, and only two bring it back",
     );
     await expect(banner(page, "1 override in force")).toContainText("left");
   }
-  await expect(row(olaf, "arb-01").locator(".named .chip")).toHaveText("override");
+  await expect((await find(olaf, "arb-01")).locator(".named .chip")).toHaveText("override");
   await goTo(olaf, "Limits");
   await olaf.getByLabel("Find by scope or limit").fill("strategy arb-01 order qty");
   await expect(olaf.locator("tbody tr")).toContainText("override by rita: 5,000 configured");
@@ -142,7 +142,7 @@ test.describe("on probation", () => {
     const gateway = await Gateway.connect(haltline, "gw-1");
     const [olaf, rita] = [await enter("olaf"), await enter("rita")];
     await haltline.ask("olaf", "POST", "/v1/kill", { scope: ARB, reason: "odd fills" });
-    await expect(row(olaf, "arb-01").locator(".state")).toHaveText("halted");
+    await expect((await find(olaf, "arb-01")).locator(".state")).toHaveText("halted");
     await rearm(haltline, ARB);
     await expect(banner(olaf, "1 scope on probation")).toContainText("strategy arb-01 has 25 % of its limits");
     await expect(row(olaf, "arb-01").locator(".named .chip")).toHaveText("probation 25 %");
@@ -175,6 +175,6 @@ test.describe("on a short probation", () => {
     await rearm(haltline, ARB);
     await expect(banner(page, "1 scope on probation")).toBeVisible();
     await expect(banner(page, "probation")).toHaveCount(0);
-    await expect(row(page, "arb-01").locator(".named .chip")).toBeHidden();
+    await expect((await find(page, "arb-01")).locator(".named .chip")).toBeHidden();
   });
 });

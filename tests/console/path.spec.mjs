@@ -1,6 +1,6 @@
 // The whole path: something runs away, somebody kills, flow reaches zero, and two people bring it back.
 
-import { expect, kill, row, test, until } from "./support/console.mjs";
+import { expect, find, kill, row, test, until } from "./support/console.mjs";
 import { flow, Gateway } from "./support/gateway.mjs";
 import { GATEWAYS, names } from "./support/haltline.mjs";
 
@@ -60,7 +60,8 @@ test("from an alert over the kill to flat, and back by two people", async ({ hal
   expect(await haltline.mode("firm", "")).toBe("halted");
   await olaf.keyboard.press("Escape");
   await expect(olaf.locator("#firm")).toHaveText("Firm halted");
-  await expect(row(olaf, "strategy mm-01").locator(".state")).toHaveText("halted above");
+  await expect((await find(olaf, "strategy mm-01")).locator(".state")).toHaveText("halted above");
+  await olaf.getByLabel("Find a scope by name").fill("");
   healthy.stop();
 
   // The operator cannot bring it back; the first person of risk asks, and cannot agree with herself.

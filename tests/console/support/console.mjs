@@ -72,6 +72,17 @@ export const live = (page) => expect(page.locator("#app")).toHaveAttribute("data
 /** The row of a scope in the list. @param {import("@playwright/test").Page} page @param {string} name */
 export const row = (page, name) => page.locator(".rows .row").filter({ hasText: name });
 
+/**
+ * The row of a scope that need not be among the worst: only what is in sight is in the page, so it is looked for as a
+ * person does.
+ * @param {import("@playwright/test").Page} page @param {string} name
+ */
+export async function find(page, name) {
+  await page.getByLabel("Find a scope by name").fill(name);
+  await expect(row(page, name)).toHaveCount(1);
+  return row(page, name);
+}
+
 /** Presses kill for a scope as a person with a mouse does. @param {import("@playwright/test").Page} page @param {string} scope @param {string} reason */
 export async function kill(page, scope, reason) {
   await page.locator("#kill").click();
