@@ -264,7 +264,7 @@ impl FromRequestParts<Arc<Api>> for Caller {
         }
         let (caller, way) = known?;
         if let Some(line) = parts.extensions.get::<Line>() {
-            line.is_known();
+            line.is_known(&caller.name);
         }
         Ok(Caller(caller, source, way))
     }
