@@ -50,6 +50,7 @@ pub mod drills;
 pub mod flat;
 mod fleet;
 mod guard;
+mod lanes;
 mod lobby;
 mod login;
 mod openapi;
