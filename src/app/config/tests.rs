@@ -378,7 +378,7 @@ const CASES: &[Case] = &[
         "[limits.firm]",
         "[limits.firm]\nmandatory = [\"collar\", \"collar\"]",
         "limits.firm.mandatory[1]",
-        "collar",
+        "mandatory",
         "is listed twice",
     ),
     (
