@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use self::alone::{Cast, Control, Found, Trial};
-use self::live::{Live, LiveResult};
+use self::live::{Live, LiveResult, Pace};
 use self::morning::guard::{GuardSettings, claim};
 use self::morning::story::{Build, OLD_FLAG, Plot};
 use self::morning::table;
@@ -143,7 +143,8 @@ fn at_the_hello(args: &DemoArgs, screen: &Screen) -> anyhow::Result<LiveResult> 
             let claim = claims.get(name).cloned().unwrap_or_default();
             link::connect(service, name, claim).await
         };
-        let mut live = Live::open(service, screen, &cast, args.seed, args.speed, connect).await?;
+        let mut live =
+            Live::open(service, screen, &cast, args.seed, Pace::of_host(args.speed, &cast)?, connect).await?;
         let result = live.observe_for(HELLO_NS).await;
         live.end();
         Ok(result)
@@ -177,7 +178,8 @@ async fn morning(
     hello: Option<LiveResult>,
 ) -> anyhow::Result<Summary> {
     let cast = Cast::default();
-    let mut live = Live::open(service, screen, &cast, args.seed, args.speed, async |name| {
+    let pace = Pace::of_host(args.speed, &cast)?;
+    let mut live = Live::open(service, screen, &cast, args.seed, pace, async |name| {
         link::connect(service, name, Claim::default()).await
     })
     .await?;

@@ -88,7 +88,11 @@ pub fn rows(found: &Found, universe: &Universe, live: &dyn Fn(Control) -> bool) 
     });
     let uncovered = found.uncovered.iter().filter_map(|alone| {
         let row = limit(alone, Rule::Coverage.name().to_owned(), link_of_rule(Rule::Coverage))?;
-        Some(Row { live: false, ..row })
+        let then = match alone.outcome {
+            Outcome::Stopped { latched: None, .. } => "denies every order of that path".to_owned(),
+            Outcome::Never | Outcome::Stopped { .. } | Outcome::GoesOn { .. } => row.then,
+        };
+        Some(Row { live: false, then, ..row })
     });
     let mut rows: Vec<Row> = limits.chain(guard).chain(uncovered).chain(around).collect();
     rows.sort_by_key(|row| row.at.at);
