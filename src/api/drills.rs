@@ -150,7 +150,7 @@ async fn list(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Res
     caller.0.needs(Role::Viewer)?;
     query_fields(query)?.finish()?;
     let list: Vec<Value> = drills(&api)?.list().iter().map(shown).collect();
-    let last = api.parts.switch.last_drill().map(rfc3339);
+    let last = api.parts.switch.last_drill(api.parts.clock.now()).map(|(at, _)| rfc3339(at));
     Ok(answer(StatusCode::OK, &json!({ "drills": list, "last_passed": last })))
 }
 

@@ -25,7 +25,7 @@ use crate::kill::words::{self, ScopeName};
 use crate::limits::Gauge;
 use crate::metrics::{Sample, SampleKind, Source};
 use crate::model::{Claim, Event, EventKind, Mode, OrdType, Scope, Side, Universe};
-use crate::units::{InstrumentId, OrdId, Px, Qty, SessionId, StrategyId, UnixNanos};
+use crate::units::{InstrumentId, Now, OrdId, Px, Qty, SessionId, StrategyId, UnixNanos};
 use crate::wire::Protocol;
 
 /// How long one step may take before it is called failed.
@@ -85,8 +85,11 @@ impl DrillRoom {
     ) -> DrillRoom {
         let dir = state_dir.join("drills");
         let reports = read_reports(&dir);
-        if let Some(last) = reports.iter().filter(|r| r.passed).map(|r| r.observed.id).max() {
-            switch.rehearsed(last);
+        let now = clock.now();
+        for id in reports.iter().filter(|r| r.passed).map(|r| r.observed.id) {
+            if !is_undated(&dir, id) && !switch.rehearsed_before(id, now) {
+                undate(&dir, id);
+            }
         }
         let universe = Arc::new(switch.universe().clone());
         DrillRoom {
@@ -136,8 +139,7 @@ impl DrillRoom {
         }
     }
 
-    async fn rehearse(&self, scope: Scope, ask: &DrillAsk) -> Option<Observed> {
-        let began = self.clock.now();
+    async fn rehearse(&self, scope: Scope, ask: &DrillAsk, began: Now) -> Option<Observed> {
         let mut caller = match &self.rehearser {
             None => Err("the configuration has no [drill] to send an order with".to_owned()),
             Some(who) if !self.reaches(who, scope) => {
@@ -231,6 +233,10 @@ impl DrillRoom {
             tracing::error!(event = "drill", %error, "the evidence cannot be written to {}", self.dir.display());
         }
         let mut reports = self.reports.write().unwrap_or_else(PoisonError::into_inner);
+        // What came before and says that it will come later was stamped by a clock that has been put back since.
+        for before in reports.iter().filter(|before| before.passed && before.observed.id > report.observed.id) {
+            undate(&self.dir, before.observed.id);
+        }
         reports.insert(0, report.clone());
         reports.truncate(SHOWN);
     }
@@ -257,8 +263,9 @@ impl Drills for DrillRoom {
             return Err(DrillRefused::Trading(how));
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let began = self.clock.now();
         let observed = match runtime {
-            Ok(runtime) => runtime.block_on(self.rehearse(scope, ask)),
+            Ok(runtime) => runtime.block_on(self.rehearse(scope, ask, began)),
             Err(error) => {
                 tracing::error!(event = "drill", %error, "no runtime for the session that rehearses");
                 None
@@ -266,7 +273,7 @@ impl Drills for DrillRoom {
         };
         let report = Report::of(observed.ok_or(DrillRefused::NoScope)?);
         if report.passed {
-            self.switch.rehearsed(report.observed.id);
+            self.switch.rehearsed(began);
         }
         self.keep(&report);
         let how = if report.passed { "passed" } else { "did NOT pass" };
@@ -295,7 +302,7 @@ impl Source for DrillRoom {
     fn samples(&self) -> Vec<Sample> {
         let gauge = |name, help, value| Sample { name, help, kind: SampleKind::Gauge, labels: Vec::new(), value };
         let configured = f64::from(u8::from(self.rehearser.is_some()));
-        let last = self.switch.last_drill().map_or(0.0, |last| last as f64 / 1e9);
+        let last = self.switch.last_drill(self.clock.now()).map_or(0.0, |(at, _)| at as f64 / 1e9);
         vec![
             gauge("haltline_drill_configured", "1 if a session is made for drills.", configured),
             gauge(
@@ -420,6 +427,25 @@ impl Line {
                 Ok(Err(_)) => return tokio::time::sleep_until(until).await,
             }
         }
+    }
+}
+
+/// Beside the evidence of a drill that was stamped by a clock ahead: when it was is not known. The mark stays, since one day its stamp
+/// would look recent.
+fn undated(dir: &Path, id: u64) -> PathBuf {
+    dir.join(format!("{id}.undated"))
+}
+
+fn is_undated(dir: &Path, id: u64) -> bool {
+    // What cannot be looked at does not count either.
+    undated(dir, id).try_exists().unwrap_or(true)
+}
+
+fn undate(dir: &Path, id: u64) {
+    let why = "The clock was ahead when this drill was run: it does not count as a recent one.\n";
+    tracing::warn!(event = "drill", id, "stamped by a clock that was ahead: it does not count as a recent one");
+    if let Err(error) = desk_file::replace(&undated(dir, id), why.as_bytes(), 0o600) {
+        tracing::error!(event = "drill", id, %error, "that it does not count cannot be written down");
     }
 }
 

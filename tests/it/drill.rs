@@ -179,6 +179,41 @@ fn a_rearm_may_ask_for_a_drill_a_cause_a_nonce_and_time() {
 }
 
 #[test]
+fn a_drill_that_is_stamped_later_than_now_never_counts_and_later_ones_do() {
+    let daemon = Daemon::start(&with_drill("[rearm]\ndrill_within = \"1h\"\n"));
+    let mut report = passed(&daemon);
+    let (_, dir) = daemon.terminate();
+    let drills = dir.path().join("state/drills");
+    let old = report["id"].as_str().unwrap().to_owned();
+    let unix = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    // As a clock would have stamped it that was some seconds ahead.
+    let ahead = unix() + 4_000_000_000;
+    let name = |id: &str, end: &str| drills.join(format!("{id}.{end}"));
+    let text = std::fs::read_to_string(name(&old, "json")).unwrap().replace(&old, &ahead.to_string());
+    std::fs::write(name(&ahead.to_string(), "json"), text).unwrap();
+    std::fs::remove_file(name(&old, "json")).unwrap();
+    let kill = |daemon: &Daemon| {
+        let receipt = daemon.kill("strategy", "alpha", "it is wrong");
+        json!({ "scope": receipt["scope"], "epoch": receipt["epoch"], "reason": "it is right", "wait_ms": 5_000 })
+    };
+    let last_passed = |daemon: &Daemon| daemon.get("vera", "/v1/drills")["last_passed"].clone();
+    let daemon = Daemon::run(dir);
+    assert_eq!(last_passed(&daemon), Value::Null);
+    let rearm = kill(&daemon);
+    assert_eq!(daemon.ask("rita", "POST", "/v1/rearm", Some(&rearm)).1["title"], "Drill needed");
+    // Nor once the clock is there.
+    daemon.until("the clock is there", |_| unix() > ahead);
+    let daemon = Daemon::run(daemon.terminate().1);
+    assert_eq!((last_passed(&daemon), unix() > ahead), (Value::Null, true));
+    report = passed(&daemon);
+    assert_eq!(last_passed(&daemon), report["began_at"]);
+    let daemon = Daemon::run(daemon.terminate().1);
+    assert_eq!(last_passed(&daemon), report["began_at"]);
+    let rearm = kill(&daemon);
+    assert_eq!(daemon.ask("rita", "POST", "/v1/rearm", Some(&rearm)).0, 200);
+}
+
+#[test]
 fn after_a_rearm_the_scope_has_a_fraction_until_it_was_clean_or_somebody_promotes_it() {
     let daemon = Daemon::start(&with_drill("[rearm]\nprobation = { fraction = \"25%\", for = \"2s\" }\n"));
     let rearm = |receipt: &Value| {
