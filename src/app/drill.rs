@@ -17,10 +17,10 @@ use crate::app::desk_file;
 use crate::duty::Clock;
 use crate::engine::published::Published;
 use crate::ingest::client::{self, Endpoint, Memory, Receiver, Reply, Sender};
-use crate::kill::alerts::{Alerts, Raise};
+use crate::kill::alerts::{Alerts, Raise, Severity};
 use crate::kill::drill::{Judged, Left, Observed, Report};
 use crate::kill::receipt::Receipt;
-use crate::kill::switch::{Stop, Switch};
+use crate::kill::switch::Switch;
 use crate::kill::words::{self, ScopeName};
 use crate::limits::Gauge;
 use crate::metrics::{Sample, SampleKind, Source};
@@ -152,7 +152,7 @@ impl DrillRoom {
         let reason = format!("drill: {}", ask.reason);
         // Between the check and this somebody may have halted it: then the press only began a new epoch, and is not taken
         // back. What it was raised from is known by the raise itself.
-        let pressed = self.switch.press_from(scope, Stop::Halted, &actor, &reason, self.clock.now());
+        let pressed = self.switch.press_for_drill(scope, &actor, &reason, self.clock.now());
         let (receipt, before_press) = pressed.ok()?;
         let normal = before_press == Mode::Normal;
         let id = receipt.id;
@@ -278,9 +278,15 @@ impl Drills for DrillRoom {
         self.keep(&report);
         let how = if report.passed { "passed" } else { "did NOT pass" };
         let text = format!("the drill of {} at {} {how}", report.observed.by, report.observed.scope);
-        tracing::warn!(event = "drill", id = report.observed.id, "{text}");
-        let name = if report.passed { "drill_passed" } else { "drill_not_passed" };
-        let raise = Raise::new(self.clock.now().unix.0, "drill", name, text);
+        // One that passed is filed: nobody has to answer for what is as it should be.
+        let (name, severity) = if report.passed {
+            tracing::info!(event = "drill", id = report.observed.id, "{text}");
+            ("drill_passed", Severity::Info)
+        } else {
+            tracing::warn!(event = "drill", id = report.observed.id, "{text}");
+            ("drill_not_passed", Severity::Warning)
+        };
+        let raise = Raise::new(self.clock.now().unix.0, "drill", name, text).severity(severity);
         self.alerts.raise(raise.on(report.observed.scope.clone()).afresh());
         Ok(report)
     }

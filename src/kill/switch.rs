@@ -397,19 +397,30 @@ impl Switch {
         reason: &str,
         pressed: Now,
     ) -> Result<Receipt, UnknownScope> {
-        self.press_from(scope, stop, actor, reason, pressed).map(|(receipt, _)| receipt)
+        self.press_from(scope, stop, (actor, reason), false, pressed).map(|(receipt, _)| receipt)
     }
 
-    /// As [`Switch::press`]; returns the mode as well that the scope was raised from: of two presses at once one finds the other's.
+    /// Halts `scope` for a drill, as [`Switch::press`] does; returns the mode as well that the scope was raised from: of two presses
+    /// at once one finds the other's.
     ///
     /// # Errors
     /// [`UnknownScope`].
-    pub fn press_from(
+    pub fn press_for_drill(
+        &self,
+        scope: Scope,
+        actor: &str,
+        reason: &str,
+        pressed: Now,
+    ) -> Result<(Receipt, Mode), UnknownScope> {
+        self.press_from(scope, Stop::Halted, (actor, reason), true, pressed)
+    }
+
+    fn press_from(
         &self,
         scope: Scope,
         stop: Stop,
-        actor: &str,
-        reason: &str,
+        (actor, reason): (&str, &str),
+        for_drill: bool,
         pressed: Now,
     ) -> Result<(Receipt, Mode), UnknownScope> {
         let slot = self.universe.slot(scope).ok_or(UnknownScope)?;
@@ -443,7 +454,7 @@ impl Switch {
         let mut records = self.lock();
         records.add_cause(slot, cause, pressed);
         let id = records.take_id();
-        receipt = Receipt { id, actor, reason, sessions, working_orders, ..receipt };
+        receipt = Receipt { id, for_drill, actor, reason, sessions, working_orders, ..receipt };
         confirm(&mut receipt, &mut tally);
         records.tally.gates.add(&tally.gates);
         records.tally.presses += 1;
@@ -479,6 +490,7 @@ impl Switch {
             word,
             changes,
             by_trip: false,
+            for_drill: false,
             actor: String::new(),
             reason: String::new(),
             pressed,
@@ -1518,7 +1530,7 @@ mod tests {
     fn of_two_presses_the_later_one_knows_that_it_was_not_the_first() {
         let clock = TestClock::new();
         let (switch, _jobs) = switch(clock.clone());
-        let press = |actor: &str| switch.press_from(ALPHA, Stop::Halted, actor, "again", clock.now()).unwrap().1;
+        let press = |actor: &str| switch.press_for_drill(ALPHA, actor, "again", clock.now()).unwrap().1;
         assert_eq!((press("olaf"), press("drill")), (Mode::Normal, Mode::Halted));
     }
 

@@ -43,6 +43,12 @@ fn a_drill_halts_denies_and_takes_it_back_and_files_the_evidence() {
     assert!(page.contains("passed") && page.contains("rita") && page.contains("## Proved"), "{page}");
     assert!(dir.join(format!("{id}.json")).exists());
     assert_eq!(daemon.get("vera", &format!("/v1/drills/{id}")), report);
+    // It is filed: nobody is asked to answer for what is as it should be.
+    let alerts = || daemon.get("vera", "/v1/alerts")["alerts"].as_array().unwrap().clone();
+    daemon.until("all of it is filed", |_| alerts().len() >= 2);
+    for alert in alerts() {
+        assert_eq!((&alert["kind"], &alert["severity"]), (&json!("drill"), &json!("info")), "{alert}");
+    }
     // And again, and after a restart, with orders whose ids are new.
     passed(&daemon);
     let daemon = Daemon::run(daemon.terminate().1);
@@ -113,6 +119,8 @@ fn a_scope_that_the_session_does_not_reach_is_halted_and_not_called_proved() {
     assert_eq!(report["failed"], json!([]), "nothing failed, and nothing was shown: {report:#}");
     assert_eq!(daemon.mode("strategy", "beta"), "normal");
     assert_eq!(daemon.get("vera", "/v1/drills")["last_passed"], Value::Null);
+    let alerts = daemon.get("vera", "/v1/alerts?name=drill_not_passed")["alerts"].clone();
+    assert_eq!((&alerts[0]["severity"], &alerts[0]["state"]), (&json!("warning"), &json!("firing")), "{alerts}");
 }
 
 #[test]
