@@ -27,6 +27,7 @@ use crate::metrics::{Sample, SampleKind, Source};
 use crate::model::{Claim, Event, EventKind, Mode, OrdType, Scope, Side, Universe};
 use crate::units::{InstrumentId, Now, OrdId, Px, Qty, SessionId, StrategyId, UnixNanos};
 use crate::wire::Protocol;
+use crate::wire::json::ScopeMode;
 
 /// How long one step may take before it is called failed.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -139,13 +140,25 @@ impl DrillRoom {
         }
     }
 
+    /// Scopes that an order of the session that rehearses is in and that are normal themselves, the narrowest first. What is wider may
+    /// be halted meanwhile.
+    fn others(&self) -> Vec<ScopeName> {
+        let Some(who) = &self.rehearser else { return Vec::new() };
+        let account = self.universe.strategies.get(usize::from(who.strategy.0)).map(|s| Scope::Account(s.account));
+        let own = [Scope::Strategy(who.strategy), Scope::Session(who.session), Scope::Instrument(who.instrument)];
+        let all = own.into_iter().chain(account);
+        all.filter(|scope| self.mode(*scope) == Some(Mode::Normal))
+            .map(|scope| ScopeName::of(&self.universe, scope))
+            .collect()
+    }
+
     async fn rehearse(&self, scope: Scope, ask: &DrillAsk, began: Now) -> Option<Observed> {
         let mut caller = match &self.rehearser {
             None => Err("the configuration has no [drill] to send an order with".to_owned()),
             Some(who) if !self.reaches(who, scope) => {
                 Err("the session that rehearses sends nothing that is in this scope".to_owned())
             }
-            Some(who) => Line::connect(who, &self.universe, began.unix.0).await,
+            Some(who) => Line::connect(who, &self.universe, scope, began.unix.0).await,
         };
         let before = order(&mut caller).await;
         let actor = format!("{} (drill)", ask.actor);
@@ -156,13 +169,18 @@ impl DrillRoom {
         let (receipt, before_press) = pressed.ok()?;
         let normal = before_press == Mode::Normal;
         let id = receipt.id;
-        self.pump_until(&mut caller, || self.switch.is_confirmed(id) == Some(true)).await;
+        // Of the engine it is known a moment later, when it has shown it.
+        let engine = || self.universe.slot(scope).and_then(|slot| self.published.scope(slot)).map(|view| view.mode);
+        let taken = || engine() == Some(Mode::Halted);
+        self.pump_until(&mut caller, || self.switch.is_confirmed(id) == Some(true) && taken()).await;
+        let taken = taken();
         let told = caller.as_ref().is_ok_and(|line| line.told);
         let during = order(&mut caller).await;
         let receipt = self.switch.receipt(id).unwrap_or(receipt);
         let left = match (normal, self.switch.end_drill(scope, id, &actor, self.clock.now())) {
             (true, Ok(())) => {
-                self.pump_until(&mut caller, || self.switch.is_durable()).await;
+                let given_up = || self.mode(scope) != Some(Mode::Normal) || engine() == Some(Mode::Normal);
+                self.pump_until(&mut caller, || self.switch.is_durable() && given_up()).await;
                 // Not ours any more if somebody has halted it again: that is durable as well, and counts as what it is.
                 match (self.mode(scope), self.switch.is_durable()) {
                     (Some(Mode::Normal), true) => Left::Lowered,
@@ -172,6 +190,7 @@ impl DrillRoom {
             }
             (false, Ok(())) | (_, Err(_)) => Left::Halted(self.who_halts(scope)),
         };
+        let engine = (taken, engine() == Some(Mode::Normal));
         let after = order(&mut caller).await;
         let session = self.rehearser.as_ref().map(|who| who.session);
         Some(Observed {
@@ -187,6 +206,7 @@ impl DrillRoom {
             gates: counts(receipt.gates.iter().map(|row| row.confirmed_ns.is_some())),
             sessions: counts(sessions_besides(&receipt, session)),
             told,
+            engine,
             during,
             left,
             after,
@@ -255,7 +275,7 @@ impl Drills for DrillRoom {
             Err(TryLockError::WouldBlock) => return Err(DrillRefused::Busy),
         };
         if self.mode(scope) != Some(Mode::Normal) {
-            return Err(DrillRefused::NotNormal);
+            return Err(DrillRefused::NotNormal(self.others()));
         }
         if !ask.forced
             && let Some(how) = self.trading(scope)
@@ -346,13 +366,15 @@ struct Line {
     sender: Sender,
     receiver: Receiver,
     order: Event,
-    /// A halt was pushed to it.
+    /// What is rehearsed at.
+    scope: ScopeName,
+    /// A halt of that was pushed to it.
     told: bool,
 }
 
 impl Line {
     /// `first`: the number of its first order; later ones count up. Times make them new in every drill.
-    async fn connect(who: &Rehearser, universe: &Arc<Universe>, first: u64) -> Result<Line, String> {
+    async fn connect(who: &Rehearser, universe: &Arc<Universe>, scope: Scope, first: u64) -> Result<Line, String> {
         let endpoint = Endpoint {
             url: format!("ws://{}/", who.ws),
             token: who.token.clone(),
@@ -377,7 +399,7 @@ impl Line {
         order.qty = Qty(1);
         let one = 10i64.saturating_pow(u32::from(instrument.map_or(0, |i| i.px_scale)));
         order.px = instrument.and_then(|i| i.initial_reference).unwrap_or(Px(one));
-        Ok(Line { sender, receiver, order, told: false })
+        Ok(Line { sender, receiver, order, scope: ScopeName::of(universe, scope), told: false })
     }
 
     /// Sends one order and waits for its verdict. One that is admitted is reported as rejected: no venue has it.
@@ -413,12 +435,18 @@ impl Line {
                         },
                     });
                 }
-                Reply::Modes { scopes, .. } => self.told |= !scopes.is_empty(),
+                Reply::Modes { scopes, .. } => self.hear(&scopes),
                 // What is admitted is reported as rejected at once: there is nothing to cancel.
                 Reply::Cancel { .. } | Reply::MassCancel { .. } | Reply::Disconnect { .. } => {}
                 Reply::Verdict(_) | Reply::Applied(_) | Reply::Error { .. } => {}
             }
         }
+    }
+
+    /// A halt of something else, which it is told as it connects, is not what is rehearsed.
+    fn hear(&mut self, scopes: &[ScopeMode]) {
+        let is_this = |one: &ScopeMode| (&one.kind, &one.name) == (&self.scope.kind, &self.scope.name);
+        self.told |= scopes.iter().any(|one| is_this(one) && one.mode == Mode::Halted.name());
     }
 
     /// Takes what comes for so long; modes are confirmed by it.
@@ -427,7 +455,7 @@ impl Line {
         loop {
             match tokio::time::timeout_at(until, self.receiver.next()).await {
                 Err(_) => return,
-                Ok(Ok(Reply::Modes { scopes, .. })) => self.told |= !scopes.is_empty(),
+                Ok(Ok(Reply::Modes { scopes, .. })) => self.hear(&scopes),
                 Ok(Ok(_)) => {}
                 // The next order tells.
                 Ok(Err(_)) => return tokio::time::sleep_until(until).await,

@@ -107,6 +107,8 @@ fn what_is_no_rehearsal_is_refused_before_anything_is_halted() {
     assert_eq!(daemon.mode("strategy", "alpha"), "normal");
     daemon.kill("strategy", "drill", "in earnest");
     refused(json!({ "reason": "r" }), 409, "not-normal");
+    let detail = drill(&daemon, &json!({ "reason": "r" })).1["detail"].to_string();
+    assert!(detail.contains("session drill, instrument ACME"), "where to rehearse instead: {detail}");
     assert_eq!(daemon.mode("strategy", "drill"), "halted");
 }
 
@@ -219,6 +221,48 @@ fn a_drill_that_is_stamped_later_than_now_never_counts_and_later_ones_do() {
     assert_eq!(last_passed(&daemon), report["began_at"]);
     let rearm = kill(&daemon);
     assert_eq!(daemon.ask("rita", "POST", "/v1/rearm", Some(&rearm)).0, 200);
+}
+
+/// The firm may have been halted for longer than a rehearsal is good for: then it is rehearsed under that halt, which nothing of it lifts.
+#[test]
+fn under_a_halt_of_the_firm_the_switch_is_rehearsed_at_a_scope_of_its_own_and_the_halt_stays() {
+    let daemon = Daemon::start(&with_drill("[rearm]\ndrill_within = \"1h\"\n"));
+    let receipt = daemon.kill("firm", "", "the weekend");
+    let mut body =
+        json!({ "scope": { "kind": "firm", "name": "" }, "epoch": receipt["epoch"], "reason": "it is right" });
+    let (status, problem) = daemon.ask("rita", "POST", "/v1/rearm", Some(&body));
+    assert_eq!((status, &problem["type"]), (409, &json!("urn:haltline:problem:drill-needed")), "{problem}");
+    block_on(async {
+        let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
+        let http = daemon.http.clone();
+        let ran = tokio::task::spawn_blocking(move || {
+            ask(&http, "rita", "POST", "/v1/drills", Some(&json!({ "reason": "before it is re-armed" })))
+        });
+        let mut ran = std::pin::pin!(ran);
+        let (status, report) = loop {
+            tokio::select! {
+                ran = &mut ran => break ran.unwrap(),
+                _ = gateway.next() => {}
+            }
+        };
+        assert_eq!((status, &report["passed"]), (200, &json!(true)), "{report:#}");
+        let observed = &report["observed"];
+        assert_eq!((&observed["sessions"], &observed["engine"]), (&json!([1, 1]), &json!([true, true])), "{report:#}");
+        let own = format!("{}", report["proved"]);
+        assert!(own.contains("had the halt of strategy drill and gave it up"), "{own}");
+        let verdict = gateway.buy("1", 1).await;
+        assert_eq!((&verdict["verdict"], &verdict["rule"]), (&json!("deny"), &json!("mode")), "{verdict}");
+    });
+    let state = daemon.get("vera", "/v1/state");
+    let halts = state["halts"].as_array().unwrap();
+    assert_eq!((halts.len(), &halts[0]["epoch"]), (1, &receipt["epoch"]), "the very halt of before, and no other");
+    body["wait_ms"] = json!(5_000);
+    let (status, asked) = daemon.ask("rita", "POST", "/v1/rearm", Some(&body));
+    assert_eq!(status, 202, "{asked}");
+    let path = format!("/v1/rearm/{}/approve", asked["id"].as_str().unwrap());
+    let agree = json!({ "reason": "seen", "wait_ms": 5_000 });
+    assert_eq!(daemon.ask("ruth", "POST", &path, Some(&agree)).0, 200);
+    assert_eq!(daemon.mode("firm", ""), "normal");
 }
 
 #[test]
