@@ -162,6 +162,7 @@
 //! | Limits that are not as configured are seen in every view until they are | `tests/console`: `overrides.spec.mjs` |
 //! | A kill is pressed once, on purpose, and known or said not to be | `tests/console`: `keyboard.spec.mjs`, `a press whose answer is lost is sent again as the same press until there is one` |
 //! | A check that did not run is a denial | `engine::coverage`: `an_order_is_denied_if_any_check_that_is_asked_for_did_not_run`, for every part and type of order |
+//! | So is one that is demanded and that no limit is set for | `engine::coverage`: `what_is_demanded_and_limited_nowhere_is_denied_for_every_type_of_order_and_what_is_limited_anywhere_is_not`; `oracle_test` |
 //! | Engine and contract agree | `oracle_test`: `engine_and_oracle_agree_on_random_streams`, against an oracle that shares no code |
 //!
 //! What does not hold yet: over WebSocket `mode_ack` is the gateway's word, only a gate proves; a cancel after a halt is what the

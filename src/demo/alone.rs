@@ -22,7 +22,7 @@ pub use self::guarded::{Found, GuardAlone, Moment};
 use super::gateway::{Gateway, MarketData, Route};
 use super::knight::{HEALTHY, MORNING_NS};
 use super::morning::guard::GuardSettings;
-use super::morning::story::{OPEN_UNIX, Plot};
+use super::morning::story::{OPEN_UNIX, Plot, START, StoryNs, parent_at};
 use super::orders::Orders;
 use crate::engine::command::Command;
 use crate::engine::core::{Engine, Sizing};
@@ -143,8 +143,10 @@ const QUIET_NS: u64 = 5_000_000_000;
 const PATIENCE_NS: u64 = 60_000_000_000;
 /// How often the engine is told that time has passed, scenario time.
 const TICK_NS: u64 = 10_000_000;
-/// The engine's clock at the open: not zero, so that a window may reach back before it.
-const OPEN: Now = Now { mono: MonoNanos(100_000_000_000), unix: UnixNanos(OPEN_UNIX) };
+/// The engine's clock at the open: it runs since the instances started for the day, and a window may reach back before that.
+const OPEN: Now = Now { mono: MonoNanos(10_000_000_000_000), unix: UnixNanos(OPEN_UNIX) };
+/// When the engine starts.
+const BEGIN: Now = story_clock(START);
 
 /// Every scope of `kind`, pairs included.
 fn scopes(universe: &Universe, kind: ScopeKind) -> Vec<Scope> {
@@ -231,6 +233,7 @@ fn only(full: &ScopeLimits, rules: &[Rule]) -> ScopeLimits {
             Rule::Children => limits.children = full.children,
             Rule::FanOut => limits.fan_out = full.fan_out,
             Rule::Suspense => limits.suspense = full.suspense,
+            Rule::Coverage => limits.demanded = full.demanded,
             // A gauge, a rate or an action, and so done above; or nothing that a scope could be given.
             _ => {}
         }
@@ -374,7 +377,7 @@ struct Morning {
     seqs: Vec<u64>,
     market_data: MarketData,
     orders: Orders,
-    /// How many parents have been told of: all of them before the open.
+    /// How many parents have been told of: all of them before the open, at the times of the story.
     told: usize,
     next_tick: u64,
     controls: Vec<Control>,
@@ -416,6 +419,15 @@ fn clock(at: u64) -> Now {
     Now { mono: MonoNanos(OPEN.mono.0 + at), unix: UnixNanos(OPEN.unix.0 + at) }
 }
 
+/// The engine's clock at a moment of the story; what was before the engine is there when it starts.
+const fn story_clock(at: StoryNs) -> Now {
+    let at = if at < START { START } else { at };
+    Now {
+        mono: MonoNanos(OPEN.mono.0.saturating_add_signed(at)),
+        unix: UnixNanos(OPEN.unix.0.saturating_add_signed(at)),
+    }
+}
+
 impl Morning {
     fn new(
         universe: &Arc<Universe>,
@@ -427,7 +439,7 @@ impl Morning {
         let gateways = cast.gateways(universe, seed)?;
         let bad = Route::find(universe, &cast.bad)?;
         Ok(Morning {
-            engine: Engine::new(universe.clone(), table, SIZING, OPEN),
+            engine: Engine::new(universe.clone(), table, SIZING, BEGIN),
             effects: Effects::new(),
             seqs: vec![0; gateways.len() + 2],
             gateways,
@@ -474,17 +486,15 @@ impl Morning {
 
     fn advance(&mut self, at: u64, due: &Due) {
         match *due {
-            Due::Parent => {
-                let parent = self.orders.parents()[self.told];
-                self.told += 1;
-                self.step(at, self.gateways.len() + 1, parent);
-            }
+            Due::Parent => self.tell_parent(),
             Due::Tick => {
                 self.next_tick += TICK_NS;
                 self.effects.clear();
                 #[cfg(test)]
                 self.tape.iter_mut().for_each(|tape| tape.tick(clock(at)));
                 self.engine.tick(clock(at), &mut self.effects);
+                #[cfg(test)]
+                self.tape.iter_mut().for_each(|tape| tape.done(clock(at), &self.effects, &self.engine));
                 self.look(at);
             }
             Due::Mark => {
@@ -492,7 +502,7 @@ impl Morning {
                     self.step(at, self.gateways.len(), mark);
                 }
             }
-            Due::Guard => self.guard_round(at as i64, at),
+            Due::Guard => self.guard_round(at.cast_signed(), clock(at)),
             Due::Order { gateway } => {
                 if let Some(event) = self.gateways[gateway].poll(at) {
                     if self.around && gateway == self.bad() {
@@ -507,6 +517,17 @@ impl Morning {
                 }
             }
         }
+    }
+
+    /// When the next parent is received, if there is one more.
+    fn parent_due(&self) -> Option<StoryNs> {
+        (self.told < self.orders.parents().len()).then(|| parent_at(self.told))
+    }
+
+    fn tell_parent(&mut self) {
+        let (parent, at) = (self.orders.parents()[self.told], parent_at(self.told));
+        self.told += 1;
+        self.take(story_clock(at), 0, self.gateways.len() + 1, parent);
     }
 
     /// Runs until a control fires, `end` of scenario time at the latest.
@@ -556,14 +577,19 @@ impl Morning {
         }
     }
 
-    fn step(&mut self, at: u64, source: usize, mut event: Event) {
+    fn step(&mut self, at: u64, source: usize, event: Event) {
+        self.take(clock(at), at, source, event);
+    }
+
+    /// The engine takes `event` when its clock shows `now`; for the gateways it is `at`, which is the open before the open.
+    fn take(&mut self, now: Now, at: u64, source: usize, mut event: Event) {
         self.seqs[source] += 1;
         event.seq = self.seqs[source];
-        event.sent_at = clock(at).unix;
+        event.sent_at = now.unix;
         self.effects.clear();
         #[cfg(test)]
-        self.tape.iter_mut().for_each(|tape| tape.event(clock(at), &event));
-        self.engine.step(clock(at), &event, &mut self.effects);
+        self.tape.iter_mut().for_each(|tape| tape.event(now, &event));
+        self.engine.step(now, &event, &mut self.effects);
         self.count(&event);
         if source < self.gateways.len()
             && let Some(verdict) = self.effects.verdict()
@@ -576,13 +602,13 @@ impl Morning {
             self.healthy_denied |= denied.is_some() && source != self.bad();
             self.gateways[source].verdict(at, event.kind, event.id.0, denied);
         }
+        #[cfg(test)]
+        self.tape.iter_mut().for_each(|tape| tape.done(now, &self.effects, &self.engine));
         self.look(at);
     }
 
     /// Looks for the control among the effects of a step.
     fn look(&mut self, at: u64) {
-        #[cfg(test)]
-        self.tape.iter_mut().for_each(|tape| tape.done(clock(at), &self.effects, &self.engine));
         let denied = self.effects.verdict().filter(|v| v.kind != EventKind::Cancel).and_then(|v| v.denial);
         let tripped = self.effects.trips().next().copied();
         #[cfg(test)]

@@ -410,6 +410,7 @@ mod tests {
                 ],
                 guard: vec![minority.clone()],
                 together: minority,
+                uncovered: None,
                 around: None,
                 covered: Covered { orders: 4_000_000, without_collar: 0 },
             }),
@@ -455,6 +456,7 @@ mod tests {
                     "stops_the_flow": false, "fired_live": false,
                 },
             ],
+            "coverage": [],
             "guard": [minority],
             "together": minority,
             "collar": { "orders": 4_000_000, "not_looked_at": 0 },
@@ -483,7 +485,7 @@ mod tests {
         );
         let never = table::never(found, &|_| false);
         assert_eq!(never[0], "never by itself: collar at strategy");
-        assert!(never[1].contains("coverage") && never[1].contains("4,000,000 orders"), "{never:?}");
+        assert!(never[1].contains("collar") && never[1].contains("4,000,000 orders"), "{never:?}");
         let mut slow = found.limits[0];
         slow.outcome = Outcome::GoesOn { executions_per_s: 1_300 };
         slow.healthy_denied = true;

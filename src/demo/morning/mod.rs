@@ -32,7 +32,7 @@ pub const LINKS: [Link; 14] = [
     link(3, "the new code was given Power Peg's old flag [13]", ""),
     link(4, "one of eight servers was missed by the deployment [15]", ""),
     link(5, "97 mails from 08:01 on, which were no alerts [19]", ""),
-    link(6, "the 9.5% collar did not cover what came before the open [21]", "no path goes round the collar here"),
+    link(6, "the 9.5% collar did not cover what came before the open [21]", ""),
     link(7, "the router did not learn that parents were filled [16]", ""),
     link(8, "orders out were not compared with orders in [21]", ""),
     link(9, "1,481 executions a second from one of eight servers", ""),
@@ -44,7 +44,7 @@ pub const LINKS: [Link; 14] = [
         "nothing makes haltline late this morning",
     ),
     link(13, "the fix put the old code on the other seven servers [27]", ""),
-    link(14, "nobody had a way to stop the router [21]", "a person's press is no control: haltline kill"),
+    link(14, "nobody had a way to stop the router [21]", ""),
 ];
 
 /// The link that a limit answers, if it is one of the chain.
@@ -95,10 +95,11 @@ impl GuardControl {
         match self {
             GuardControl::Manifest | GuardControl::Dormant => 1,
             GuardControl::Meanings => 3,
-            GuardControl::Minority => 4,
+            GuardControl::Minority | GuardControl::Ramp => 4,
             GuardControl::Signatures => 5,
             GuardControl::Peers => 9,
             GuardControl::Interlock => 13,
+            GuardControl::Press => 14,
         }
     }
 }

@@ -44,10 +44,15 @@ impl GuardControl {
     #[must_use]
     pub const fn looks_at(self) -> &'static str {
         match self {
-            GuardControl::Manifest | GuardControl::Dormant | GuardControl::Meanings | GuardControl::Minority => "hello",
+            GuardControl::Manifest
+            | GuardControl::Dormant
+            | GuardControl::Meanings
+            | GuardControl::Minority
+            | GuardControl::Ramp
+            | GuardControl::Interlock => "hello",
             GuardControl::Signatures => "texts",
             GuardControl::Peers => "rates",
-            GuardControl::Interlock => "hello",
+            GuardControl::Press => "alerts",
         }
     }
 }
@@ -81,7 +86,11 @@ pub fn rows(found: &Found, universe: &Universe, live: &dyn Fn(Control) -> bool) 
         };
         Some(Row { live: false, then, ..row })
     });
-    let mut rows: Vec<Row> = limits.chain(guard).chain(around).collect();
+    let uncovered = found.uncovered.iter().filter_map(|alone| {
+        let row = limit(alone, Rule::Coverage.name().to_owned(), link_of_rule(Rule::Coverage))?;
+        Some(Row { live: false, ..row })
+    });
+    let mut rows: Vec<Row> = limits.chain(guard).chain(uncovered).chain(around).collect();
     rows.sort_by_key(|row| row.at.at);
     rows
 }
@@ -194,9 +203,7 @@ pub fn never(found: &Found, live: &dyn Fn(Control) -> bool) -> Vec<String> {
     }
     if found.covered.orders > 0 {
         let (orders, without) = (count(found.covered.orders), count(found.covered.without_collar));
-        lines.push(format!(
-            "never by itself: coverage (the collar was looked at for {orders} orders, not for {without})"
-        ));
+        lines.push(format!("no gap as configured: the collar was looked at for {orders} orders, not for {without}"));
     }
     lines
 }
@@ -323,6 +330,7 @@ pub fn found_json(found: &Found, universe: &Universe, live: &dyn Fn(Control) -> 
     });
     json!({
         "controls": limits_json(&found.limits, live),
+        "coverage": limits_json(found.uncovered.as_slice(), &|_| false),
         "guard": found.guard.iter().map(|alone| guard_json(alone, universe)).collect::<Vec<_>>(),
         "together": guard_json(&found.together, universe),
         "chain": chain.collect::<Vec<_>>(),
