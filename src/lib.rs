@@ -133,6 +133,7 @@
 //! | One of many that differs is named, and the others go on | `attest`: `a_server_that_missed_the_deployment_is_named_and_the_others_go_on`; `guard::attest_tests`: `the_minority_is_who_does_not_run_what_most_run` |
 //! | A flag with two live meanings stops both | `attest`: `one_flag_with_two_live_meanings_stops_both` |
 //! | A change during an incident waits for a person, over restarts too | `attest`: `a_change_during_an_incident_waits_also_over_a_restart_of_haltline`, `a_change_of_an_instance_that_is_halted_itself_waits_for_an_approval` |
+//! | What a person approves is what they looked at | `attest`: `an_approval_is_of_what_was_looked_at_and_not_of_what_came_since`; `guard::attest_tests`: `what_is_approved_is_what_was_looked_at_and_nothing_that_came_in_between` |
 //! | No manifest comes in unsigned or comes back | `attest`: `a_manifest_that_is_not_signed_or_goes_back_changes_nothing`; `guard::manifest`: `every_byte_counts_for_the_signature` |
 //! | Limits in effect are the file and what stands over it, in the journal as they applied | `overlay`: `a_replay_comes_to_what_was_with_overrides_in_the_journal`, `an_override_survives_a_crash_and_one_that_ends_meanwhile_does_not` |
 //! | A record of overrides that is lost loosens nothing | `overlay`: `of_a_record_that_is_lost_nothing_that_loosens_survives` |
