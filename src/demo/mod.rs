@@ -414,6 +414,12 @@ mod tests {
                 together: minority,
                 uncovered: None,
                 around: None,
+                late: Alone {
+                    control: Control { rule: Rule::ClockSkew, scope: ScopeKind::Session },
+                    fired: None,
+                    outcome: Outcome::Never,
+                    healthy_denied: false,
+                },
                 covered: Covered { orders: 4_000_000, without_collar: 0 },
             }),
         }
@@ -459,6 +465,11 @@ mod tests {
                 },
             ],
             "coverage": [],
+            "late": [{
+                "rule": "clock_skew", "scope": "session", "link": 12, "fired": false, "at": null, "at_ms": null,
+                "order": null, "executions_out": null, "gross_usd_out": null, "net_usd_out": null,
+                "stops_the_flow": false, "fired_live": false,
+            }],
             "guard": [minority],
             "together": minority,
             "collar": { "orders": 4_000_000, "not_looked_at": 0 },
