@@ -136,6 +136,7 @@
 //! | One of many that differs is named, and the others go on | `attest`: `a_server_that_missed_the_deployment_is_named_and_the_others_go_on`; `guard::attest_tests`: `the_minority_is_who_does_not_run_what_most_run` |
 //! | A flag with two live meanings stops both | `attest`: `one_flag_with_two_live_meanings_stops_both` |
 //! | A change during an incident waits for a person, over restarts too | `attest`: `a_change_during_an_incident_waits_also_over_a_restart_of_haltline`, `a_change_of_an_instance_that_is_halted_itself_waits_for_an_approval` |
+//! | What a person approves is what they looked at | `attest`: `an_approval_is_of_what_was_looked_at_and_not_of_what_came_since`; `guard::attest_tests`: `what_is_approved_is_what_was_looked_at_and_nothing_that_came_in_between` |
 //! | No manifest comes in unsigned or comes back | `attest`: `a_manifest_that_is_not_signed_or_goes_back_changes_nothing`; `guard::manifest`: `every_byte_counts_for_the_signature` |
 //! | Limits in effect are the file and what stands over it, in the journal as they applied | `overlay`: `a_replay_comes_to_what_was_with_overrides_in_the_journal`, `an_override_survives_a_crash_and_one_that_ends_meanwhile_does_not` |
 //! | A record of overrides that is lost loosens nothing | `overlay`: `of_a_record_that_is_lost_nothing_that_loosens_survives` |
@@ -165,6 +166,7 @@
 //! | Limits that are not as configured are seen in every view until they are | `tests/console`: `overrides.spec.mjs` |
 //! | A kill is pressed once, on purpose, and known or said not to be | `tests/console`: `keyboard.spec.mjs`, `a press whose answer is lost is sent again as the same press until there is one` |
 //! | A check that did not run is a denial | `engine::coverage`: `an_order_is_denied_if_any_check_that_is_asked_for_did_not_run`, for every part and type of order |
+//! | So is one that is demanded and that no limit is set for | `engine::coverage`: `what_is_demanded_and_limited_nowhere_is_denied_for_every_type_of_order_and_what_is_limited_anywhere_is_not`; `oracle_test` |
 //! | Engine and contract agree | `oracle_test`: `engine_and_oracle_agree_on_random_streams`, against an oracle that shares no code |
 //!
 //! What does not hold yet: over WebSocket `mode_ack` is the gateway's word, only a gate proves; a cancel after a halt is what the

@@ -41,8 +41,8 @@ pub enum DrillRefused {
     NoReason,
     /// No scope was named, and none is made for it.
     NoScope,
-    /// The scope is not normal.
-    NotNormal,
+    /// The scope is not normal. Others of the session that rehearses are: these.
+    NotNormal(Vec<ScopeName>),
     /// The scope is trading; how that is known.
     Trading(String),
     /// Another drill is under way.
@@ -81,8 +81,19 @@ fn refused(refused: &DrillRefused) -> Problem {
             &Value::Null,
             "must be named: the configuration has no [drill] with a scope made for it",
         ),
-        DrillRefused::NotNormal => {
-            conflict("not-normal", "Not normal", "the scope is halted or reduce-only: that is no rehearsal".to_owned())
+        DrillRefused::NotNormal(others) => {
+            let instead = match others.as_slice() {
+                // Only where a drill is asked for is anybody stuck by this; leaving that out is a change that is recorded.
+                [] => "and so is every other of the session that rehearses: if a re-arm needs a drill, take [rearm] \
+                       drill_within out of the configuration and restart; every halt stays"
+                    .to_owned(),
+                others => {
+                    let names = others.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                    format!("rehearse at another that the session is in: {names}; a wider halt stays in force")
+                }
+            };
+            let detail = format!("the scope is halted or reduce-only itself: that is no rehearsal; {instead}");
+            conflict("not-normal", "Not normal", detail)
         }
         DrillRefused::Trading(how) => conflict(
             "trading",
@@ -151,7 +162,7 @@ async fn list(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Res
     caller.0.needs(Role::Viewer)?;
     query_fields(query)?.finish()?;
     let list: Vec<Value> = drills(&api)?.list().iter().map(shown).collect();
-    let last = api.parts.switch.last_drill().map(rfc3339);
+    let last = api.parts.switch.last_drill(api.parts.clock.now()).map(|(at, _)| rfc3339(at));
     Ok(answer(StatusCode::OK, &json!({ "drills": list, "last_passed": last })))
 }
 

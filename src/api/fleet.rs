@@ -82,9 +82,11 @@ fn reason(fields: &mut Fields, rule: &'static str) -> Result<String, Problem> {
 
 #[utoipa::path(
     post, path = "/v1/sessions/{name}/approve", tag = "fleet",
-    request_body = schema::Reason,
+    request_body = schema::ApproveBuild,
     params(("name" = String, Path, description = "The session's name.")),
-    responses((status = 200, description = "What it runs now is approved.", body = schema::Approved),
+    responses((status = 200, description = "What was looked at is approved.", body = schema::Approved),
+        (status = 409, description = "It runs something else by now, which is in to_approve; or there is nothing to approve.",
+            body = schema::ApproveConflict, content_type = "application/problem+json"),
         (status = 500, description = "It is approved, but a restart would not know of it."))
 )]
 async fn approve(
@@ -99,10 +101,15 @@ async fn approve(
     caller.at(&api, "approve_build", place(&api, &scope))?;
     let mut fields = read_fields(&api, &headers, body).await?;
     let reason = reason(&mut fields, "an approval needs a reason")?;
+    let tag = fields.text("tag")?.unwrap_or_default();
+    if tag.is_empty() {
+        let rule = "must be the tag of what was looked at: to_approve.tag of the session in GET /v1/sessions";
+        return Err(fields.wrong("tag", &Value::Null, rule));
+    }
     fields.finish()?;
     let (actor, entry) = (caller.0.name.clone(), caller.entry("approve_build").on(scope).because(&reason));
-    let result =
-        api.beside(Lane::Reloads, caller.name(), move |parts| parts.fleet.approve(&name, &actor, &reason)).await?;
+    let approve = move |parts: &crate::api::ApiParts| parts.fleet.approve(&name, &tag, &actor, &reason);
+    let result = api.beside(Lane::Reloads, caller.name(), approve).await?;
     done(&api, entry, "approved", result)
 }
 
@@ -170,6 +177,9 @@ fn refusal(api: &Api, entry: Entry, refused: DeskRefused) -> Problem {
     match refused {
         DeskRefused::Unknown(text) => not_found(text),
         DeskRefused::Conflict(text) => Problem::new(StatusCode::CONFLICT, "not-now", "Not now", text),
+        DeskRefused::Changed(text, now) => {
+            Problem::new(StatusCode::CONFLICT, "changed", "Changed", text).with("to_approve", json!(now))
+        }
         DeskRefused::Failed(text) => {
             let status = StatusCode::INTERNAL_SERVER_ERROR;
             Problem::new(status, "not-written", "Done, but not written down", text)

@@ -683,8 +683,10 @@ fn refused(refused: RearmRefused) -> Problem {
         RearmRefused::DrillNeeded { within_ns, age_ns } => {
             let within = within_ns / 1_000_000_000;
             let ago = age_ns.map_or("never".to_owned(), |ns| format!("{} s ago", ns / 1_000_000_000));
-            let detail =
-                format!("the switch must have been rehearsed within {within} s, and was {ago}: haltline drill");
+            let detail = format!(
+                "the switch must have been rehearsed within {within} s, and was {ago}: haltline drill, which goes \
+                         under a halt as well, and lifts nothing of it"
+            );
             conflict("drill-needed", "Drill needed", &detail)
         }
         RearmRefused::BadNonce => Problem::new(

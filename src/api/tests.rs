@@ -98,7 +98,7 @@ impl FleetDesk for NoFleet {
     fn wake(&self, strategy: &str, _: Option<&str>, _: &str, _: &str) -> Result<String, DeskRefused> {
         Err(DeskRefused::Unknown(format!("no strategy {strategy}")))
     }
-    fn approve(&self, session: &str, _: &str, _: &str) -> Result<String, DeskRefused> {
+    fn approve(&self, session: &str, _: &str, _: &str, _: &str) -> Result<String, DeskRefused> {
         Err(DeskRefused::Conflict(format!("session {session} has not changed")))
     }
     fn reload(&self, _: &str, _: &str) -> Result<u64, DeskRefused> {

@@ -577,10 +577,10 @@ impl FleetDesk for Attestor {
         Ok(woken)
     }
 
-    fn approve(&self, session: &str, actor: &str, reason: &str) -> Result<String, DeskRefused> {
+    fn approve(&self, session: &str, tag: &str, actor: &str, reason: &str) -> Result<String, DeskRefused> {
         let now = self.parts.clock.now().unix.0;
         let mut state = self.lock();
-        let approved = state.fleet.approve(session, now)?;
+        let approved = state.fleet.approve(session, tag, now)?;
         tracing::warn!(event = "approve", actor, reason, session, approved, "a change was approved");
         self.settle(&mut state);
         self.save(state).map_err(DeskRefused::Failed)?;

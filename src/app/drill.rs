@@ -17,16 +17,17 @@ use crate::app::desk_file;
 use crate::duty::Clock;
 use crate::engine::published::Published;
 use crate::ingest::client::{self, Endpoint, Memory, Receiver, Reply, Sender};
-use crate::kill::alerts::{Alerts, Raise};
+use crate::kill::alerts::{Alerts, Raise, Severity};
 use crate::kill::drill::{Judged, Left, Observed, Report};
 use crate::kill::receipt::Receipt;
-use crate::kill::switch::{Stop, Switch};
+use crate::kill::switch::Switch;
 use crate::kill::words::{self, ScopeName};
 use crate::limits::Gauge;
 use crate::metrics::{Sample, SampleKind, Source};
 use crate::model::{Claim, Event, EventKind, Mode, OrdType, Scope, Side, Universe};
-use crate::units::{InstrumentId, OrdId, Px, Qty, SessionId, StrategyId, UnixNanos};
+use crate::units::{InstrumentId, Now, OrdId, Px, Qty, SessionId, StrategyId, UnixNanos};
 use crate::wire::Protocol;
+use crate::wire::json::ScopeMode;
 
 /// How long one step may take before it is called failed.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -85,8 +86,11 @@ impl DrillRoom {
     ) -> DrillRoom {
         let dir = state_dir.join("drills");
         let reports = read_reports(&dir);
-        if let Some(last) = reports.iter().filter(|r| r.passed).map(|r| r.observed.id).max() {
-            switch.rehearsed(last);
+        let now = clock.now();
+        for id in reports.iter().filter(|r| r.passed).map(|r| r.observed.id) {
+            if !is_undated(&dir, id) && !switch.rehearsed_before(id, now) {
+                undate(&dir, id);
+            }
         }
         let universe = Arc::new(switch.universe().clone());
         DrillRoom {
@@ -136,31 +140,47 @@ impl DrillRoom {
         }
     }
 
-    async fn rehearse(&self, scope: Scope, ask: &DrillAsk) -> Option<Observed> {
-        let began = self.clock.now();
+    /// Scopes that an order of the session that rehearses is in and that are normal themselves, the narrowest first. What is wider may
+    /// be halted meanwhile.
+    fn others(&self) -> Vec<ScopeName> {
+        let Some(who) = &self.rehearser else { return Vec::new() };
+        let account = self.universe.strategies.get(usize::from(who.strategy.0)).map(|s| Scope::Account(s.account));
+        let own = [Scope::Strategy(who.strategy), Scope::Session(who.session), Scope::Instrument(who.instrument)];
+        let all = own.into_iter().chain(account);
+        all.filter(|scope| self.mode(*scope) == Some(Mode::Normal))
+            .map(|scope| ScopeName::of(&self.universe, scope))
+            .collect()
+    }
+
+    async fn rehearse(&self, scope: Scope, ask: &DrillAsk, began: Now) -> Option<Observed> {
         let mut caller = match &self.rehearser {
             None => Err("the configuration has no [drill] to send an order with".to_owned()),
             Some(who) if !self.reaches(who, scope) => {
                 Err("the session that rehearses sends nothing that is in this scope".to_owned())
             }
-            Some(who) => Line::connect(who, &self.universe, began.unix.0).await,
+            Some(who) => Line::connect(who, &self.universe, scope, began.unix.0).await,
         };
         let before = order(&mut caller).await;
         let actor = format!("{} (drill)", ask.actor);
         let reason = format!("drill: {}", ask.reason);
         // Between the check and this somebody may have halted it: then the press only began a new epoch, and is not taken
         // back. What it was raised from is known by the raise itself.
-        let pressed = self.switch.press_from(scope, Stop::Halted, &actor, &reason, self.clock.now());
+        let pressed = self.switch.press_for_drill(scope, &actor, &reason, self.clock.now());
         let (receipt, before_press) = pressed.ok()?;
         let normal = before_press == Mode::Normal;
         let id = receipt.id;
-        self.pump_until(&mut caller, || self.switch.is_confirmed(id) == Some(true)).await;
+        // Of the engine it is known a moment later, when it has shown it.
+        let engine = || self.universe.slot(scope).and_then(|slot| self.published.scope(slot)).map(|view| view.mode);
+        let taken = || engine() == Some(Mode::Halted);
+        self.pump_until(&mut caller, || self.switch.is_confirmed(id) == Some(true) && taken()).await;
+        let taken = taken();
         let told = caller.as_ref().is_ok_and(|line| line.told);
         let during = order(&mut caller).await;
         let receipt = self.switch.receipt(id).unwrap_or(receipt);
         let left = match (normal, self.switch.end_drill(scope, id, &actor, self.clock.now())) {
             (true, Ok(())) => {
-                self.pump_until(&mut caller, || self.switch.is_durable()).await;
+                let given_up = || self.mode(scope) != Some(Mode::Normal) || engine() == Some(Mode::Normal);
+                self.pump_until(&mut caller, || self.switch.is_durable() && given_up()).await;
                 // Not ours any more if somebody has halted it again: that is durable as well, and counts as what it is.
                 match (self.mode(scope), self.switch.is_durable()) {
                     (Some(Mode::Normal), true) => Left::Lowered,
@@ -170,6 +190,7 @@ impl DrillRoom {
             }
             (false, Ok(())) | (_, Err(_)) => Left::Halted(self.who_halts(scope)),
         };
+        let engine = (taken, engine() == Some(Mode::Normal));
         let after = order(&mut caller).await;
         let session = self.rehearser.as_ref().map(|who| who.session);
         Some(Observed {
@@ -185,6 +206,7 @@ impl DrillRoom {
             gates: counts(receipt.gates.iter().map(|row| row.confirmed_ns.is_some())),
             sessions: counts(sessions_besides(&receipt, session)),
             told,
+            engine,
             during,
             left,
             after,
@@ -231,6 +253,10 @@ impl DrillRoom {
             tracing::error!(event = "drill", %error, "the evidence cannot be written to {}", self.dir.display());
         }
         let mut reports = self.reports.write().unwrap_or_else(PoisonError::into_inner);
+        // What came before and says that it will come later was stamped by a clock that has been put back since.
+        for before in reports.iter().filter(|before| before.passed && before.observed.id > report.observed.id) {
+            undate(&self.dir, before.observed.id);
+        }
         reports.insert(0, report.clone());
         reports.truncate(SHOWN);
     }
@@ -249,7 +275,7 @@ impl Drills for DrillRoom {
             Err(TryLockError::WouldBlock) => return Err(DrillRefused::Busy),
         };
         if self.mode(scope) != Some(Mode::Normal) {
-            return Err(DrillRefused::NotNormal);
+            return Err(DrillRefused::NotNormal(self.others()));
         }
         if !ask.forced
             && let Some(how) = self.trading(scope)
@@ -257,8 +283,9 @@ impl Drills for DrillRoom {
             return Err(DrillRefused::Trading(how));
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let began = self.clock.now();
         let observed = match runtime {
-            Ok(runtime) => runtime.block_on(self.rehearse(scope, ask)),
+            Ok(runtime) => runtime.block_on(self.rehearse(scope, ask, began)),
             Err(error) => {
                 tracing::error!(event = "drill", %error, "no runtime for the session that rehearses");
                 None
@@ -266,14 +293,20 @@ impl Drills for DrillRoom {
         };
         let report = Report::of(observed.ok_or(DrillRefused::NoScope)?);
         if report.passed {
-            self.switch.rehearsed(report.observed.id);
+            self.switch.rehearsed(began);
         }
         self.keep(&report);
         let how = if report.passed { "passed" } else { "did NOT pass" };
         let text = format!("the drill of {} at {} {how}", report.observed.by, report.observed.scope);
-        tracing::warn!(event = "drill", id = report.observed.id, "{text}");
-        let name = if report.passed { "drill_passed" } else { "drill_not_passed" };
-        let raise = Raise::new(self.clock.now().unix.0, "drill", name, text);
+        // One that passed is filed: nobody has to answer for what is as it should be.
+        let (name, severity) = if report.passed {
+            tracing::info!(event = "drill", id = report.observed.id, "{text}");
+            ("drill_passed", Severity::Info)
+        } else {
+            tracing::warn!(event = "drill", id = report.observed.id, "{text}");
+            ("drill_not_passed", Severity::Warning)
+        };
+        let raise = Raise::new(self.clock.now().unix.0, "drill", name, text).severity(severity);
         self.alerts.raise(raise.on(report.observed.scope.clone()).afresh());
         Ok(report)
     }
@@ -295,7 +328,7 @@ impl Source for DrillRoom {
     fn samples(&self) -> Vec<Sample> {
         let gauge = |name, help, value| Sample { name, help, kind: SampleKind::Gauge, labels: Vec::new(), value };
         let configured = f64::from(u8::from(self.rehearser.is_some()));
-        let last = self.switch.last_drill().map_or(0.0, |last| last as f64 / 1e9);
+        let last = self.switch.last_drill(self.clock.now()).map_or(0.0, |(at, _)| at as f64 / 1e9);
         vec![
             gauge("haltline_drill_configured", "1 if a session is made for drills.", configured),
             gauge(
@@ -333,13 +366,15 @@ struct Line {
     sender: Sender,
     receiver: Receiver,
     order: Event,
-    /// A halt was pushed to it.
+    /// What is rehearsed at.
+    scope: ScopeName,
+    /// A halt of that was pushed to it.
     told: bool,
 }
 
 impl Line {
     /// `first`: the number of its first order; later ones count up. Times make them new in every drill.
-    async fn connect(who: &Rehearser, universe: &Arc<Universe>, first: u64) -> Result<Line, String> {
+    async fn connect(who: &Rehearser, universe: &Arc<Universe>, scope: Scope, first: u64) -> Result<Line, String> {
         let endpoint = Endpoint {
             url: format!("ws://{}/", who.ws),
             token: who.token.clone(),
@@ -364,7 +399,7 @@ impl Line {
         order.qty = Qty(1);
         let one = 10i64.saturating_pow(u32::from(instrument.map_or(0, |i| i.px_scale)));
         order.px = instrument.and_then(|i| i.initial_reference).unwrap_or(Px(one));
-        Ok(Line { sender, receiver, order, told: false })
+        Ok(Line { sender, receiver, order, scope: ScopeName::of(universe, scope), told: false })
     }
 
     /// Sends one order and waits for its verdict. One that is admitted is reported as rejected: no venue has it.
@@ -400,12 +435,18 @@ impl Line {
                         },
                     });
                 }
-                Reply::Modes { scopes, .. } => self.told |= !scopes.is_empty(),
+                Reply::Modes { scopes, .. } => self.hear(&scopes),
                 // What is admitted is reported as rejected at once: there is nothing to cancel.
                 Reply::Cancel { .. } | Reply::MassCancel { .. } | Reply::Disconnect { .. } => {}
                 Reply::Verdict(_) | Reply::Applied(_) | Reply::Error { .. } => {}
             }
         }
+    }
+
+    /// A halt of something else, which it is told as it connects, is not what is rehearsed.
+    fn hear(&mut self, scopes: &[ScopeMode]) {
+        let is_this = |one: &ScopeMode| (&one.kind, &one.name) == (&self.scope.kind, &self.scope.name);
+        self.told |= scopes.iter().any(|one| is_this(one) && one.mode == Mode::Halted.name());
     }
 
     /// Takes what comes for so long; modes are confirmed by it.
@@ -414,12 +455,31 @@ impl Line {
         loop {
             match tokio::time::timeout_at(until, self.receiver.next()).await {
                 Err(_) => return,
-                Ok(Ok(Reply::Modes { scopes, .. })) => self.told |= !scopes.is_empty(),
+                Ok(Ok(Reply::Modes { scopes, .. })) => self.hear(&scopes),
                 Ok(Ok(_)) => {}
                 // The next order tells.
                 Ok(Err(_)) => return tokio::time::sleep_until(until).await,
             }
         }
+    }
+}
+
+/// Beside the evidence of a drill that was stamped by a clock ahead: when it was is not known. The mark stays, since one day its stamp
+/// would look recent.
+fn undated(dir: &Path, id: u64) -> PathBuf {
+    dir.join(format!("{id}.undated"))
+}
+
+fn is_undated(dir: &Path, id: u64) -> bool {
+    // What cannot be looked at does not count either.
+    undated(dir, id).try_exists().unwrap_or(true)
+}
+
+fn undate(dir: &Path, id: u64) {
+    let why = "The clock was ahead when this drill was run: it does not count as a recent one.\n";
+    tracing::warn!(event = "drill", id, "stamped by a clock that was ahead: it does not count as a recent one");
+    if let Err(error) = desk_file::replace(&undated(dir, id), why.as_bytes(), 0o600) {
+        tracing::error!(event = "drill", id, %error, "that it does not count cannot be written down");
     }
 }
 

@@ -170,15 +170,14 @@ impl PreflightParts {
 
     fn drill(&self) -> Check {
         let needed = self.switch.policy().rules.drill_within_ns;
-        let now = self.clock.now().unix.0;
-        let Some(at) = self.switch.last_drill() else {
+        let Some((at, ago)) = self.switch.last_drill(self.clock.now()) else {
             let text = "none recorded: the switch was not rehearsed";
             return match needed {
                 Some(_) => Check::of("drill", &[text.to_owned()], ""),
                 None => Check::note("drill", text),
             };
         };
-        let late = needed.is_some_and(|within| now.saturating_sub(at) > within);
+        let late = needed.is_some_and(|within| ago > within);
         let text = format!("the switch was last rehearsed {}", rfc3339(at));
         Check::of("drill", &Vec::from_iter(late.then(|| format!("{text}, which is too long ago"))), text)
     }

@@ -75,8 +75,12 @@ fn table(state: &Value, fleet: &Value) -> Result<(bool, String)> {
         for reason in row["reasons"].as_array().into_iter().flatten() {
             let _ = writeln!(text, "{name} is quarantined: {}", reason.as_str().unwrap_or("?"));
         }
-        if let Some(what) = row["to_approve"].as_str() {
-            let _ = writeln!(text, "  {what}: haltline approve {name} --reason …, then haltline rearm");
+        let to_approve = &row["to_approve"];
+        for change in to_approve["changes"].as_array().into_iter().flatten() {
+            let _ = writeln!(text, "  to approve: {}", change.as_str().unwrap_or("?"));
+        }
+        if let Some(tag) = to_approve["tag"].as_str() {
+            let _ = writeln!(text, "  haltline approve {name} --tag {tag} --reason …, then haltline rearm");
         }
     }
     if state["stale"] == true {
@@ -113,13 +117,13 @@ mod tests {
         let state = json!({ "stale": false, "sessions": [session("gw-1", true, true, true), session("gw-2", true, true, true)] });
         let row = |name: &str, verdict: &str, approve: Value| json!({ "name": name, "verdict": verdict, "build": "r2", "reasons": ["it changed"], "to_approve": approve });
         let fleet = json!({ "sessions": [
-            row("gw-1", "quarantined", json!("build r1 → r2")), row("gw-2", "quarantined", Value::Null),
+            row("gw-1", "quarantined", json!({ "tag": "07", "changes": ["build r1 → r2", "flag x 1 → 2"] })),
+            row("gw-2", "quarantined", Value::Null),
         ] });
         let (_, text) = table(&state, &fleet).unwrap();
-        assert!(
-            text.contains("gw-1 is quarantined: it changed\n  build r1 → r2: haltline approve gw-1 --reason"),
-            "{text}"
-        );
+        let told = "gw-1 is quarantined: it changed\n  to approve: build r1 → r2\n  to approve: flag x 1 → 2\n  \
+                    haltline approve gw-1 --tag 07 --reason";
+        assert!(text.contains(told), "{text}");
         assert!(text.contains("gw-2 is quarantined: it changed\n") && !text.contains("approve gw-2"), "{text}");
     }
 }

@@ -32,6 +32,9 @@ pub struct WakeArgs {
 pub struct ApproveArgs {
     /// The session of the instance
     session: String,
+    /// What was looked at: the tag that `haltline sessions` shows with it. Anything else is not approved
+    #[arg(long)]
+    tag: String,
     /// Why: it is recorded
     #[arg(long)]
     reason: String,
@@ -51,7 +54,8 @@ pub fn wake(args: &WakeArgs) -> Result<ExitCode> {
 /// Approves a change.
 pub fn approve(args: &ApproveArgs) -> Result<ExitCode> {
     let path = format!("/v1/sessions/{}/approve", args.session);
-    let answer = ask_one(&args.target, Method::POST, &path, Some(&json!({ "reason": args.reason })))?;
+    let body = json!({ "tag": args.tag, "reason": args.reason });
+    let answer = ask_one(&args.target, Method::POST, &path, Some(&body))?;
     tell(&args.form, &answer, "approved", &args.session)
 }
 

@@ -13,6 +13,7 @@
 mod guarded;
 #[cfg(test)]
 mod journalled;
+mod late;
 #[cfg(test)]
 mod whole;
 
@@ -22,14 +23,14 @@ pub use self::guarded::{Found, GuardAlone, Moment};
 use super::gateway::{Gateway, MarketData, Route};
 use super::knight::{HEALTHY, MORNING_NS};
 use super::morning::guard::GuardSettings;
-use super::morning::story::{OPEN_UNIX, Plot};
+use super::morning::story::{OPEN_UNIX, Plot, START, StoryNs, parent_at};
 use super::orders::Orders;
 use crate::engine::command::Command;
 use crate::engine::core::{Engine, Sizing};
 use crate::engine::published::InstanceCounts;
 use crate::limits::{Gauge, LimitTable, ParentRule, ScopeLimits, SideRule, UNLIMITED};
 use crate::model::effect::Denial;
-use crate::model::{Action, Effects, Event, EventKind, Mode, Rule, Scope, ScopeKind, Universe};
+use crate::model::{Action, Effects, Event, EventKind, Mode, Rule, Scope, ScopeKind, Target, Universe};
 use crate::units::{AccountId, CurrencyId, InstrumentId, MonoNanos, Now, StrategyId, UnixNanos};
 
 /// One rule at one kind of scope.
@@ -143,8 +144,10 @@ const QUIET_NS: u64 = 5_000_000_000;
 const PATIENCE_NS: u64 = 60_000_000_000;
 /// How often the engine is told that time has passed, scenario time.
 const TICK_NS: u64 = 10_000_000;
-/// The engine's clock at the open: not zero, so that a window may reach back before it.
-const OPEN: Now = Now { mono: MonoNanos(100_000_000_000), unix: UnixNanos(OPEN_UNIX) };
+/// The engine's clock at the open: it runs since the instances started for the day, and a window may reach back before that.
+const OPEN: Now = Now { mono: MonoNanos(10_000_000_000_000), unix: UnixNanos(OPEN_UNIX) };
+/// When the engine starts.
+const BEGIN: Now = story_clock(START);
 
 /// Every scope of `kind`, pairs included.
 fn scopes(universe: &Universe, kind: ScopeKind) -> Vec<Scope> {
@@ -231,6 +234,7 @@ fn only(full: &ScopeLimits, rules: &[Rule]) -> ScopeLimits {
             Rule::Children => limits.children = full.children,
             Rule::FanOut => limits.fan_out = full.fan_out,
             Rule::Suspense => limits.suspense = full.suspense,
+            Rule::Coverage => limits.demanded = full.demanded,
             // A gauge, a rate or an action, and so done above; or nothing that a scope could be given.
             _ => {}
         }
@@ -374,7 +378,7 @@ struct Morning {
     seqs: Vec<u64>,
     market_data: MarketData,
     orders: Orders,
-    /// How many parents have been told of: all of them before the open.
+    /// How many parents have been told of: all of them before the open, at the times of the story.
     told: usize,
     next_tick: u64,
     controls: Vec<Control>,
@@ -387,6 +391,8 @@ struct Morning {
     guard: Option<guarded::Guarded>,
     /// The bad instance asks nobody: what it executes is all that is heard of it.
     around: bool,
+    /// What the bad instance says comes over this; `None`: at once.
+    line: Option<late::Line>,
     #[cfg(test)]
     anomalies: Vec<crate::model::Anomaly>,
     #[cfg(test)]
@@ -409,11 +415,21 @@ enum Due {
     Tick,
     Mark,
     Order { gateway: usize },
+    Line,
     Guard,
 }
 
 fn clock(at: u64) -> Now {
     Now { mono: MonoNanos(OPEN.mono.0 + at), unix: UnixNanos(OPEN.unix.0 + at) }
+}
+
+/// The engine's clock at a moment of the story; what was before the engine is there when it starts.
+const fn story_clock(at: StoryNs) -> Now {
+    let at = if at < START { START } else { at };
+    Now {
+        mono: MonoNanos(OPEN.mono.0.saturating_add_signed(at)),
+        unix: UnixNanos(OPEN.unix.0.saturating_add_signed(at)),
+    }
 }
 
 impl Morning {
@@ -427,7 +443,7 @@ impl Morning {
         let gateways = cast.gateways(universe, seed)?;
         let bad = Route::find(universe, &cast.bad)?;
         Ok(Morning {
-            engine: Engine::new(universe.clone(), table, SIZING, OPEN),
+            engine: Engine::new(universe.clone(), table, SIZING, BEGIN),
             effects: Effects::new(),
             seqs: vec![0; gateways.len() + 2],
             gateways,
@@ -442,6 +458,7 @@ impl Morning {
             covered: Covered::default(),
             guard: None,
             around: false,
+            line: None,
             #[cfg(test)]
             anomalies: Vec::new(),
             #[cfg(test)]
@@ -466,6 +483,9 @@ impl Morning {
                 next = (at, Due::Order { gateway });
             }
         }
+        if let Some(at) = self.line.as_ref().and_then(late::Line::next_at).filter(|at| *at < next.0) {
+            next = (at, Due::Line);
+        }
         if let Some(at) = self.guard.as_ref().map(guarded::Guarded::next_at).filter(|at| *at <= next.0) {
             next = (at, Due::Guard);
         }
@@ -474,17 +494,15 @@ impl Morning {
 
     fn advance(&mut self, at: u64, due: &Due) {
         match *due {
-            Due::Parent => {
-                let parent = self.orders.parents()[self.told];
-                self.told += 1;
-                self.step(at, self.gateways.len() + 1, parent);
-            }
+            Due::Parent => self.tell_parent(),
             Due::Tick => {
                 self.next_tick += TICK_NS;
                 self.effects.clear();
                 #[cfg(test)]
                 self.tape.iter_mut().for_each(|tape| tape.tick(clock(at)));
                 self.engine.tick(clock(at), &mut self.effects);
+                #[cfg(test)]
+                self.tape.iter_mut().for_each(|tape| tape.done(clock(at), &self.effects, &self.engine));
                 self.look(at);
             }
             Due::Mark => {
@@ -492,21 +510,43 @@ impl Morning {
                     self.step(at, self.gateways.len(), mark);
                 }
             }
-            Due::Guard => self.guard_round(at as i64, at),
+            Due::Line => {
+                if let Some((sent, event)) = self.line.as_mut().and_then(|line| line.take(at)) {
+                    let bad = self.bad();
+                    self.take(clock(at), at, bad, Event { sent_at: clock(sent).unix, ..event });
+                }
+            }
+            Due::Guard => self.guard_round(at.cast_signed(), clock(at)),
             Due::Order { gateway } => {
+                let bad = self.bad();
                 if let Some(event) = self.gateways[gateway].poll(at) {
-                    if self.around && gateway == self.bad() {
+                    if self.around && gateway == bad {
                         self.go_around(at, gateway, event);
                         return;
                     }
-                    self.step(at, gateway, event);
-                    let over = if gateway == self.bad() { self.orders.hear(&event) } else { None };
+                    match &mut self.line {
+                        Some(line) if gateway == bad => line.send(at, event),
+                        _ => self.step(at, gateway, event),
+                    }
+                    let over = if gateway == bad { self.orders.hear(&event) } else { None };
                     if let Some(over) = over {
                         self.step(at, self.gateways.len() + 1, over);
                     }
                 }
             }
         }
+    }
+
+    /// When the next parent is received, if there is one more.
+    fn parent_due(&self) -> Option<StoryNs> {
+        (self.told < self.orders.parents().len()).then(|| parent_at(self.told))
+    }
+
+    fn tell_parent(&mut self) {
+        let now = story_clock(parent_at(self.told));
+        let parent = Event { sent_at: now.unix, ..self.orders.parents()[self.told] };
+        self.told += 1;
+        self.take(now, 0, self.gateways.len() + 1, parent);
     }
 
     /// Runs until a control fires, `end` of scenario time at the latest.
@@ -556,14 +596,18 @@ impl Morning {
         }
     }
 
-    fn step(&mut self, at: u64, source: usize, mut event: Event) {
+    fn step(&mut self, at: u64, source: usize, event: Event) {
+        self.take(clock(at), at, source, Event { sent_at: clock(at).unix, ..event });
+    }
+
+    /// The engine takes `event` when its clock shows `now`; for the gateways it is `at`, which is the open before the open.
+    fn take(&mut self, now: Now, at: u64, source: usize, mut event: Event) {
         self.seqs[source] += 1;
         event.seq = self.seqs[source];
-        event.sent_at = clock(at).unix;
         self.effects.clear();
         #[cfg(test)]
-        self.tape.iter_mut().for_each(|tape| tape.event(clock(at), &event));
-        self.engine.step(clock(at), &event, &mut self.effects);
+        self.tape.iter_mut().for_each(|tape| tape.event(now, &event));
+        self.engine.step(now, &event, &mut self.effects);
         self.count(&event);
         if source < self.gateways.len()
             && let Some(verdict) = self.effects.verdict()
@@ -576,13 +620,13 @@ impl Morning {
             self.healthy_denied |= denied.is_some() && source != self.bad();
             self.gateways[source].verdict(at, event.kind, event.id.0, denied);
         }
+        #[cfg(test)]
+        self.tape.iter_mut().for_each(|tape| tape.done(now, &self.effects, &self.engine));
         self.look(at);
     }
 
     /// Looks for the control among the effects of a step.
     fn look(&mut self, at: u64) {
-        #[cfg(test)]
-        self.tape.iter_mut().for_each(|tape| tape.done(clock(at), &self.effects, &self.engine));
         let denied = self.effects.verdict().filter(|v| v.kind != EventKind::Cancel).and_then(|v| v.denial);
         let tripped = self.effects.trips().next().copied();
         #[cfg(test)]
@@ -620,7 +664,6 @@ mod tests {
     use super::super::gateway::tests::universe;
     use super::*;
     use crate::limits::{FanOutLimit, RateKind, RateLimit, RateOf};
-    use crate::model::Target;
 
     fn rate(count: u32, action: Action) -> RateLimit {
         RateLimit { of: RateOf::Orders, kind: RateKind::Sliding, count, window_ns: 1_000_000_000, action }

@@ -1,8 +1,8 @@
 //! HOT: no I/O, lock, allocation, logging, formatting, clock or syscall; every loop bounded.
 //!
 //! Coverage: which checks an order has to pass, and which ran. Each part of judging notes its own bits where it is done; what
-//! has to run follows from the limits alone. An order for which the two differ is denied, whatever its type: the control that
-//! a path was forgotten in is the one that nobody misses.
+//! has to run follows from the limits alone: what is limited, and what is demanded whether it is limited or not. An order for
+//! which the two differ is denied, whatever its type: the control that a path was forgotten in is the one that nobody misses.
 
 use crate::engine::core::Engine;
 use crate::engine::judge::{Judgement, Request};
@@ -91,11 +91,38 @@ pub(super) const fn is_held(rule: ParentRule, names_parent: bool, replace: bool)
     }
 }
 
-/// The checks that a request has to pass, of those that its scopes' limits ask for.
-#[inline]
-pub(super) const fn mandatory(limited: u64, held: bool, replace: bool, reduces: bool) -> u64 {
-    let of_parent = if held { limited | PARENT } else { limited & !(PARENT | CHILDREN) };
-    (of_parent | ALWAYS) & applicable(replace, reduces)
+/// What the limits of a request's scopes ask for, all of them together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    /// What is limited: [`HotProfile::mandatory`](crate::limits::HotProfile::mandatory).
+    pub limited: u64,
+    /// See [`ScopeLimits::demanded`](crate::limits::ScopeLimits::demanded).
+    pub demanded: u64,
+    /// It is held against a parent.
+    pub held: bool,
+    /// Rules about parents that are written out as unlimited.
+    pub off: u64,
+    pub replace: bool,
+    pub reduces: bool,
+}
+
+impl Asked {
+    #[inline]
+    const fn stands(self) -> u64 {
+        if self.held { self.limited | PARENT } else { self.limited & !(PARENT | CHILDREN) }
+    }
+
+    /// The checks that have to run and are not among `checks`.
+    #[inline]
+    pub const fn left_out(self, checks: u64) -> u64 {
+        (self.stands() | ALWAYS) & applicable(self.replace, self.reduces) & !checks
+    }
+
+    /// The checks that are demanded, and that no limit gives anything to compare with.
+    #[inline]
+    pub const fn without_limit(self) -> u64 {
+        self.demanded & applicable(self.replace, self.reduces) & !(self.stands() & !self.off)
+    }
 }
 
 impl Engine {
@@ -115,19 +142,25 @@ impl Engine {
 
     /// Denies `r` if a check that it has to pass did not run. Last of all, when every part has noted what it did.
     pub(super) fn judge_coverage(&self, r: &Request, slots: &[usize; 6], profiles: &[u32; 6], j: &mut Judgement) {
-        let limited = profiles.iter().fold(0, |bits, &p| bits | self.hot(p).mandatory);
-        let held = is_held(self.scopes[slots[2]].parents, r.parent != 0, r.replace);
-        j.missing = mandatory(limited, held, r.replace, r.reduces) & !j.checks;
-        if j.missing != 0 {
-            let cause = Denial {
-                rule: Rule::Coverage,
-                why: Why::Breach,
-                scope: Scope::Session(r.session),
-                observed: i64::from(j.missing.trailing_zeros()),
-                limit: 0,
-            };
-            j.breach(cause, Action::Deny);
+        let asked = Asked {
+            limited: profiles.iter().fold(0, |bits, &p| bits | self.hot(p).mandatory),
+            demanded: profiles.iter().fold(0, |bits, &p| bits | self.hot(p).demanded),
+            held: is_held(self.scopes[slots[2]].parents, r.parent != 0, r.replace),
+            off: self.table.profile(profiles[2]).parent_off,
+            replace: r.replace,
+            reduces: r.reduces,
+        };
+        let (left_out, without_limit) = (asked.left_out(j.checks), asked.without_limit());
+        j.missing = left_out | without_limit;
+        if j.missing == 0 {
+            return;
         }
+        // A part of judging that forgot the path is nobody's policy: its session's. What is demanded is told where it is.
+        let first = if left_out != 0 { left_out.trailing_zeros() } else { without_limit.trailing_zeros() };
+        let at = profiles.iter().position(|&p| left_out == 0 && self.hot(p).demanded & 1 << first != 0);
+        let scope = at.map_or(Scope::Session(r.session), |at| r.scopes()[at]);
+        let cause = Denial { rule: Rule::Coverage, why: Why::Breach, scope, observed: i64::from(first), limit: 0 };
+        j.breach(cause, Action::Deny);
     }
 }
 
@@ -332,6 +365,117 @@ mod tests {
             w.send(order(id, ord_type));
             assert_eq!(w.verdict().1, None, "{ord_type:?}");
         }
+    }
+
+    fn with_limits(edit: impl FnOnce(&mut LimitTable, &Universe)) -> World {
+        let mut w = World::new();
+        let universe = w.engine.universe().clone();
+        let mut table = LimitTable::unlimited(&universe);
+        table.generation = 2;
+        edit(&mut table, &universe);
+        w.engine.command(NOW, crate::engine::Command::SetLimits(Arc::new(table)), &mut Effects::new());
+        w
+    }
+
+    #[test]
+    fn what_is_demanded_and_limited_nowhere_is_denied_for_every_type_of_order_and_what_is_limited_anywhere_is_not() {
+        let strategy = Scope::Strategy(StrategyId(0));
+        let scopes = [
+            Scope::Firm,
+            Scope::Account(AccountId(0)),
+            strategy,
+            Scope::Pair(StrategyId(0), InstrumentId(0)),
+            Scope::Instrument(InstrumentId(0)),
+            Scope::Session(ASKS),
+        ];
+        for ord_type in TYPES {
+            for demands in scopes {
+                let mut w = with_limits(|t, u| t.edit(u, demands).demanded = 1 << Rule::Collar as u64);
+                w.send(order(1, ord_type));
+                let denial = w.verdict().1.unwrap_or_else(|| panic!("{ord_type:?} was admitted at {demands:?}"));
+                let (found, number) = ((denial.rule, denial.scope, denial.observed), Rule::Collar as i64);
+                assert_eq!(found, (Rule::Coverage, demands, number), "{ord_type:?}");
+                assert_eq!(w.anomalies(), [AnomalyKind::CoverageGap]);
+            }
+            for limits in scopes {
+                let mut w = with_limits(|t, u| {
+                    t.edit(u, Scope::Firm).demanded = 1 << Rule::Collar as u64;
+                    t.edit(u, limits).collar = 500;
+                });
+                w.send(order(1, ord_type));
+                assert_eq!((w.verdict().1, w.anomalies()), (None, vec![]), "{ord_type:?}, {limits:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_parent_that_is_demanded_has_to_be_named_and_its_rule_not_be_off() {
+        let demanded = PARENT | CHILDREN;
+        let demand = |parents, off: &[Rule]| {
+            let off = bits(off);
+            with_limits(move |t, u| {
+                t.hold_to_parents(StrategyId(0), parents);
+                let limits = t.edit(u, Scope::Strategy(StrategyId(0)));
+                (limits.demanded, limits.parent_off, limits.children) = (demanded, off, 10);
+            })
+        };
+        let first = |w: &World| w.verdict().1.map(|denial| (denial.rule, denial.observed));
+        let missing = |rule: Rule| Some((Rule::Coverage, rule as i64));
+        let orphan = |id| Event { ref_id: 0, ..order(id, OrdType::Limit) };
+        let mut w = demand(ParentRule::Checked, &[]);
+        w.send(order(1, OrdType::Limit));
+        assert_eq!(first(&w), None);
+        w.send(orphan(2));
+        assert_eq!(first(&w), missing(Rule::ParentQty), "it names none");
+        let mut w = demand(ParentRule::Ignored, &[]);
+        w.send(order(1, OrdType::Limit));
+        assert_eq!(first(&w), missing(Rule::ParentQty), "it is not looked up");
+        let mut w = demand(ParentRule::Required, &[Rule::ParentPx]);
+        w.send(order(1, OrdType::Limit));
+        assert_eq!(first(&w), missing(Rule::ParentPx), "it is off");
+    }
+
+    #[test]
+    fn what_is_demanded_is_demanded_of_those_requests_that_it_judges() {
+        let demanded = bits(&[Rule::OrderRate, Rule::GrossExposure, Rule::HeartbeatLoss]);
+        let demand = |limits: fn(&mut crate::limits::ScopeLimits)| {
+            with_limits(move |t, u| {
+                limits(t.edit(u, Scope::Session(ASKS)));
+                t.edit(u, Scope::Firm).max[Gauge::Gross as usize] = 1 << 40;
+                t.edit(u, Scope::Firm).demanded = demanded;
+            })
+        };
+        let mut w = demand(|l| l.heartbeat_ns = 1 << 40);
+        w.send(order(1, OrdType::Limit));
+        assert_eq!(w.verdict().1.map(|d| d.observed), Some(Rule::OrderRate as i64));
+        let mut w = demand(|l| {
+            let (of, kind, action) = (RateOf::Orders, RateKind::Sliding, Action::Deny);
+            l.rates.push(RateLimit { of, kind, count: 10, window_ns: 1_000, action });
+        });
+        w.send(order(1, OrdType::Limit));
+        assert_eq!(w.verdict().1.map(|d| d.observed), Some(Rule::HeartbeatLoss as i64), "silence is limited nowhere");
+        // A replace makes no new order that a rate of them would count.
+        let mut w = World::new();
+        w.send(order(1, OrdType::Limit));
+        let universe = w.engine.universe().clone();
+        let mut table = LimitTable::unlimited(&universe);
+        table.generation = 2;
+        table.edit(&universe, Scope::Firm).demanded = 1 << Rule::OrderRate as u64;
+        w.engine.command(NOW, crate::engine::Command::SetLimits(Arc::new(table)), &mut Effects::new());
+        w.send(replace(1, 2, OrdType::Limit));
+        assert_eq!(w.verdict().1, None);
+        w.send(order(3, OrdType::Limit));
+        assert_eq!(w.verdict().1.map(|d| d.rule), Some(Rule::Coverage));
+    }
+
+    #[test]
+    fn an_observed_order_past_a_check_that_is_demanded_halts_its_session_and_nobody_else() {
+        let mut w = with_limits(|t, u| t.edit(u, Scope::Firm).demanded = 1 << Rule::Collar as u64);
+        w.send(Event { session: SEES, ..order(1, OrdType::Limit) });
+        assert_eq!(w.anomalies(), [AnomalyKind::CoverageGap]);
+        assert_eq!(w.engine.mode(Scope::Session(SEES)), Some(Mode::Halted));
+        assert_eq!(w.engine.mode(Scope::Firm), Some(Mode::Normal));
+        assert_eq!(w.engine.gauges(Scope::Firm).unwrap()[Gauge::Working as usize], 1, "it is out");
     }
 
     #[test]

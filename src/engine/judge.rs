@@ -80,9 +80,10 @@ impl Judgement {
         let (mode, scope) = if action.mode() > Mode::Normal {
             (action.mode(), resolve(target_of(action), cause.scope, &self.targets))
         } else if self.observed {
-            // What is denied before limits are looked at is the session's doing.
+            // What is denied before limits are looked at is the session's doing, and so is what went past a check.
             let of_parent = matches!(cause.rule, Rule::ParentQty | Rule::ParentState | Rule::ParentPx | Rule::Children);
-            let is_its_doing = cause.rule <= Rule::DuplicateOrder || cause.rule == Rule::Journal || of_parent;
+            let unchecked = matches!(cause.rule, Rule::Journal | Rule::Coverage);
+            let is_its_doing = cause.rule <= Rule::DuplicateOrder || unchecked || of_parent;
             let session = self.targets.session.filter(|_| is_its_doing);
             let own = session.map_or(cause.scope, Scope::Session);
             (Mode::Halted, resolve(crate::model::Target::Own, own, &self.targets))

@@ -132,12 +132,13 @@ impl Engine {
 
         // The order itself, against the tightest of its scopes.
         let mut checks = coverage::ENTITY | coverage::STREAM | coverage::MODE | coverage::PERMISSION;
-        let (mut arms, mut sided, mut limited) = (0, false, 0);
+        let (mut arms, mut sided, mut limited, mut demanded) = (0, false, 0, 0);
         let (mut order_qty, mut notional, mut of_volume, mut collar) = (UNLIMITED, UNLIMITED, UNLIMITED, UNLIMITED);
         let mut children = UNLIMITED;
         for hot in [firm_hot, account_hot, strategy_hot, pair_hot, instrument_hot, session_hot] {
             arms |= hot.armed;
             limited |= hot.mandatory;
+            demanded |= hot.demanded;
             sided |= hot.sides != SideRule::Both;
             order_qty = order_qty.min(hot.order_qty);
             notional = notional.min(hot.order_notional);
@@ -266,7 +267,9 @@ impl Engine {
             checks &= !(coverage::PARENT | coverage::CHILDREN);
         }
         let checks = self.done(checks) & coverage::applicable(false, reduces);
-        if coverage::mandatory(limited, held, false, reduces) & !checks != 0 {
+        // Where a rule about parents is off the order was looked at closely.
+        let asked = coverage::Asked { limited, demanded, held, off: 0, replace: false, reduces };
+        if asked.left_out(checks) | asked.without_limit() != 0 {
             return None;
         }
         Some(Sure { slots, pair: found, place, parent, look, added, checks })

@@ -26,7 +26,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::guard::door::{ArrivalId, DeskRefused, ManifestView, NewBuild, PartView, SessionRow, StrategyView, Way};
+use crate::guard::door::{
+    ArrivalId, DeskRefused, ManifestView, NewBuild, PartView, SessionRow, StrategyView, ToApprove, Way,
+};
 use crate::guard::manifest::{Flag, Manifest, Part, Strategy, digest_of_hex, hex};
 use crate::guard::memory::{Identity, Known, Memory, Taken};
 use crate::guard::preflight::Check;
@@ -577,20 +579,26 @@ impl Fleet {
         builds.into_iter().find(|build| build.digest == Some(*digest)).map(|build| build.id.clone())
     }
 
-    /// What the instance at `at` waits for a person to approve, in words.
-    fn to_approve(&self, at: usize) -> Option<String> {
+    /// What the instance at `at` waits for a person to approve.
+    fn to_approve(&self, at: usize) -> Option<ToApprove> {
         let identity = self.identity(at)?;
-        match self.memory.instances.get(&self.universe.sessions.get(at)?.name) {
-            Some(known) => Some(known.identity.changes(&identity)).filter(|c| !c.is_empty()).map(|c| c.join(", ")),
-            None => self.memory.lost.as_ref().map(|_| "what it runs, with nothing to compare it with".to_owned()),
-        }
+        let name = &self.universe.sessions.get(at)?.name;
+        let known = self.memory.instances.get(name).map(|known| &known.identity);
+        let changes = match known {
+            Some(known) => known.changes(&identity),
+            // Nothing to compare it with.
+            None if self.memory.lost.is_some() => identity.in_words(),
+            None => Vec::new(),
+        };
+        (!changes.is_empty()).then(|| ToApprove { tag: identity.tag(name, known), changes })
     }
 
-    /// A person approves what `session` runs now.
+    /// A person approves what `session` runs now, if that is what `tag` names: what was looked at.
     ///
     /// # Errors
-    /// If it is not there, or there is nothing to approve: the other rules are not a person's to set aside.
-    pub fn approve(&mut self, session: &str, now: u64) -> Result<String, DeskRefused> {
+    /// If it is not there, or there is nothing to approve: the other rules are not a person's to set aside. If what there is to
+    /// approve is something else by now.
+    pub fn approve(&mut self, session: &str, tag: &str, now: u64) -> Result<String, DeskRefused> {
         let id = self.universe.session(session);
         let id = id.ok_or_else(|| DeskRefused::Unknown(format!("there is no session {session:?}")))?;
         let at = usize::from(id.0);
@@ -602,6 +610,13 @@ impl Fleet {
         let Some(what) = self.to_approve(at) else {
             return Err(DeskRefused::Conflict(format!("session {session} has not changed: nothing to approve")));
         };
+        if what.tag != tag {
+            let why = format!(
+                "what session {session} runs is not what was looked at, it is now: {what} (tag {}); nothing was approved",
+                what.tag
+            );
+            return Err(DeskRefused::Changed(why, what));
+        }
         self.memory.instances.insert(session.to_owned(), Known { identity, at: now });
         let unknown =
             |(at, spec): (usize, &SessionSpec)| self.is_judged(at) && !self.memory.instances.contains_key(&spec.name);
@@ -609,7 +624,7 @@ impl Fleet {
             self.memory.lost = None;
         }
         self.unsaved = Unsaved::Facts;
-        Ok(what)
+        Ok(what.to_string())
     }
 
     /// A person wakes `strategy`, or only the part that `part` names.

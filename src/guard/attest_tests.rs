@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use crate::guard::attest::{Demand, Fleet, Incident, Measured, Unsaved, majority};
-use crate::guard::door::{ArrivalId, DeskRefused, Way};
+use crate::guard::door::{ArrivalId, DeskRefused, ToApprove, Way};
 use crate::guard::manifest::Manifest;
 use crate::guard::memory::Memory;
 use crate::model::universe::{AccountSpec, CurrencySpec, StrategySpec};
@@ -127,6 +127,11 @@ impl World {
         let scope = Scope::Session(self.session(name));
         let findings = self.fleet.judge(self.now, &self.incidents);
         findings.into_iter().find(|f| f.scope == scope).map_or_else(String::new, |f| f.reasons.join("; "))
+    }
+
+    /// What waits for a person at `name`, as of the last look.
+    fn to_approve(&self, name: &str) -> Option<ToApprove> {
+        self.fleet.rows().into_iter().find(|row| row.name == name).unwrap().to_approve
     }
 
     fn quarantined(&mut self) -> Vec<String> {
@@ -317,11 +322,12 @@ fn a_change_during_an_incident_waits_until_it_is_closed_or_approved() {
     let mut again = World { fleet, ids: 0, now: NOW, incidents: world.incidents.clone() };
     again.come("gw-0", Way::Gate, claim("r3", &[], None), Measured::Digest(digest(4)));
     says(&again.against("gw-0"), &["changed during an incident"]);
-    assert_eq!(again.fleet.approve("gw-0", NOW).unwrap(), "build r3 (030303030303…) → r3 (040404040404…)");
-    assert_eq!(again.against("gw-0"), "");
-    assert!(matches!(again.fleet.approve("gw-0", NOW), Err(DeskRefused::Conflict(_))));
-    assert!(matches!(again.fleet.approve("gw-1", NOW), Err(DeskRefused::Conflict(_))));
-    assert!(matches!(again.fleet.approve("gw-9", NOW), Err(DeskRefused::Unknown(_))));
+    let tag = again.to_approve("gw-0").unwrap().tag;
+    assert_eq!(again.fleet.approve("gw-0", &tag, NOW).unwrap(), "build r3 (030303030303…) → r3 (040404040404…)");
+    assert_eq!((again.against("gw-0"), again.to_approve("gw-0")), (String::new(), None));
+    assert!(matches!(again.fleet.approve("gw-0", &tag, NOW), Err(DeskRefused::Conflict(_))));
+    assert!(matches!(again.fleet.approve("gw-1", &tag, NOW), Err(DeskRefused::Conflict(_))));
+    assert!(matches!(again.fleet.approve("gw-9", &tag, NOW), Err(DeskRefused::Unknown(_))));
     // Somebody who was never seen has not changed; and when it is over, it is over.
     again.come("gw-1", Way::Gate, claim("r3", &[], None), Measured::Digest(digest(4)));
     again.come("gw-0", Way::Gate, claim("r3", &[], None), Measured::Digest(digest(5)));
@@ -364,8 +370,46 @@ fn a_memory_that_is_lost_lets_nobody_in_without_a_person() {
     let mut world = World { fleet, ids: 0, now: NOW, incidents: vec![] };
     world.gate("gw-0", 1);
     world.gate("gw-1", 1);
-    world.fleet.approve("gw-0", NOW).unwrap();
+    world.quarantined();
+    let what = world.to_approve("gw-0").unwrap();
+    assert_eq!(what.changes, ["build not said (010101010101…)"]);
+    // The other runs the very same; what was looked at is this one.
+    assert!(matches!(world.fleet.approve("gw-1", &what.tag, NOW), Err(DeskRefused::Changed(..))));
+    world.fleet.approve("gw-0", &what.tag, NOW).unwrap();
     assert_eq!(world.quarantined(), ["gw-1"]);
+}
+
+#[test]
+fn what_is_approved_is_what_was_looked_at_and_nothing_that_came_in_between() {
+    let mut world = World::new(Demand::Interlock);
+    let come = |world: &mut World, before: Option<ArrivalId>, build: &str, n: u8, flag: &str| {
+        if let Some(before) = before {
+            world.fleet.leave(world.session("gw-0"), before, NOW);
+        }
+        let id = world.come("gw-0", Way::Gate, claim(build, &[("x", flag)], None), Measured::Digest(digest(n)));
+        world.against("gw-0");
+        (id, world.to_approve("gw-0"))
+    };
+    let (first, none) = come(&mut world, None, "r3", 3, "1");
+    assert_eq!(none, None);
+    world.halt();
+    let (fix, looked_at) = come(&mut world, Some(first), "r3", 4, "1");
+    let looked_at = looked_at.unwrap();
+    let mut before = fix;
+    // Other words for the same, and the same words for another: each is another step.
+    for (build, n, flag) in [("r4", 4, "1"), ("r3", 5, "1"), ("r3", 4, "2")] {
+        let (id, now) = come(&mut world, Some(before), build, n, flag);
+        before = id;
+        let refused = world.fleet.approve("gw-0", &looked_at.tag, NOW);
+        let Err(DeskRefused::Changed(text, shown)) = refused else { panic!("{refused:?}") };
+        assert_eq!(Some(&shown), now.as_ref());
+        assert!(text.contains(&shown.tag) && text.contains(&shown.changes[0]), "{text}");
+        says(&world.against("gw-0"), &["changed during an incident"]);
+    }
+    let (_, again) = come(&mut world, Some(before), "r3", 4, "1");
+    assert_eq!(again.as_ref(), Some(&looked_at), "to come again with the same is no other step");
+    world.fleet.approve("gw-0", &looked_at.tag, NOW).unwrap();
+    assert_eq!(world.against("gw-0"), "");
 }
 
 #[test]

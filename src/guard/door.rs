@@ -139,6 +139,21 @@ pub trait NewBuilds: Send + Sync {
     fn new_build(&self, new: &NewBuild) -> Result<(), String>;
 }
 
+/// What an instance waits for a person to approve, as it is at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ToApprove {
+    /// Names it. Whoever approves says it, so that nothing else is approved than what was looked at.
+    pub tag: String,
+    /// What has changed since the instance was last known, each in words; or what it runs, if nothing is known of what it ran before.
+    pub changes: Vec<String>,
+}
+
+impl core::fmt::Display for ToApprove {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&self.changes.join(", "))
+    }
+}
+
 /// A session as people see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SessionRow {
@@ -170,8 +185,8 @@ pub struct SessionRow {
     pub verdict: &'static str,
     /// Why it is quarantined.
     pub reasons: Vec<String>,
-    /// What it waits for a person to approve: the change since it was last known, or that nothing is known of it.
-    pub to_approve: Option<String>,
+    /// What it waits for a person to approve.
+    pub to_approve: Option<ToApprove>,
     /// Since when it is there or gone, RFC 3339.
     pub since: Option<String>,
     /// When an event of it was last seen, to the second, RFC 3339.
@@ -240,6 +255,8 @@ pub enum DeskRefused {
     Unknown(String),
     /// There is, and it cannot be done.
     Conflict(String),
+    /// What there is to approve is not what was looked at; in words, and as it is now.
+    Changed(String, ToApprove),
     /// It is done, but could not be written down: a restart would not know of it.
     Failed(String),
 }
@@ -249,7 +266,10 @@ impl DeskRefused {
     #[must_use]
     pub fn text(&self) -> &str {
         match self {
-            DeskRefused::Unknown(text) | DeskRefused::Conflict(text) | DeskRefused::Failed(text) => text,
+            DeskRefused::Unknown(text)
+            | DeskRefused::Conflict(text)
+            | DeskRefused::Changed(text, _)
+            | DeskRefused::Failed(text) => text,
         }
     }
 }
@@ -275,11 +295,12 @@ pub trait FleetDesk: Send + Sync {
     /// [`DeskRefused`].
     fn wake(&self, strategy: &str, part: Option<&str>, actor: &str, reason: &str) -> Result<String, DeskRefused>;
 
-    /// Approves what `session` runs now although an incident was open when it changed. Its halt stays until it is re-armed.
+    /// Approves what `session` runs now although an incident was open when it changed, if that is what was looked at: what
+    /// [`ToApprove::tag`] names. Its halt stays until it is re-armed.
     ///
     /// # Errors
     /// [`DeskRefused`].
-    fn approve(&self, session: &str, actor: &str, reason: &str) -> Result<String, DeskRefused>;
+    fn approve(&self, session: &str, tag: &str, actor: &str, reason: &str) -> Result<String, DeskRefused>;
 
     /// Reads the manifest again.
     ///

@@ -65,6 +65,30 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Names the step of `instance` from `before` (`None`: not known) to this, by sixteen digits: another build, digest, configuration
+    /// or flag on either side has another one.
+    #[must_use]
+    pub fn tag(&self, instance: &str, before: Option<&Identity>) -> String {
+        blake3::hash(format!("{:?}", (instance, before, self)).as_bytes()).to_hex()[..16].to_owned()
+    }
+
+    fn build_in_words(&self) -> String {
+        let said = self.build.as_deref().unwrap_or("not said");
+        match &self.digest {
+            Some(digest) => format!("{said} ({}…)", &digest[..digest.len().min(12)]),
+            None => said.to_owned(),
+        }
+    }
+
+    /// All of it, in words.
+    #[must_use]
+    pub fn in_words(&self) -> Vec<String> {
+        let build = format!("build {}", self.build_in_words());
+        let configuration = self.config_hash.iter().map(|hash| format!("configuration {hash}"));
+        let flags = self.flags.iter().map(|(name, value)| format!("flag {name} {value}"));
+        core::iter::once(build).chain(configuration).chain(flags).collect()
+    }
+
     /// What has changed on the way to `now`, in words. Empty: nothing.
     #[must_use]
     pub fn changes(&self, now: &Identity) -> Vec<String> {
@@ -81,11 +105,7 @@ impl Identity {
             (None, _) | (_, None) => self.build == now.build,
         };
         if !same {
-            let name = |id: &Identity| match &id.digest {
-                Some(digest) => format!("{} ({}…)", said(&id.build), &digest[..digest.len().min(12)]),
-                None => said(&id.build),
-            };
-            changes.push(format!("build {} → {}", name(self), name(now)));
+            changes.push(format!("build {} → {}", self.build_in_words(), now.build_in_words()));
         }
         if self.config_hash != now.config_hash {
             changes.push(format!("configuration {} → {}", said(&self.config_hash), said(&now.config_hash)));

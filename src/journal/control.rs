@@ -11,7 +11,7 @@ use crate::engine::agent::Notice;
 use crate::engine::published::Published;
 use crate::journal::incident::Incident;
 use crate::journal::latch::EventsTaken;
-use crate::kill::alerts::{Alerts, Raise};
+use crate::kill::alerts::{Alerts, Raise, Severity};
 use crate::kill::audit::{Audit, Entry};
 use crate::kill::switch::Switch;
 use crate::kill::words::{self, ScopeName};
@@ -148,7 +148,12 @@ impl Confirmations {
             };
             let reason = if receipt.reason.is_empty() { "no reason was given" } else { &receipt.reason };
             let text = format!("{} {did}: {reason}", receipt.actor);
-            let raise = Raise::new(receipt.pressed.unix.0, "kill", "kill_pressed", text);
+            let at = receipt.pressed.unix.0;
+            // A drill takes its halt back, and is a warning itself if it does not pass: of the press nobody has to think anything.
+            let raise = match receipt.for_drill {
+                true => Raise::new(at, "drill", "drill_pressed", text).severity(Severity::Info),
+                false => Raise::new(at, "kill", "kill_pressed", text),
+            };
             parts.alerts.raise(raise.on(scope).afresh());
         }
         self.waiting.extend(receipts.iter().map(|receipt| receipt.id).filter(|id| *id > self.newest));

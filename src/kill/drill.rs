@@ -6,6 +6,12 @@
 //!                                                                                           ▼
 //!          latch without it on disk ◀─ order ─▶ judged as before ◀─ lowered, if nothing was raised in between
 //! ```
+//!
+//! Under a wider halt, as when the firm has been halted for days and its re-arm asks for a drill, the same is done to a scope that is
+//! normal itself. A drill raises and lowers the word of that one scope, by the epoch of its own press, and touches no other: the wider
+//! halt is in force before, during and after it, so no order can get through because of it. What the wider halt hides, that
+//! this one denies an order, is looked for in the engine; without that it does not pass. (Waiving the drill instead would let the
+//! switch go unrehearsed just after it was needed.)
 
 use std::fmt::Write as _;
 
@@ -42,8 +48,16 @@ impl core::fmt::Display for Judged {
 }
 
 impl Judged {
+    /// Where the mode stands that denied it.
+    fn mode_at(&self) -> Option<&ScopeName> {
+        match self {
+            Judged::Denied { rule, at } if rule == Rule::Mode.name() => Some(at),
+            Judged::Admitted | Judged::Denied { .. } | Judged::Unknown(_) => None,
+        }
+    }
+
     fn is_by_mode(&self) -> bool {
-        matches!(self, Judged::Denied { rule, .. } if rule == Rule::Mode.name())
+        self.mode_at().is_some()
     }
 
     fn is_known(&self) -> bool {
@@ -89,8 +103,11 @@ pub struct Observed {
     pub gates: (usize, usize),
     /// Sessions that were connected, besides the one that rehearses, and how many of them confirmed.
     pub sessions: (usize, usize),
-    /// Whether the session that rehearses was told of the halt and confirmed it.
+    /// Whether the session that rehearses was told of the halt of this very scope and confirmed it.
     pub told: bool,
+    /// Whether the engine had taken the halt, and whether it had given it up again.
+    #[serde(default)]
+    pub engine: (bool, bool),
     /// An order while it was halted.
     pub during: Judged,
     /// What became of the halt.
@@ -149,6 +166,20 @@ impl Report {
             }
             (during, _) if during.is_by_mode() => proved.push(format!("an order was {during}, while it was halted")),
             (during, _) => failed.push(format!("while it was halted an order was {during}")),
+        }
+        if o.during.mode_at().is_some_and(|at| *at != o.scope) {
+            // A wider halt denies every order in any case: what this one does has to be seen in who judges them.
+            match (o.engine, &o.left) {
+                ((true, true), _) => proved.push(format!(
+                    "the engine, which judges orders, had the halt of {} and gave it up with the re-arm",
+                    o.scope
+                )),
+                ((false, _), _) => failed.push(format!("the engine did not take the halt of {}", o.scope)),
+                ((true, false), Left::Lowered | Left::LoweredNotDurable) => {
+                    failed.push(format!("the engine has the halt of {} after it was lowered", o.scope));
+                }
+                ((true, false), Left::Halted(_)) => {}
+            }
         }
         if o.during.is_known() && !o.told {
             failed.push("the session that rehearses was not told of the halt".to_owned());
@@ -247,6 +278,7 @@ mod tests {
             gates: (2, 2),
             sessions: (1, 1),
             told: true,
+            engine: (true, true),
             during: by("mode"),
             left: Left::Lowered,
             after: Judged::Admitted,
@@ -305,6 +337,22 @@ mod tests {
         (denied.before, denied.after) = (by("mode"), by("mode"));
         let report = Report::of(denied);
         assert!(report.passed && report.not_proved.iter().any(|line| line.contains("this halt")), "{report:?}");
+    }
+
+    #[test]
+    fn under_a_wider_halt_it_counts_if_the_engine_had_this_one_too_and_gave_it_up() {
+        let mut under = good();
+        under.scope = ScopeName { kind: "strategy".into(), name: "drill".into() };
+        (under.before, under.after) = (by("mode"), by("mode"));
+        let report = Report::of(under.clone());
+        assert!(report.passed && report.proved.iter().any(|line| line.contains("gave it up")), "{report:?}");
+        assert!(report.not_proved.iter().any(|line| line.contains("this halt")), "{report:?}");
+        for engine in [(false, false), (true, false), (false, true)] {
+            let report = Report::of(Observed { engine, ..under.clone() });
+            assert!(!report.passed && report.failed.len() == 1, "the wider halt alone shows nothing: {report:?}");
+        }
+        let report = Report::of(Observed { told: false, ..under });
+        assert!(!report.passed && report.failed.len() == 1, "{report:?}");
     }
 
     #[test]

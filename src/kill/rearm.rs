@@ -27,6 +27,39 @@ pub struct RearmPolicy {
     pub rules: RearmRules,
 }
 
+/// How long ago something was. It grows with a clock that nobody sets: by the wall clock, what was stamped while that was ahead would
+/// stay in the future until it got there, and all would be long ago once it was put forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Age {
+    /// How much of it was over at `from`, in ns.
+    before_ns: u64,
+    from: MonoNanos,
+}
+
+impl Age {
+    /// Of what is just now.
+    #[must_use]
+    pub const fn new(now: Now) -> Age {
+        Age { before_ns: 0, from: now.mono }
+    }
+
+    /// Of what an earlier run stamped with `unix` (ns), which is all that is known of it; `None` if that is later than now: how long
+    /// ago it was nobody knows.
+    #[must_use]
+    pub const fn of_stamp(unix: u64, now: Now) -> Option<Age> {
+        match now.unix.0.checked_sub(unix) {
+            Some(before_ns) => Some(Age { before_ns, from: now.mono }),
+            None => None,
+        }
+    }
+
+    /// In ns.
+    #[must_use]
+    pub const fn ns(self, now: Now) -> u64 {
+        self.before_ns.saturating_add(now.mono.since(self.from))
+    }
+}
+
 /// What a re-arm takes besides persons and the epoch. By default nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RearmRules {
@@ -41,24 +74,20 @@ pub struct RearmRules {
 }
 
 impl RearmRules {
-    /// Whether a halt with these causes may be lowered, as far as time and rehearsal go. `last_drill`: Unix ns.
+    /// Whether a halt may be lowered, as far as time and rehearsal go. `raised`: how long ago, in ns, it was raised last; `None`: its
+    /// cause is not known yet, so it is new. `drill`: how long ago the switch was last rehearsed; `None`: never, as far as is known.
     ///
     /// # Errors
     /// [`RearmRefused::CoolOff`], [`RearmRefused::DrillNeeded`].
-    pub fn may_lower(&self, causes: &[Cause], last_drill: Option<u64>, now: Now) -> Result<(), RearmRefused> {
-        if self.cool_off_ns > 0 {
-            // A halt whose cause is not known yet is new. A cause in the future was written by a clock that has been put back
-            // since: how long ago it was is not known, so the whole time counts from now.
-            let since = causes.iter().map(|cause| cause.at).max().map_or(0, |at| now.unix.0.saturating_sub(at));
-            if since < self.cool_off_ns {
-                return Err(RearmRefused::CoolOff(self.cool_off_ns - since));
-            }
+    pub fn may_lower(&self, raised: Option<u64>, drill: Option<u64>) -> Result<(), RearmRefused> {
+        let since = raised.unwrap_or(0);
+        if since < self.cool_off_ns {
+            return Err(RearmRefused::CoolOff(self.cool_off_ns - since));
         }
-        if let Some(within) = self.drill_within_ns {
-            let age = last_drill.filter(|at| *at <= now.unix.0).map(|at| now.unix.0 - at);
-            if age.is_none_or(|age| age > within) {
-                return Err(RearmRefused::DrillNeeded { within_ns: within, age_ns: age });
-            }
+        if let Some(within) = self.drill_within_ns
+            && drill.is_none_or(|age| age > within)
+        {
+            return Err(RearmRefused::DrillNeeded { within_ns: within, age_ns: drill });
         }
         Ok(())
     }
@@ -286,24 +315,28 @@ mod tests {
     #[test]
     fn nothing_is_lowered_before_it_has_cooled_off_and_the_time_left_is_told() {
         let rules = RearmRules { cool_off_ns: 60 * SECOND, ..RearmRules::default() };
-        let lower = |causes: &[Cause], seconds| rules.may_lower(causes, None, at(seconds));
-        let causes = [cause(3, 0), cause(4, 10)];
-        assert_eq!(lower(&causes, 69), Err(RearmRefused::CoolOff(SECOND)), "since the last one");
-        assert_eq!(lower(&causes, 70), Ok(()));
-        assert_eq!(lower(&[], 70), Err(RearmRefused::CoolOff(60 * SECOND)), "its cause is not known yet");
-        assert_eq!(lower(&[cause(5, 500)], 70), Err(RearmRefused::CoolOff(60 * SECOND)), "the clock was put back");
-        assert_eq!(RearmRules::default().may_lower(&[], None, at(0)), Ok(()));
+        assert_eq!(rules.may_lower(Some(59 * SECOND), None), Err(RearmRefused::CoolOff(SECOND)));
+        assert_eq!(rules.may_lower(Some(60 * SECOND), None), Ok(()));
+        assert_eq!(rules.may_lower(None, None), Err(RearmRefused::CoolOff(60 * SECOND)), "its cause is not known yet");
+        assert_eq!(RearmRules::default().may_lower(None, None), Ok(()));
     }
 
     #[test]
-    fn a_rehearsal_has_to_be_recent_and_not_in_the_future() {
+    fn a_rehearsal_has_to_be_recent() {
         let rules = RearmRules { drill_within_ns: Some(60 * SECOND), ..RearmRules::default() };
-        let with = |last: Option<u64>| rules.may_lower(&[], last.map(|s| (1_000 + s) * SECOND), at(100));
-        assert_eq!(with(Some(40)), Ok(()));
+        assert_eq!(rules.may_lower(None, Some(60 * SECOND)), Ok(()));
         let refused = |age_ns| Err(RearmRefused::DrillNeeded { within_ns: 60 * SECOND, age_ns });
-        assert_eq!(with(Some(39)), refused(Some(61 * SECOND)));
-        assert_eq!(with(Some(101)), refused(None));
-        assert_eq!(with(None), refused(None));
+        assert_eq!(rules.may_lower(None, Some(61 * SECOND)), refused(Some(61 * SECOND)));
+        assert_eq!(rules.may_lower(None, None), refused(None));
+    }
+
+    #[test]
+    fn an_age_grows_with_time_whatever_is_done_to_the_wall_clock() {
+        let new = Age::new(at(10));
+        let set = |mono: u64, unix: u64| Now { mono: MonoNanos(mono * SECOND), unix: UnixNanos(unix * SECOND) };
+        assert_eq!((new.ns(set(10, 0)), new.ns(set(15, 1_000_000))), (0, 5 * SECOND));
+        assert_eq!(Age::of_stamp(900 * SECOND, at(10)).unwrap().ns(at(11)), 111 * SECOND);
+        assert_eq!(Age::of_stamp(1_011 * SECOND, at(10)), None);
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct Receipt {
     pub cause: u64,
     /// Whether the engine raised the page, not a person.
     pub by_trip: bool,
+    /// Whether it was pressed for a drill, which takes it back.
+    pub for_drill: bool,
     /// Who.
     pub actor: String,
     /// Why.

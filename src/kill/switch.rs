@@ -20,7 +20,7 @@ use crate::duty::Clock;
 use crate::kill::board::SessionBoard;
 use crate::kill::gates::Gates;
 use crate::kill::page::{HaltPage, ModeWord};
-use crate::kill::rearm::{Nonces, Rearm, RearmAsk, RearmPolicy, RearmRefused, RearmState, Rearms};
+use crate::kill::rearm::{Age, Nonces, Rearm, RearmAsk, RearmPolicy, RearmRefused, RearmState, Rearms};
 use crate::kill::receipt::{Receipt, Receipts, SessionRow};
 use crate::kill::words::{self, ScopeName, mode_word};
 use crate::model::cancel::CancelView;
@@ -272,6 +272,8 @@ struct Records {
     causes: HashMap<usize, Vec<Cause>>,
     /// How many causes were recorded, kept or not.
     recorded: u64,
+    /// Since when each slot with causes has been cooling off: since the latest of them, kept or not.
+    cooling: HashMap<usize, Age>,
     /// The latest epoch of each slot that a cause was recorded for, kept or not.
     explained: HashMap<usize, u64>,
     /// The epochs that had no cause at the last look, and when they were first seen.
@@ -288,8 +290,7 @@ struct Records {
     /// Others that cannot, by who holds them and by slot, and why.
     holds: HashMap<&'static str, HashMap<usize, String>>,
     nonces: Nonces,
-    /// When the switch was last rehearsed with success, Unix ns.
-    last_drill: Option<u64>,
+    last_drill: Option<(u64, Age)>,
     latch: LatchStatus,
     tally: Tally,
 }
@@ -315,7 +316,14 @@ impl Switch {
     #[must_use]
     pub fn new(parts: SwitchParts) -> (Switch, Receiver<()>) {
         let (latch_jobs, jobs) = bounded(1);
+        let now = parts.clock.now();
+        // What is stamped later than now was stamped by a clock that has been put back since: how long ago it was is not known, so
+        // the whole time counts from here.
+        let cooling = |causes: &[Cause]| {
+            causes.iter().map(|cause| cause.at).max().and_then(|at| Age::of_stamp(at, now)).unwrap_or(Age::new(now))
+        };
         let records = Records {
+            cooling: parts.causes.iter().map(|(slot, causes)| (*slot, cooling(causes))).collect(),
             // Every press uses an epoch of its own, so ids that start here stay below the next start's.
             next_id: parts.page.next_epoch(),
             explained: parts.causes.iter().map(|(slot, _)| (*slot, parts.page.get(*slot).epoch)).collect(),
@@ -396,19 +404,30 @@ impl Switch {
         reason: &str,
         pressed: Now,
     ) -> Result<Receipt, UnknownScope> {
-        self.press_from(scope, stop, actor, reason, pressed).map(|(receipt, _)| receipt)
+        self.press_from(scope, stop, (actor, reason), false, pressed).map(|(receipt, _)| receipt)
     }
 
-    /// As [`Switch::press`]; returns the mode as well that the scope was raised from: of two presses at once one finds the other's.
+    /// Halts `scope` for a drill, as [`Switch::press`] does; returns the mode as well that the scope was raised from: of two presses
+    /// at once one finds the other's.
     ///
     /// # Errors
     /// [`UnknownScope`].
-    pub fn press_from(
+    pub fn press_for_drill(
+        &self,
+        scope: Scope,
+        actor: &str,
+        reason: &str,
+        pressed: Now,
+    ) -> Result<(Receipt, Mode), UnknownScope> {
+        self.press_from(scope, Stop::Halted, (actor, reason), true, pressed)
+    }
+
+    fn press_from(
         &self,
         scope: Scope,
         stop: Stop,
-        actor: &str,
-        reason: &str,
+        (actor, reason): (&str, &str),
+        for_drill: bool,
         pressed: Now,
     ) -> Result<(Receipt, Mode), UnknownScope> {
         let slot = self.universe.slot(scope).ok_or(UnknownScope)?;
@@ -440,9 +459,9 @@ impl Switch {
             trip: None,
         };
         let mut records = self.lock();
-        let cause = records.add_cause(slot, cause);
+        let cause = records.add_cause(slot, cause, pressed);
         let id = records.take_id();
-        receipt = Receipt { id, cause, actor, reason, sessions, working_orders, ..receipt };
+        receipt = Receipt { id, cause, for_drill, actor, reason, sessions, working_orders, ..receipt };
         confirm(&mut receipt, &mut tally);
         records.tally.gates.add(&tally.gates);
         records.tally.presses += 1;
@@ -479,6 +498,7 @@ impl Switch {
             changes,
             cause: 0,
             by_trip: false,
+            for_drill: false,
             actor: String::new(),
             reason: String::new(),
             pressed,
@@ -568,7 +588,7 @@ impl Switch {
             receipt.actor.clone_from(&cause.actor);
             receipt.reason.clone_from(&cause.reason);
             receipt.look_at_gates(|| self.clock.now().mono.0, |ns| records.tally.gates.record(ns));
-            receipt.cause = records.add_cause(slot, cause);
+            receipt.cause = records.add_cause(slot, cause, at);
             records.trips.push(receipt);
             records.settle_durable();
         }
@@ -600,16 +620,30 @@ impl Switch {
         self.lock().nonces.give(&words::clean(actor), random, now)
     }
 
-    /// The switch was rehearsed with success at `unix` (ns).
-    pub fn rehearsed(&self, unix: u64) {
-        let mut records = self.lock();
-        records.last_drill = records.last_drill.max(Some(unix));
+    /// The switch was just rehearsed with success, in a drill that began at `began`.
+    pub fn rehearsed(&self, began: Now) {
+        self.lock().last_drill = Some((began.unix.0, Age::new(began)));
     }
 
-    /// When the switch was last rehearsed with success, Unix ns.
+    /// An earlier run has rehearsed the switch with success, as its stamp says at `unix` (ns). The latest of those that are told
+    /// counts; whether this one may: one that is later than now says nothing of when it was.
+    pub fn rehearsed_before(&self, unix: u64, now: Now) -> bool {
+        let Some(age) = Age::of_stamp(unix, now) else { return false };
+        let mut records = self.lock();
+        if records.last_drill.is_none_or(|(_, last)| last.ns(now) > age.ns(now)) {
+            records.last_drill = Some((unix, age));
+        }
+        true
+    }
+
+    /// When the switch was last rehearsed with success, Unix ns, by the clock as it is now, and how long ago that is, in ns.
     #[must_use]
-    pub fn last_drill(&self) -> Option<u64> {
-        self.lock().last_drill
+    pub fn last_drill(&self, now: Now) -> Option<(u64, u64)> {
+        let (unix, age) = self.lock().last_drill?;
+        let ago = age.ns(now);
+        // The clock was put back since: the stamp would be in the future.
+        let unix = if unix > now.unix.0 { now.unix.0.saturating_sub(ago) } else { unix };
+        Some((unix, ago))
     }
 
     /// Asks to lower `scope`, whose halt has `epoch`, naming no cause and with no nonce. See [`Switch::ask_rearm_with`].
@@ -770,6 +804,7 @@ impl Switch {
             causes.retain(|cause| cause.epoch > epoch);
             if causes.is_empty() {
                 records.causes.remove(&slot);
+                records.cooling.remove(&slot);
             }
         }
         if slot == 0 {
@@ -895,7 +930,7 @@ impl Switch {
                 reason: "raised on the halt page by another process, which left no reason".to_owned(),
                 trip: None,
             };
-            records.add_cause(slot, cause);
+            records.add_cause(slot, cause, now);
             outside.push(scope);
         }
         records.unexplained = unexplained;
@@ -1061,13 +1096,14 @@ impl Records {
     /// Whether what halts `slot` is gone, and its time is over.
     fn may_lower(&self, slot: usize, policy: &RearmPolicy, now: Now) -> Result<(), RearmRefused> {
         self.is_held(slot)?;
-        let causes = self.causes.get(&slot).map_or(&[][..], Vec::as_slice);
-        policy.rules.may_lower(causes, self.last_drill, now)
+        let raised = self.cooling.get(&slot).map(|age| age.ns(now));
+        policy.rules.may_lower(raised, self.last_drill.map(|(_, age)| age.ns(now)))
     }
 
-    /// Returns which of all causes it is, counted from one.
-    fn add_cause(&mut self, slot: usize, cause: Cause) -> u64 {
+    /// `at`: when the page was raised for it, or later. Returns which of all causes it is, counted from one.
+    fn add_cause(&mut self, slot: usize, cause: Cause, at: Now) -> u64 {
         self.recorded += 1;
+        self.cooling.insert(slot, Age::new(at));
         let explained = self.explained.entry(slot).or_default();
         *explained = (*explained).max(cause.epoch);
         let causes = self.causes.entry(slot).or_default();
@@ -1124,6 +1160,7 @@ mod tests {
 
     use super::*;
     use crate::kill::gates::AttachedGate;
+    use crate::kill::rearm::RearmRules;
     use crate::kill::testing::{self, TestClock, switch, universe};
     use crate::model::cancel::CancelView;
     use crate::model::effect::Denial;
@@ -1317,6 +1354,98 @@ mod tests {
         assert_eq!(mode(&switch, Scope::Firm), Mode::Halted);
     }
 
+    const HOUR: u64 = 3_600_000_000_000;
+    const MINUTE: u64 = 60_000_000_000;
+
+    /// A switch whose strategy alpha is halted since before the start because of `causes`, if there are any.
+    fn with_rules(clock: &Arc<TestClock>, rules: RearmRules, causes: Vec<Cause>) -> Switch {
+        let universe = Arc::new(universe());
+        let page = Arc::new(HaltPage::new(universe.scope_count(), 1));
+        let slot = universe.slot(ALPHA).unwrap();
+        if !causes.is_empty() {
+            page.raise(slot, Mode::Halted);
+        }
+        let (switch, _) = Switch::new(SwitchParts {
+            page,
+            board: Arc::new(SessionBoard::new(universe.sessions.len())),
+            gates: Arc::default(),
+            universe,
+            clock: clock.clone(),
+            wakers: vec![],
+            working: Box::new(|_| None),
+            policy: RearmPolicy { rules, ..RearmPolicy::default() },
+            causes: if causes.is_empty() { vec![] } else { vec![(slot, causes)] },
+            orphans: vec![],
+        });
+        switch
+    }
+
+    #[test]
+    fn a_halt_that_a_clock_ahead_has_stamped_cools_off_for_its_time_and_no_longer() {
+        let rules = RearmRules { cool_off_ns: MINUTE, ..RearmRules::default() };
+        let clock = TestClock::new();
+        // What is left of the time, or that it is over.
+        let left = |switch: &Switch| {
+            let epoch = switch.halts()[0].word.epoch;
+            switch.would_lower(ALPHA, epoch, false, clock.now())
+        };
+        let one_minute = |switch: &Switch| {
+            assert!(matches!(left(switch), Err(RearmRefused::CoolOff(ns)) if ns > MINUTE - 1_000 && ns <= MINUTE));
+            clock.advance(MINUTE - 1_000);
+            assert!(matches!(left(switch), Err(RearmRefused::CoolOff(_))));
+            clock.advance(1_000);
+            assert_eq!(left(switch), Ok(true));
+        };
+        let running = with_rules(&clock, rules, vec![]);
+        clock.put_ahead(HOUR);
+        running.press(ALPHA, Stop::Halted, "olga", "x", clock.now()).unwrap();
+        let cause = running.halts()[0].causes[0].clone();
+        clock.put_ahead(0);
+        one_minute(&running);
+        // The same halt, found by a later run: it is noticed at the start.
+        clock.put_ahead(0);
+        one_minute(&with_rules(&clock, rules, vec![cause.clone()]));
+        // One that was in the past when it was found counts from when it was.
+        clock.put_ahead(HOUR);
+        assert_eq!(left(&with_rules(&clock, rules, vec![cause])), Ok(true));
+        // A clock that is put forward makes no halt older.
+        clock.put_ahead(0);
+        running.press(ALPHA, Stop::Halted, "olga", "x", clock.now()).unwrap();
+        clock.put_ahead(HOUR);
+        one_minute(&running);
+    }
+
+    #[test]
+    fn a_drill_that_a_clock_ahead_has_stamped_neither_counts_for_longer_nor_keeps_later_ones_out() {
+        let rules = RearmRules { drill_within_ns: Some(MINUTE), ..RearmRules::default() };
+        let clock = TestClock::new();
+        let switch = with_rules(&clock, rules, vec![]);
+        switch.press(ALPHA, Stop::Halted, "olga", "x", clock.now()).unwrap();
+        let may = |switch: &Switch| switch.would_lower(ALPHA, switch.halts()[0].word.epoch, false, clock.now()).is_ok();
+        clock.put_ahead(HOUR);
+        switch.rehearsed(clock.now());
+        clock.put_ahead(0);
+        let (at, ago) = switch.last_drill(clock.now()).unwrap();
+        assert!(at <= clock.now().unix.0 && ago < 1_000, "it was just now, whatever its stamp says");
+        assert!(may(&switch));
+        clock.advance(MINUTE);
+        assert!(!may(&switch), "it was a minute ago");
+        clock.put_ahead(HOUR);
+        assert!(!may(&switch), "and is not made later by a clock");
+        clock.put_ahead(0);
+        switch.rehearsed(clock.now());
+        assert!(may(&switch));
+        // As a later run finds them: what is in the future says nothing, the latest of the others counts.
+        let next = with_rules(&clock, rules, vec![]);
+        next.press(ALPHA, Stop::Halted, "olga", "x", clock.now()).unwrap();
+        let now = clock.now();
+        assert!(!next.rehearsed_before(now.unix.0 + 1, now) && next.last_drill(now).is_none() && !may(&next));
+        assert!(next.rehearsed_before(now.unix.0 - HOUR, now) && !may(&next));
+        assert!(next.rehearsed_before(now.unix.0 - 1_000, now) && may(&next));
+        assert!(next.rehearsed_before(now.unix.0 - 2 * HOUR, now));
+        assert_eq!(next.last_drill(now), Some((now.unix.0 - 1_000, 1_000)));
+    }
+
     #[test]
     fn kill_is_never_lost_to_a_rearm_at_the_same_time() {
         let clock: Arc<dyn Clock> = TestClock::new();
@@ -1448,7 +1577,7 @@ mod tests {
     fn of_two_presses_the_later_one_knows_that_it_was_not_the_first() {
         let clock = TestClock::new();
         let (switch, _jobs) = switch(clock.clone());
-        let press = |actor: &str| switch.press_from(ALPHA, Stop::Halted, actor, "again", clock.now()).unwrap().1;
+        let press = |actor: &str| switch.press_for_drill(ALPHA, actor, "again", clock.now()).unwrap().1;
         assert_eq!((press("olaf"), press("drill")), (Mode::Normal, Mode::Halted));
     }
 

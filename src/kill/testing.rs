@@ -12,13 +12,17 @@ use crate::model::universe::{AccountSpec, CurrencySpec, StrategySpec};
 use crate::model::{InstrumentSpec, SessionKind, SessionSpec, Universe};
 use crate::units::{AccountId, CurrencyId, MonoNanos, Now, UnixNanos};
 
-/// A clock that a test moves; every reading moves it by one ns.
+/// A clock that a test moves; every reading moves it by one ns. Its wall clock may be ahead by some ns.
 #[derive(Debug)]
-pub(crate) struct TestClock(AtomicU64);
+pub(crate) struct TestClock(AtomicU64, AtomicU64);
 
 impl TestClock {
     pub(crate) fn new() -> Arc<TestClock> {
-        Arc::new(TestClock(AtomicU64::new(5_000_000_000)))
+        Arc::new(TestClock(AtomicU64::new(5_000_000_000), AtomicU64::new(0)))
+    }
+    /// From now on the wall clock is ahead by so much, in ns.
+    pub(crate) fn put_ahead(&self, ns: u64) {
+        self.1.store(ns, Ordering::SeqCst);
     }
     pub(crate) fn advance(&self, ns: u64) {
         self.0.fetch_add(ns, Ordering::SeqCst);
@@ -28,7 +32,7 @@ impl TestClock {
 impl Clock for TestClock {
     fn now(&self) -> Now {
         let ns = self.0.fetch_add(1, Ordering::SeqCst);
-        Now { mono: MonoNanos(ns), unix: UnixNanos(1_800_000_000_000_000_000 + ns) }
+        Now { mono: MonoNanos(ns), unix: UnixNanos(1_800_000_000_000_000_000 + ns + self.1.load(Ordering::SeqCst)) }
     }
 }
 

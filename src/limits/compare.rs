@@ -114,7 +114,8 @@ pub fn looser_at(universe: &Universe, old: &LimitTable, new: &LimitTable) -> Opt
 }
 
 fn only_tighter(scope: Scope, before: &ScopeLimits, after: &ScopeLimits) -> bool {
-    let mut looser = false;
+    // A check that is demanded no longer, and only that: another one that is lets less through.
+    let mut looser = before.demanded & !after.demanded != 0;
     each_number(scope, before, after, |d| looser |= d.new > d.old);
     // With the numbers of `after` in the place of its own, `before` has to be the same.
     let mut same = before.clone();
@@ -127,6 +128,7 @@ fn only_tighter(scope: Scope, before: &ScopeLimits, after: &ScopeLimits) -> bool
     same.clock_skew_ns = after.clock_skew_ns;
     same.children = after.children;
     same.suspense = after.suspense;
+    same.demanded = after.demanded;
     if let (Some(before), Some(after)) = (&mut same.fan_out, &after.fan_out) {
         before.count = after.count;
     }
@@ -208,7 +210,8 @@ mod tests {
         old.set_reference_age(acme, 5);
         old.set_fx_age(CurrencyId(0), 5);
         type Edit = fn(&mut LimitTable, &Universe);
-        let tighter: [Edit; 3] = [
+        let tighter: [Edit; 4] = [
+            |t, u| t.edit(u, FIRM).demanded |= 1 << Rule::Collar as u64,
             |t, u| t.edit(u, FIRM).max[Gauge::Gross as usize] = 8,
             |t, u| t.edit(u, FIRM).order_qty = 8,
             |t, u| t.edit(u, Scope::Pair(StrategyId(0), InstrumentId(0))).order_qty = 8,

@@ -49,6 +49,8 @@ pub struct HotProfile {
     pub children: i64,
     /// A bit per rule that an order has to be judged by because the profile limits it.
     pub mandatory: u64,
+    /// See [`ScopeLimits::demanded`].
+    pub demanded: u64,
     /// See [`armed`].
     pub armed: u32,
     /// Sides.
@@ -133,6 +135,7 @@ impl HotProfile {
                 .into_iter()
                 .filter(|rule| judges_orders(*rule) && limits_rule(limits, *rule))
                 .fold(0, |bits, rule| bits | 1 << rule as u64),
+            demanded: limits.demanded,
             armed: bits,
             sides: limits.sides,
         }

@@ -2,6 +2,7 @@
 
 mod cancel;
 pub mod compare;
+pub mod demand;
 pub mod hot;
 pub mod overlay;
 mod table;

@@ -251,6 +251,8 @@ pub struct ScopeLimits {
     pub fan_out: Option<FanOutLimit>,
     /// Gross exposure of a suspense account, base units; [`UNLIMITED`] of every other account.
     pub suspense: i64,
+    /// A bit per rule that every order here has to be judged by, whoever limits it: one that nothing limits is denied.
+    pub demanded: u64,
     /// What a breach does, per rule (for rates see [`RateLimit::action`]).
     pub action: [Action; Rule::COUNT],
     /// Utilisation at which a warning is raised, per rule.
@@ -280,6 +282,7 @@ impl ScopeLimits {
             parent_off: 0,
             fan_out: None,
             suspense: UNLIMITED,
+            demanded: 0,
             action: Rule::ALL.map(default_action),
             warn: [ScopeLimits::DEFAULT_WARN; Rule::COUNT],
         }

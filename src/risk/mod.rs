@@ -179,6 +179,11 @@
 //! `coverage` at the session (observed: the number of the first such rule), with anomaly `coverage_gap`; an observed one
 //! halts its session.
 //!
+//! Scopes may demand rules ([`ScopeLimits::demanded`](crate::limits::ScopeLimits::demanded)). If a rule that applies to the request
+//! is demanded at any of its scopes and armed at none, the request is denied `coverage` at the first scope that demands the first
+//! such rule (observed: its number), with the same anomaly and the same halt. The rules about parents are armed if the request
+//! is held to a parent and they are not written out as unlimited; `children` only then.
+//!
 //! # Orphans and suspense
 //!
 //! A fill that is `unknown_fill`, `late_fill` or `overfill` counts in `orphan_fills` at firm, account, strategy, instrument and

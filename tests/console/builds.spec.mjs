@@ -43,8 +43,10 @@ test.describe("without a manifest", () => {
     });
     const builds = session(rita, "gw-1").locator(".builds");
     await expect(builds.locator(".chip")).toHaveText("quarantined");
-    await expect(builds).toContainText("router 2.4.1");
-    await expect(builds).toContainText("→ router 2.4.0");
+    const waits = builds.getByRole("list", { name: "To approve of gw-1" });
+    await expect(waits.getByRole("listitem")).toHaveCount(1);
+    await expect(waits).toContainText("router 2.4.1");
+    await expect(waits).toContainText("→ router 2.4.0");
     await expect(builds).toContainText("strategy mm-01 is halted");
     await expect(builds).toContainText("a runaway on server 8");
     // It is a halt like any other, and the overview says who and why.
@@ -70,11 +72,22 @@ test.describe("without a manifest", () => {
     await goTo(rita, "Sessions");
     await rita.getByRole("button", { name: "Approve the build of gw-1" }).click();
     const dialog = rita.getByRole("dialog", { name: "Approve the build of gw-1" });
-    await expect(dialog).toContainText("router 2.4.0");
-    await expect(dialog).toContainText("→ router 2.4.0");
+    const listed = dialog.getByRole("list", { name: "To approve" });
+    await expect(listed).toContainText("→ router 2.4.0");
     await dialog.getByRole("button", { name: "Approve" }).click();
     await expect(dialog.getByRole("alert")).toContainText("an approval needs a reason");
+    // Somebody deploys once more while it is being looked at: that is not what was looked at.
+    after.close();
+    await expect(session(rita, "gw-1")).toContainText("not connected");
+    const last = await Gateway.connect(haltline, "gw-1", { build: "router 2.3.9", flags: {}, host: "tor-7" });
+    await expect(listed).toContainText("→ router 2.4.0");
     await dialog.getByLabel("Reason").fill("the old build was looked at");
+    await dialog.getByRole("button", { name: "Approve" }).click();
+    await expect(dialog.getByRole("alert")).toContainText("It runs something else by now");
+    await expect(listed.getByRole("listitem")).toHaveCount(2);
+    await expect(listed).toContainText("→ router 2.3.9");
+    await expect(listed).toContainText("flag rlp on → not said");
+    await expect(builds.locator(".chip")).toHaveText("quarantined");
     await dialog.getByRole("button", { name: "Approve" }).click();
     await expect(dialog).toHaveCount(0);
     await expect(builds.locator(".chip")).toHaveText("approved");
@@ -87,8 +100,8 @@ test.describe("without a manifest", () => {
     await free.getByLabel("Reason").fill("approved");
     await free.getByRole("button", { name: "Re-arm session gw-1" }).click();
     await expect(free).toContainText("RE-ARMED");
-    after.order("arb-01", { then: "expire" });
-    await until(async () => after.admitted === 1, "its orders are admitted");
+    last.order("arb-01", { then: "expire" });
+    await until(async () => last.admitted === 1, "its orders are admitted");
   });
 });
 
@@ -127,12 +140,9 @@ test.describe("with a signed manifest", () => {
     other.order("arb-01");
     await until(async () => other.denied === 1, "its order is denied");
     // What the manifest says is not one person's to set aside.
-    await rita.getByRole("button", { name: "Approve the build of gw-2" }).click();
-    const dialog = rita.getByRole("dialog", { name: "Approve the build of gw-2" });
-    await dialog.getByLabel("Reason").fill("let it be");
-    await dialog.getByRole("button", { name: "Approve" }).click();
-    await expect(dialog.getByRole("alert")).toContainText("Not now");
-    await rita.keyboard.press("Escape");
+    await expect(rita.getByRole("button", { name: /Approve the build/ })).toHaveCount(0);
+    const { status } = await haltline.ask("rita", "POST", "/v1/sessions/gw-2/approve", { tag: "0", reason: "let it be" });
+    expect(status).toBe(409);
     await expect(builds.locator(".chip")).toHaveText("quarantined");
 
     const page = rita.locator(".panel").filter({ hasText: "Preflight" });

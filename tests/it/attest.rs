@@ -96,6 +96,11 @@ impl Fleet {
         Running::start(&mut command)
     }
 
+    /// Names what waits for a person's approval at `session`.
+    fn tag(&self, session: &str) -> String {
+        self.row(session)["to_approve"]["tag"].as_str().unwrap().to_owned()
+    }
+
     pub fn row(&self, session: &str) -> Value {
         let rows = self.daemon().get("vera", "/v1/sessions");
         rows["sessions"].as_array().unwrap().iter().find(|row| row["name"] == session).unwrap().clone()
@@ -223,7 +228,7 @@ fn an_executable_that_is_not_in_the_manifest_sends_nothing_whatever_it_says() {
     let digest = hex(&digest_of(&old).unwrap());
     assert!(reasons.contains(&digest) && reasons.contains("which it calls router 2"), "{reasons}");
     fleet.rearm_refused("session", "gw-1", "no approved build");
-    let approve = json!({ "reason": "let it be" });
+    let approve = json!({ "tag": "0123456789abcdef", "reason": "let it be" });
     let (status, problem) = fleet.daemon().ask("rita", "POST", "/v1/sessions/gw-1/approve", Some(&approve));
     assert_eq!(status, 409, "what the manifest says is not one person's to set aside: {problem}");
     let scrape = fleet.daemon().get("vera", "/metrics").as_str().unwrap().to_owned();
@@ -286,7 +291,7 @@ fn a_change_during_an_incident_waits_also_over_a_restart_of_haltline() {
             assert!(reasons.contains(part), "{part:?} is not in {reasons}");
         }
         // What a person sees of it, and how it is approved.
-        assert!(fleet.row("gw-1")["to_approve"].as_str().unwrap().contains("build r2 ("));
+        assert!(fleet.row("gw-1")["to_approve"]["changes"][0].as_str().unwrap().contains("build r2 ("));
         let state = fleet.daemon().get("vera", "/v1/state");
         let halts = state["halts"].as_array().unwrap();
         let cause = &halts.iter().find(|halt| halt["scope"]["name"] == "gw-1").unwrap()["causes"][0];
@@ -295,7 +300,7 @@ fn a_change_during_an_incident_waits_also_over_a_restart_of_haltline() {
         let out = fleet.daemon().haltline(&["sessions", "--config", "haltline.toml", "--text"]);
         let said = String::from_utf8(out.stdout).unwrap();
         assert!(said.contains("gw-1 is quarantined: it changed during an incident"), "{said}");
-        assert!(said.contains(": haltline approve gw-1 --reason"), "{said}");
+        assert!(said.contains(&format!("haltline approve gw-1 --tag {} --reason", fleet.tag("gw-1"))), "{said}");
         // As it was before is no change; without its flag it is one.
         let same = say(&fleet, "gw-2", "r2", &json!({ "rlp": "on" })).await;
         assert_eq!(fleet.row("gw-2")["verdict"], "approved");
@@ -319,9 +324,11 @@ fn a_change_during_an_incident_waits_also_over_a_restart_of_haltline() {
             403
         );
         assert_eq!(fleet.daemon().ask("rita", "POST", "/v1/sessions/gw-1/approve", Some(&json!({}))).0, 422);
+        let tag = fleet.tag("gw-1");
         std::fs::write(fleet.files.join("rita.token"), token("rita")).unwrap();
         let url = format!("http://{}", fleet.daemon().http);
-        let approve = ["approve", "gw-1", "--reason", "the old build was looked at", "--json", "--url", &url];
+        let approve =
+            ["approve", "gw-1", "--tag", &tag, "--reason", "the old build was looked at", "--json", "--url", &url];
         let out = fleet.daemon().haltline(&[&approve[..], &["--token-file", "rita.token"]].concat());
         let answer: Value = serde_json::from_slice(&out.stdout).unwrap();
         assert!(out.status.success() && answer["approved"].as_str().unwrap().contains(" → r1 ("), "{out:?}");
@@ -345,6 +352,35 @@ fn a_change_during_an_incident_waits_also_over_a_restart_of_haltline() {
     drop(dir);
 }
 
+/// Between the look and the approval somebody deploys once more.
+#[test]
+fn an_approval_is_of_what_was_looked_at_and_not_of_what_came_since() {
+    let fleet = Fleet::start(tempfile::tempdir().unwrap(), "[guard.attestation]\n");
+    let approve = |body: &Value| fleet.daemon().ask("rita", "POST", "/v1/sessions/gw-1/approve", Some(body));
+    let gone = |gateway: Gateway| {
+        drop(gateway);
+        fleet.daemon().until("it has gone", |_| fleet.row("gw-1")["connected"] == false);
+    };
+    block_on(async {
+        gone(say(&fleet, "gw-1", "r1", &json!({})).await);
+        fleet.daemon().kill("strategy", "beta", "a runaway on server 8");
+        let fix = say(&fleet, "gw-1", "r2", &json!({})).await;
+        let looked_at = fleet.tag("gw-1");
+        gone(fix);
+        let _other = say(&fleet, "gw-1", "r3", &json!({})).await;
+        let (status, problem) = approve(&json!({ "reason": "r2 was looked at" }));
+        assert_eq!((status, &problem["field"]), (422, &json!("tag")), "{problem}");
+        let (status, problem) = approve(&json!({ "tag": looked_at, "reason": "r2 was looked at" }));
+        assert_eq!((status, &problem["type"]), (409, &json!("urn:haltline:problem:changed")), "{problem}");
+        assert_eq!(problem["to_approve"], fleet.row("gw-1")["to_approve"], "{problem}");
+        assert!(problem["to_approve"]["changes"][0].as_str().unwrap().contains("→ r3"), "{problem}");
+        assert_eq!(fleet.row("gw-1")["verdict"], "quarantined");
+        let (status, done) = approve(&json!({ "tag": fleet.tag("gw-1"), "reason": "r3 as well" }));
+        assert_eq!(status, 200, "{done}");
+        assert_eq!(fleet.row("gw-1")["verdict"], "approved");
+    });
+}
+
 /// The incident is the instance's own halt: no re-arm could end it before the change is approved.
 #[test]
 fn a_change_of_an_instance_that_is_halted_itself_waits_for_an_approval() {
@@ -358,7 +394,7 @@ fn a_change_of_an_instance_that_is_halted_itself_waits_for_an_approval() {
         assert!(reasons.contains("build r1 (") && reasons.contains("it runs away"), "{reasons}");
         fleet.rearm_refused("session", "gw-1", "approve the change");
         assert!(!reasons.contains("close the incident"), "nobody could: {reasons}");
-        let approve = json!({ "reason": "the fix was looked at" });
+        let approve = json!({ "tag": fleet.tag("gw-1"), "reason": "the fix was looked at" });
         assert_eq!(fleet.daemon().ask("rita", "POST", "/v1/sessions/gw-1/approve", Some(&approve)).0, 200);
         assert_eq!(fixed.buy("1", 1).await["rule"], "mode", "approved is not re-armed");
         assert_eq!(fleet.rearm("session", "gw-1").0, 200);

@@ -43,6 +43,12 @@ fn a_drill_halts_denies_and_takes_it_back_and_files_the_evidence() {
     assert!(page.contains("passed") && page.contains("rita") && page.contains("## Proved"), "{page}");
     assert!(dir.join(format!("{id}.json")).exists());
     assert_eq!(daemon.get("vera", &format!("/v1/drills/{id}")), report);
+    // It is filed: nobody is asked to answer for what is as it should be.
+    let alerts = || daemon.get("vera", "/v1/alerts")["alerts"].as_array().unwrap().clone();
+    daemon.until("all of it is filed", |_| alerts().len() >= 2);
+    for alert in alerts() {
+        assert_eq!((&alert["kind"], &alert["severity"]), (&json!("drill"), &json!("info")), "{alert}");
+    }
     // And again, and after a restart, with orders whose ids are new.
     passed(&daemon);
     let daemon = Daemon::run(daemon.terminate().1);
@@ -101,6 +107,8 @@ fn what_is_no_rehearsal_is_refused_before_anything_is_halted() {
     assert_eq!(daemon.mode("strategy", "alpha"), "normal");
     daemon.kill("strategy", "drill", "in earnest");
     refused(json!({ "reason": "r" }), 409, "not-normal");
+    let detail = drill(&daemon, &json!({ "reason": "r" })).1["detail"].to_string();
+    assert!(detail.contains("session drill, instrument ACME"), "where to rehearse instead: {detail}");
     assert_eq!(daemon.mode("strategy", "drill"), "halted");
 }
 
@@ -113,6 +121,8 @@ fn a_scope_that_the_session_does_not_reach_is_halted_and_not_called_proved() {
     assert_eq!(report["failed"], json!([]), "nothing failed, and nothing was shown: {report:#}");
     assert_eq!(daemon.mode("strategy", "beta"), "normal");
     assert_eq!(daemon.get("vera", "/v1/drills")["last_passed"], Value::Null);
+    let alerts = daemon.get("vera", "/v1/alerts?name=drill_not_passed")["alerts"].clone();
+    assert_eq!((&alerts[0]["severity"], &alerts[0]["state"]), (&json!("warning"), &json!("firing")), "{alerts}");
 }
 
 #[test]
@@ -176,6 +186,83 @@ fn a_rearm_may_ask_for_a_drill_a_cause_a_nonce_and_time() {
     let (status, done) = daemon.ask("rita", "POST", "/v1/rearm", Some(&body));
     assert_eq!(status, 200, "{done}");
     assert_eq!(daemon.mode("strategy", "alpha"), "normal");
+}
+
+#[test]
+fn a_drill_that_is_stamped_later_than_now_never_counts_and_later_ones_do() {
+    let daemon = Daemon::start(&with_drill("[rearm]\ndrill_within = \"1h\"\n"));
+    let mut report = passed(&daemon);
+    let (_, dir) = daemon.terminate();
+    let drills = dir.path().join("state/drills");
+    let old = report["id"].as_str().unwrap().to_owned();
+    let unix = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    // As a clock would have stamped it that was some seconds ahead.
+    let ahead = unix() + 4_000_000_000;
+    let name = |id: &str, end: &str| drills.join(format!("{id}.{end}"));
+    let text = std::fs::read_to_string(name(&old, "json")).unwrap().replace(&old, &ahead.to_string());
+    std::fs::write(name(&ahead.to_string(), "json"), text).unwrap();
+    std::fs::remove_file(name(&old, "json")).unwrap();
+    let kill = |daemon: &Daemon| {
+        let receipt = daemon.kill("strategy", "alpha", "it is wrong");
+        json!({ "scope": receipt["scope"], "epoch": receipt["epoch"], "reason": "it is right", "wait_ms": 5_000 })
+    };
+    let last_passed = |daemon: &Daemon| daemon.get("vera", "/v1/drills")["last_passed"].clone();
+    let daemon = Daemon::run(dir);
+    assert_eq!(last_passed(&daemon), Value::Null);
+    let rearm = kill(&daemon);
+    assert_eq!(daemon.ask("rita", "POST", "/v1/rearm", Some(&rearm)).1["title"], "Drill needed");
+    // Nor once the clock is there.
+    daemon.until("the clock is there", |_| unix() > ahead);
+    let daemon = Daemon::run(daemon.terminate().1);
+    assert_eq!((last_passed(&daemon), unix() > ahead), (Value::Null, true));
+    report = passed(&daemon);
+    assert_eq!(last_passed(&daemon), report["began_at"]);
+    let daemon = Daemon::run(daemon.terminate().1);
+    assert_eq!(last_passed(&daemon), report["began_at"]);
+    let rearm = kill(&daemon);
+    assert_eq!(daemon.ask("rita", "POST", "/v1/rearm", Some(&rearm)).0, 200);
+}
+
+/// The firm may have been halted for longer than a rehearsal is good for: then it is rehearsed under that halt, which nothing of it lifts.
+#[test]
+fn under_a_halt_of_the_firm_the_switch_is_rehearsed_at_a_scope_of_its_own_and_the_halt_stays() {
+    let daemon = Daemon::start(&with_drill("[rearm]\ndrill_within = \"1h\"\n"));
+    let receipt = daemon.kill("firm", "", "the weekend");
+    let mut body =
+        json!({ "scope": { "kind": "firm", "name": "" }, "epoch": receipt["epoch"], "reason": "it is right" });
+    let (status, problem) = daemon.ask("rita", "POST", "/v1/rearm", Some(&body));
+    assert_eq!((status, &problem["type"]), (409, &json!("urn:haltline:problem:drill-needed")), "{problem}");
+    block_on(async {
+        let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
+        let http = daemon.http.clone();
+        let ran = tokio::task::spawn_blocking(move || {
+            ask(&http, "rita", "POST", "/v1/drills", Some(&json!({ "reason": "before it is re-armed" })))
+        });
+        let mut ran = std::pin::pin!(ran);
+        let (status, report) = loop {
+            tokio::select! {
+                ran = &mut ran => break ran.unwrap(),
+                _ = gateway.next() => {}
+            }
+        };
+        assert_eq!((status, &report["passed"]), (200, &json!(true)), "{report:#}");
+        let observed = &report["observed"];
+        assert_eq!((&observed["sessions"], &observed["engine"]), (&json!([1, 1]), &json!([true, true])), "{report:#}");
+        let own = format!("{}", report["proved"]);
+        assert!(own.contains("had the halt of strategy drill and gave it up"), "{own}");
+        let verdict = gateway.buy("1", 1).await;
+        assert_eq!((&verdict["verdict"], &verdict["rule"]), (&json!("deny"), &json!("mode")), "{verdict}");
+    });
+    let state = daemon.get("vera", "/v1/state");
+    let halts = state["halts"].as_array().unwrap();
+    assert_eq!((halts.len(), &halts[0]["epoch"]), (1, &receipt["epoch"]), "the very halt of before, and no other");
+    body["wait_ms"] = json!(5_000);
+    let (status, asked) = daemon.ask("rita", "POST", "/v1/rearm", Some(&body));
+    assert_eq!(status, 202, "{asked}");
+    let path = format!("/v1/rearm/{}/approve", asked["id"].as_str().unwrap());
+    let agree = json!({ "reason": "seen", "wait_ms": 5_000 });
+    assert_eq!(daemon.ask("ruth", "POST", &path, Some(&agree)).0, 200);
+    assert_eq!(daemon.mode("firm", ""), "normal");
 }
 
 #[test]

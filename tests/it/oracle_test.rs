@@ -120,6 +120,22 @@ pub struct Maker {
     generation: u32,
 }
 
+/// Rules that are demanded here and there, whether they are limited or not.
+const DEMANDED: [Rule; 12] = [
+    Rule::Collar,
+    Rule::OrderQty,
+    Rule::ParentQty,
+    Rule::ParentPx,
+    Rule::Children,
+    Rule::FanOut,
+    Rule::DuplicateOrder,
+    Rule::OrderRate,
+    Rule::MessageRate,
+    Rule::GrossExposure,
+    Rule::HeartbeatLoss,
+    Rule::WorkingOrders,
+];
+
 const WINDOWS: [u64; 6] = [1, 7, 100, 1_000, 10_000, 100_000];
 
 impl Maker {
@@ -290,6 +306,9 @@ impl Maker {
                 | Rule::SidePermission
                 | Rule::Journal => {}
             }
+        }
+        if self.swarm.rules[Rule::Coverage as usize] && self.rng.one_in(12) {
+            limits.demanded = 1 << self.rng.pick(&DEMANDED) as u64;
         }
         limits.loss_window_ns = match self.universe.slot(scope) {
             // The same over reloads: a window of another length starts anew.

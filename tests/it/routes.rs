@@ -114,7 +114,7 @@ const ROUTES: [Route; 48] = [
     ),
     ("POST", "/v1/kill", r#"{"scope":{"kind":"strategy","name":"STRATEGY"},"reason":"r"}"#, Operator, Named, 200),
     // Nothing is attested here.
-    ("POST", "/v1/sessions/SESSION/approve", r#"{"reason":"r"}"#, Risk, Named, 409),
+    ("POST", "/v1/sessions/SESSION/approve", r#"{"tag":"t","reason":"r"}"#, Risk, Named, 409),
     ("POST", "/v1/wake", r#"{"strategy":"STRATEGY","reason":"r"}"#, Risk, Named, 409),
     // Its re-arm put it on probation as well; the document has the scope's kind as a parameter.
     ("POST", "/v1/probation/session/SESSION/promote", r#"{"reason":"r"}"#, Risk, Named, 200),

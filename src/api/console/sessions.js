@@ -1,6 +1,6 @@
 // Gateways' sessions: who is connected, what they have been told, what they run.
 
-import { may, problemText } from "./client.js";
+import { may, Problem, problemText } from "./client.js";
 import { openDialog } from "./dialog.js";
 import { fill, h, KeyedList, scrolling, setAttribute, setText, show } from "./dom.js";
 import { count, plural } from "./format.js";
@@ -187,7 +187,9 @@ function buildOf(context, more, then) {
     flags.length > 0 && h("div", { class: "muted mono" }, flags.join(" ")),
     (more.host || more.from) && h("div", { class: "muted" }, [more.host, more.from].filter(Boolean).join(", ")),
     ...(more.reasons ?? []).map((/** @type {string} */ reason) => h("div", {}, reason)),
-    more.verdict === "quarantined" &&
+    more.to_approve && changesOf(more.to_approve, `To approve of ${more.name}`),
+    // Other reasons are the manifest's, and not one person's to set aside.
+    more.to_approve &&
       may(context.client.me, "risk") &&
       h(
         "button",
@@ -202,20 +204,38 @@ function buildOf(context, more, then) {
   ];
 }
 
+/** What a person may approve, change by change. @param {import("./types.js").ToApprove} what @param {string} label */
+const changesOf = (what, label) =>
+  h(
+    "ul",
+    { class: "mono", "aria-label": label },
+    what.changes.map((text) => h("li", {}, text)),
+  );
+
 /** @param {Context} context @param {any} session @param {() => void} then */
 function openApproveBuild(context, session, then) {
+  /** What is shown, and nothing else, is approved. @type {import("./types.js").ToApprove} */
+  let looked = session.to_approve;
+  const changes = h("div", {}, changesOf(looked, "To approve"));
   const reason = h("input", { type: "text", id: "build-reason", maxLength: 400, autocomplete: "off" });
   const said = h("p", { class: "said", role: "alert" });
   const send = async () => {
     button.disabled = true;
     try {
       await context.client.post(`/v1/sessions/${encodeURIComponent(session.name)}/approve`, {
+        tag: looked.tag,
         reason: reason.value.trim(),
       });
       close();
       then();
     } catch (error) {
-      setText(said, problemText(error));
+      if (error instanceof Problem && error.body.to_approve) {
+        looked = error.body.to_approve;
+        fill(changes, changesOf(looked, "To approve"));
+        setText(said, "It runs something else by now, which is shown above: nothing was approved. Look again.");
+      } else {
+        setText(said, problemText(error));
+      }
       button.disabled = false;
     }
   };
@@ -225,13 +245,9 @@ function openApproveBuild(context, session, then) {
     h(
       "div",
       { class: "content" },
-      h("p", {}, h("span", { class: "mono" }, session.build ?? session.build_claimed ?? "no build is known")),
-      session.digest && h("p", { class: "mono" }, session.digest),
-      h(
-        "ul",
-        {},
-        session.reasons.map((/** @type {string} */ text) => h("li", {}, text)),
-      ),
+      h("p", {}, "Approved is what is listed here:"),
+      changes,
+      h("p", { class: "muted" }, session.reasons.join("; ")),
       h("div", { class: "field" }, h("label", { for: "build-reason" }, "Reason"), reason),
       said,
     ),

@@ -87,6 +87,7 @@
  *   id: string, scope: ScopeName, fraction_percent: number, step: number, steps: number, since: string, by: string,
  *   clean_seconds: number, clean_seconds_needed: number, clean_orders: number, clean_orders_needed: number
  * }} Probation
+ * @typedef {{ tag: string, changes: string[] }} ToApprove
  * @typedef {{ may_open: boolean, at: string, checks: { name: string, outcome: string, text: string }[] }} Preflight
  * @typedef {{ name: string, role: string, scopes: ScopeName[] | null }} Me
  */

@@ -44,11 +44,49 @@ pub struct Session {
     /// Why it is quarantined.
     pub reasons: Vec<String>,
     /// What it waits for a person to approve.
-    pub to_approve: Option<String>,
+    pub to_approve: Option<ToApprove>,
     /// Since when it is there or gone.
     pub since: Option<String>,
     /// When an event of it was last seen, to the second.
     pub last_event: Option<String>,
+}
+
+/// What an instance waits for a person to approve, as it is at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ToApprove {
+    /// Names exactly this.
+    pub tag: String,
+    /// What has changed, or what it runs, each in words.
+    pub changes: Vec<String>,
+}
+
+/// A person approves what an instance runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApproveBuild {
+    /// What was looked at: `to_approve.tag` of the session.
+    #[schema(min_length = 1)]
+    pub tag: String,
+    /// Why; not empty.
+    #[schema(min_length = 1)]
+    pub reason: String,
+}
+
+/// Why nothing was approved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ApproveConflict {
+    /// `urn:haltline:problem:changed`, or `urn:haltline:problem:not-now` if there is nothing to approve.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The same for people.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What is so.
+    pub detail: String,
+    /// What there is to approve now; left out if there is nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_approve: Option<ToApprove>,
 }
 
 /// The manifest in force.

@@ -441,8 +441,10 @@ pub struct DrillObserved {
     pub gates: Vec<u64>,
     /// Sessions that were connected, and how many of them confirmed.
     pub sessions: Vec<u64>,
-    /// Whether the session that rehearses was told of the halt and confirmed it.
+    /// Whether the session that rehearses was told of the halt of this very scope and confirmed it.
     pub told: bool,
+    /// Whether the engine had taken the halt, and whether it had given it up again.
+    pub engine: Vec<bool>,
     /// An order while it was halted.
     pub during: Judged,
     /// What became of the halt: `lowered`, `lowered_not_durable`, or `{"halted": why}`.

@@ -14,6 +14,7 @@ use super::Note;
 use super::file::{ANY_AGE, FileText, InstrumentText, SHORTEST_NS, WEEK_NS};
 use super::reader::{Decimal, Field, Reader};
 use super::violation::{Errors, Spot, join};
+use crate::limits::demand::{gaps, is_demandable, rules_of};
 use crate::limits::{
     DuplicateLimit, FanOutLimit, Gauge, LimitTable, MAX_RATES, RateKind, RateLimit, RateOf, ScopeLimits, SideRule,
     UNLIMITED, WarnLevels,
@@ -66,6 +67,8 @@ pub(super) struct Table {
     pub spot: Spot,
     pub others_unlimited: bool,
     pub sides: Option<SideRule>,
+    /// A bit per rule that is demanded, and where that is written.
+    pub mandatory: Option<(u64, Spot)>,
     pub rules: BTreeMap<Rule, Stated>,
 }
 
@@ -76,6 +79,7 @@ impl Table {
         merged.spot = child.spot.clone();
         merged.others_unlimited |= child.others_unlimited;
         merged.sides = child.sides.or(self.sides);
+        merged.mandatory = child.mandatory.clone().or_else(|| self.mandatory.clone());
         for (&rule, stated) in &child.rules {
             let Some(into) = merged.rules.get_mut(&rule) else {
                 merged.rules.insert(rule, stated.clone());
@@ -323,6 +327,24 @@ impl LimitText {
     }
 }
 
+/// What is mandatory and nowhere limited denies every order that it concerns: allowed, and worth a look before the open.
+pub(super) fn coverage_notes(universe: &Universe, table: &LimitTable, notes: &mut Vec<Note>) {
+    let mut per_strategy: BTreeMap<(StrategyId, u64), (InstrumentId, usize)> = BTreeMap::new();
+    for gap in gaps(universe, table) {
+        per_strategy.entry((gap.strategy, gap.rules)).or_insert((gap.instrument, 0)).1 += 1;
+    }
+    for ((strategy, rules), (first, count)) in per_strategy {
+        let strategy = &universe.strategies[usize::from(strategy.0)].name;
+        let names: Vec<&str> = rules_of(rules).map(Rule::name).collect();
+        let (names, first) = (names.join(", "), &universe.instruments[first.0 as usize].name);
+        let others = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
+        let text = format!(
+            "{names} mandatory, and no limit but perhaps a session's is set in {first}{others}: orders are denied"
+        );
+        notes.push(Note { field: join("strategies", strategy), text });
+    }
+}
+
 fn sliding_counts(rates: &[RateLimit]) -> u64 {
     let one = |rate: &RateLimit| match rate.kind {
         RateKind::Sliding => u64::from(rate.count),
@@ -394,7 +416,27 @@ fn read_table(table: &mut Reader<'_>, kind: ScopeKind, base_scale: Option<u8>) -
     } else if let Some(field) = table.misplaced("sides") {
         field.refuse(format!("cannot be limited per {}; possible at: strategy, pair, instrument", kind.name()));
     }
+    out.mandatory = table.get("mandatory").and_then(|f| Some((read_mandatory(&f)?, f.spot.clone())));
     out
+}
+
+/// Names of rules, as bits.
+fn read_mandatory(field: &Field<'_>) -> Option<u64> {
+    let possible = || Rule::ALL.into_iter().filter(|rule| is_demandable(*rule)).map(Rule::name).collect::<Vec<_>>();
+    let mut bits = 0;
+    for (name, field) in field.strings()? {
+        match Rule::ALL.into_iter().find(|rule| rule.name() == name) {
+            Some(rule) if is_demandable(rule) => {
+                if bits & 1 << rule as u64 != 0 {
+                    field.refuse("is listed twice");
+                }
+                bits |= 1 << rule as u64;
+            }
+            Some(_) => field.refuse(format!("always runs, or judges no order; possible: {}", possible().join(", "))),
+            None => field.refuse(format!("is no rule; possible: {}", possible().join(", "))),
+        }
+    }
+    Some(bits)
 }
 
 fn rate_of(rule: Rule) -> Option<RateOf> {
@@ -840,6 +882,7 @@ impl Builder<'_> {
 fn resolve(text: &Table, kind: ScopeKind, quantity: impl Fn(&Decimal, &Spot) -> i64) -> ScopeLimits {
     let mut limits = if text.others_unlimited { ScopeLimits::unlimited() } else { ScopeLimits::closed(kind) };
     limits.sides = text.sides.unwrap_or_default();
+    limits.demanded = text.mandatory.as_ref().map_or(0, |(bits, _)| *bits);
     for (&rule, stated) in &text.rules {
         if let Some(action) = stated.action {
             limits.action[rule as usize] = action;

@@ -600,6 +600,7 @@ fn finish(read: &Read<'_>, text: &str) -> Option<Loaded> {
     file.alerts.check(errors, &universe);
     let mut notes = Vec::new();
     limits.notes(file, &mut notes);
+    limits::coverage_notes(&universe, &table, &mut notes);
     auth_notes(file, &mut notes);
     let notes = compact(notes);
     Some(Loaded {

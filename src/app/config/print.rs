@@ -13,6 +13,7 @@ use super::violation::join;
 use super::{CertificateBy, Group, Scopes};
 use crate::duty::Idle;
 use crate::ingest::gates::GateOptions;
+use crate::limits::demand::rules_of;
 use crate::limits::{RateKind, RateLimit, ScopeLimits, SideRule, WarnLevels};
 use crate::model::rule::{Unit, applies, default_action};
 use crate::model::{Event, Rule, ScopeKind};
@@ -247,6 +248,9 @@ fn write_table(out: &mut String, file: &FileText, kind: ScopeKind, path: &str, t
         Some(SideRule::LongOnly) => writeln!(out, "sides = \"long_only\"")?,
         Some(SideRule::BuyOnly) => writeln!(out, "sides = \"buy_only\"")?,
         Some(SideRule::SellOnly) => writeln!(out, "sides = \"sell_only\"")?,
+    }
+    if let Some((bits, _)) = &table.mandatory {
+        writeln!(out, "mandatory = {}", list(rules_of(*bits).map(Rule::name)))?;
     }
     for (&rule, stated) in &table.rules {
         debug_assert!(applies(rule, kind));

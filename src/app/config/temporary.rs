@@ -369,6 +369,11 @@ pub(super) fn bind(errors: &Errors<'_>, universe: &Universe, list: &[OverlayText
 /// The section `[ceilings]`, written like `[limits]`: what an override may reach at most. What it does not name has none.
 pub(super) fn read_ceilings(root: &mut Reader<'_>, file: &FileText) -> Option<LimitText> {
     let mut text = LimitText::read_from(root.errors, root.table("ceilings")?, file);
+    for table in text.kinds.iter().flat_map(|tables| std::iter::once(&tables.all).chain(tables.named.values())) {
+        if let Some((_, spot)) = &table.mandatory {
+            root.errors.at(spot, "a ceiling demands nothing: write it in [limits]");
+        }
+    }
     for tables in &mut text.kinds {
         tables.all.others_unlimited = true;
         tables.named.values_mut().for_each(|table| table.others_unlimited = true);

@@ -367,6 +367,34 @@ const CASES: &[Case] = &[
         "per firm; possible at: strategy",
     ),
     ("[limits.firm]", "[limits.firm]\nmode = 1", "limits.firm.mode", "mode = 1", "unknown key"),
+    (
+        "[limits.firm]",
+        "[limits.firm]\nmandatory = [\"colar\"]",
+        "limits.firm.mandatory[0]",
+        "colar",
+        "is no rule; possible: heartbeat_loss",
+    ),
+    (
+        "[limits.firm]",
+        "[limits.firm]\nmandatory = [\"collar\", \"collar\"]",
+        "limits.firm.mandatory[1]",
+        "mandatory",
+        "is listed twice",
+    ),
+    (
+        "[limits.firm]",
+        "[limits.firm]\nmandatory = [\"restricted\"]",
+        "limits.firm.mandatory[0]",
+        "restricted",
+        "always runs, or judges no order",
+    ),
+    (
+        "[limits.firm]",
+        "[ceilings.firm]\nmandatory = [\"collar\"]\n[limits.firm]",
+        "ceilings.firm.mandatory",
+        "mandatory",
+        "a ceiling demands nothing",
+    ),
     ("[limits.firm]", "[limits.firm]\nothers = \"zero\"", "limits.firm.others", "others", "must be one of: unlimited"),
     ("gross_exposure = 1_000", "gross_exposure = -1", "limits.firm.gross_exposure", "= -1", "must not be negative"),
     (
@@ -733,6 +761,31 @@ fn a_named_table_changes_only_what_it_states() {
     let rule = Rule::OrderNotional as usize;
     assert_eq!((beta.order_notional, beta.action[rule]), (70_000, Action::Halt(Target::Own)));
     assert_eq!((beta.warn[rule], beta.sides), ([10, 0, 0, 0, 0], SideRule::LongOnly));
+}
+
+#[test]
+fn what_is_mandatory_is_read_inherited_printed_and_noted_where_nothing_limits_it() {
+    let text = with(&[
+        ("[limits.firm]", "[limits.firm]\nmandatory = [\"collar\", \"fan_out\"]"),
+        ("order_notional = 100", "order_notional = 100\nmandatory = [\"children\"]"),
+        ("[limits.strategy.beta]", "[limits.strategy.beta]\nmandatory = []"),
+    ]);
+    let made = loaded(&text);
+    let bits = |rules: &[Rule]| rules.iter().fold(0, |bits, rule| bits | 1u64 << *rule as u64);
+    let of = |loaded: &Loaded, kind, name| limits_of(loaded, kind, name).demanded;
+    for loaded in [&made, &loaded(&effective("t", &text).unwrap())] {
+        assert_eq!(of(loaded, "firm", ""), bits(&[Rule::Collar, Rule::FanOut]));
+        assert_eq!(of(loaded, "strategy", "alpha"), bits(&[Rule::Children]));
+        assert_eq!(of(loaded, "strategy", "beta"), 0, "a list that is written is the list");
+    }
+    let noted = |loaded: &Loaded| {
+        let of_strategy = |note: &&Note| note.text.contains("mandatory");
+        loaded.notes.iter().filter(of_strategy).map(|n| format!("{}: {}", n.field, n.text)).collect::<Vec<_>>()
+    };
+    // Nothing is held to parents here, so what counts children cannot run.
+    assert!(noted(&made).iter().any(|n| n.starts_with("strategies.alpha: children mandatory")), "{:?}", made.notes);
+    assert!(!noted(&made).iter().any(|n| n.contains("collar")), "it is limited: {:?}", made.notes);
+    assert_eq!(noted(&loaded(&with(&[]))), [""; 0]);
 }
 
 #[test]

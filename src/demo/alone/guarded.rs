@@ -5,11 +5,17 @@
 //! when the orders begin.
 
 use super::*;
-use crate::demo::morning::guard::{Guard, GuardControl, Halt, Said};
+use crate::demo::morning::guard::{Guard, GuardControl, Halt, RAMP_BPS, Said};
 use crate::demo::morning::story::{StoryNs, clock_text};
 use crate::guard::peers::Counts;
+use crate::limits::demand::rules_of;
+use crate::limits::overlay::in_effect;
+use crate::limits::{RateKind, RateLimit, RateOf};
 use crate::model::effect::Trip;
 use crate::units::SessionId;
+
+/// Orders a second that a strategy may send while the ramp is tried: a third more than the old code does.
+const GENEROUS_PER_S: u32 = 2_000;
 
 /// How far the bad instance had come at some time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,8 +60,12 @@ pub struct Found {
     pub guard: Vec<GuardAlone>,
     /// All of both.
     pub together: GuardAlone,
+    /// Coverage, where the path of the old code has none of the limits that are mandatory; `None`: none is.
+    pub uncovered: Option<Alone>,
     /// What hears of executions alone, on a path that asks nobody: orphan fills, if they are limited.
     pub around: Option<Alone>,
+    /// The age of what is heard, where the line of the bad instance is slow.
+    pub late: Alone,
     /// Whether the collar was looked at for every order.
     pub covered: Covered,
 }
@@ -73,17 +83,78 @@ impl Trial {
             guard.push(self.guard_alone(control)?);
         }
         let together = self.together()?;
-        let around = self.around()?;
+        let (around, uncovered, late) = (self.around()?, self.uncovered()?, self.late()?);
         let (limits, covered) = self.limits_alone(&|known, _| done(known + GuardControl::ALL.len() as u64, of))?;
-        Ok(Found { limits, guard, together, around, covered })
+        Ok(Found { limits, guard, together, uncovered, around, late, covered })
     }
 
-    /// `control` of the guard alone, nothing limited.
+    /// `control` of the guard alone, nothing limited; the ramp, which is a fraction of limits, over generous ones.
     ///
     /// # Errors
     /// See [`Trial::run_all`].
     pub fn guard_alone(&self, control: GuardControl) -> anyhow::Result<GuardAlone> {
+        if control == GuardControl::Ramp {
+            return self.ramp(true)?.watch_guard(Some(control));
+        }
         self.guarded(&[], &[control])?.watch_guard(Some(control))
+    }
+
+    /// The morning under a rate of orders that the old code stays below, or under the fraction of it that new builds begin with.
+    pub(super) fn ramp(&self, on_probation: bool) -> anyhow::Result<Morning> {
+        let mut table = LimitTable::unlimited(&self.universe);
+        table.edit_all(ScopeKind::Strategy).rates.push(RateLimit {
+            of: RateOf::Orders,
+            kind: RateKind::Sliding,
+            count: GENEROUS_PER_S,
+            window_ns: 1_000_000_000,
+            action: Action::Halt(Target::Own),
+        });
+        let controls = [ScopeKind::Strategy, ScopeKind::Session].map(|scope| Control { rule: Rule::OrderRate, scope });
+        let made = Morning::new(&self.universe, Arc::new(table.clone()), &controls, &self.cast, self.seed)?;
+        let mut morning = self.beside(made, &[GuardControl::Ramp])?;
+        morning.before_the_open();
+        let overlays = morning.guard.as_ref().filter(|_| on_probation).map(|guarded| guarded.guard.probation());
+        let mut begun = in_effect(&table, &self.universe, &overlays.unwrap_or_default());
+        begun.generation += 1;
+        morning.set_limits(Arc::new(begun));
+        Ok(morning)
+    }
+
+    /// Coverage alone: what is mandatory is, and the strategy of the old code has no limit for any of it, as its path had
+    /// none; the others have theirs. `None` if nothing is mandatory.
+    ///
+    /// # Errors
+    /// See [`Trial::run_all`].
+    pub fn uncovered(&self) -> anyhow::Result<Option<Alone>> {
+        let old = Route::find(&self.universe, &self.cast.bad)?.strategy;
+        let mut table = LimitTable::unlimited(&self.universe);
+        let (mut controls, mut demanded) = (Vec::new(), 0);
+        for scope in ScopeKind::ALL.into_iter().flat_map(|kind| scopes(&self.universe, kind)) {
+            let bits = self.limits.scope(&self.universe, scope).map_or(0, |limits| limits.demanded);
+            if bits == 0 {
+                continue;
+            }
+            table.edit(&self.universe, scope).demanded = bits;
+            demanded |= bits;
+            let control = Control { rule: Rule::Coverage, scope: scope.kind() };
+            if !controls.contains(&control) {
+                controls.push(control);
+            }
+        }
+        let Some(first) = controls.first().copied() else { return Ok(None) };
+        let rules: Vec<Rule> = rules_of(demanded).chain([Rule::Coverage]).collect();
+        for s in (0..self.universe.strategies.len() as u16).map(StrategyId).filter(|s| *s != old) {
+            table.hold_to_parents(s, self.limits.parents(s));
+            if let Some(full) = self.limits.scope(&self.universe, Scope::Strategy(s)) {
+                *table.edit(&self.universe, Scope::Strategy(s)) = only(full, &rules);
+            }
+        }
+        for i in (0..self.universe.instruments.len() as u32).map(InstrumentId) {
+            table.set_reference_age(i, self.limits.reference_age(i));
+        }
+        let mut morning = Morning::new(&self.universe, Arc::new(table), &controls, &self.cast, self.seed)?;
+        let alone = morning.watch(first);
+        Ok(Some(Alone { control: morning.fired.map_or(first, |(control, _)| control), ..alone }))
     }
 
     /// All that `limits` arms, and all of the guard: until the first of them has fired and its effect is known.
@@ -91,7 +162,7 @@ impl Trial {
     /// # Errors
     /// See [`Trial::run_all`].
     pub fn together(&self) -> anyhow::Result<GuardAlone> {
-        self.guarded(&armed(&self.universe, &self.limits), &GuardControl::ALL)?.watch_guard(None)
+        self.guarded(&self.everything(), &GuardControl::HALTING)?.watch_guard(None)
     }
 
     /// Orphan fills alone, where the bad instance asks nobody and its executions are all that is heard of it; `None` if
@@ -107,8 +178,19 @@ impl Trial {
         Ok(Some(morning.watch(control)))
     }
 
+    /// All that is limited, and all that is mandatory.
+    pub(super) fn everything(&self) -> Vec<Control> {
+        let mut controls = armed(&self.universe, &self.limits);
+        controls.extend(ScopeKind::ALL.map(|scope| Control { rule: Rule::Coverage, scope }));
+        controls
+    }
+
     pub(super) fn guarded(&self, limits: &[Control], guard: &[GuardControl]) -> anyhow::Result<Morning> {
-        let mut morning = self.morning(limits)?;
+        self.beside(self.morning(limits)?, guard)
+    }
+
+    /// `morning` with the guard's controls beside it.
+    fn beside(&self, mut morning: Morning, guard: &[GuardControl]) -> anyhow::Result<Morning> {
         let guard = Guard::new(&self.universe, &self.cast.sessions(), guard, &self.settings, self.plot)?;
         let counts = self.universe.sessions.iter().map(|_| InstanceCounts::default()).collect();
         let admitted_at_halt = vec![None; morning.gateways.len()];
@@ -140,8 +222,13 @@ impl Guarded {
 impl Morning {
     /// Lets everything happen that happens before the open.
     pub(super) fn before_the_open(&mut self) {
-        while let Some(at) = self.guard.as_ref().map(|guarded| guarded.guard.next_at()).filter(|at| *at < 0) {
-            self.guard_round(at, 0);
+        loop {
+            let guard = self.guard.as_ref().map(|guarded| guarded.guard.next_at()).filter(|at| *at < 0);
+            match (guard, self.parent_due()) {
+                (Some(at), due) if due.is_none_or(|due| at <= due) => self.guard_round(at, story_clock(at)),
+                (_, Some(_)) => self.tell_parent(),
+                (_, None) => break,
+            }
         }
     }
 
@@ -152,8 +239,8 @@ impl Morning {
         Moment { at, order: tally.attempts, executions_out: tally.executions, gross_cents, net_cents }
     }
 
-    /// The guard does what is due at `at`; the orders are at `now`.
-    pub(super) fn guard_round(&mut self, at: StoryNs, now: u64) {
+    /// The guard does what is due at `at`, when the engine's clock shows `now`.
+    pub(super) fn guard_round(&mut self, at: StoryNs, now: Now) {
         let Some(guarded) = &mut self.guard else { return };
         // Whose silence says nothing: who may not trade, and everybody before the open.
         let halted = |scope: Scope| self.latched.is_some_and(|(_, of)| of == scope || !matches!(of, Scope::Session(_)));
@@ -170,13 +257,13 @@ impl Morning {
         let moment = fires.then(|| self.moment(at));
         let Some(guarded) = &mut self.guard else { return };
         guarded.fired = guarded.fired.or(moment);
-        for Halt { at, scope, by_person } in halts {
+        for Halt { at, scope, of_story } in halts {
             guarded.epoch += 1;
             let mode = Mode::Halted;
             self.effects.clear();
             let command = Command::Mode { scope, mode, epoch: guarded.epoch };
-            self.engine.command(clock(now), command, &mut self.effects);
-            if !by_person {
+            self.engine.command(now, command, &mut self.effects);
+            if !of_story {
                 guarded.halted.push((at, scope));
                 self.latched = self.latched.or(Some((mode, scope)));
             }
@@ -240,7 +327,15 @@ impl Morning {
             anyhow::bail!("a morning without a guard was to be guarded");
         };
         let admitted = self.gateways.iter().zip(admitted_at_halt);
+        let mut halted = halted.clone();
         let (control, text) = match (guard.said(), self.fired) {
+            // Its limit is breached, its fraction is why.
+            (None, Some((control, fired))) if alone == Some(GuardControl::Ramp) => {
+                halted.extend(self.latched.map(|(_, scope)| (fired.at_ns.cast_signed(), scope)));
+                let (rule, Denial { observed, limit, .. }) = (control.rule.name(), fired.denial);
+                let percent = RAMP_BPS / 100;
+                (alone, format!("{rule} {observed} > {limit}, {percent}% of {GENEROUS_PER_S} per 1s: a new build"))
+            }
             (Some(Said { control, text, .. }), _) => (Some(*control), text.clone()),
             (None, Some((control, _))) => (None, control.rule.name().to_owned()),
             (None, None) => (alone, String::new()),
@@ -249,7 +344,7 @@ impl Morning {
             control,
             fired,
             text,
-            halted: halted.clone(),
+            halted,
             outcome,
             admitted_after_halt: admitted.filter_map(|(g, at)| Some(g.tally().admitted - (*at)?)).sum(),
             healthy_denied: self.healthy_denied,

@@ -54,7 +54,7 @@ impl Tape {
         });
         let mut recorder = Recorder::new(write, durability.clone(), Progress::default(), scopes);
         let start = RunStart { haltline: "test".into(), boot: String::new(), host_mono: 0, config: "knight".into() };
-        recorder.blob(OPEN, BlobKind::Start, &start.encode());
+        recorder.blob(BEGIN, BlobKind::Start, &start.encode());
         recorder.publish(&[]);
         Tape { recorder, writer, durability, steps: 0 }
     }
@@ -87,7 +87,7 @@ fn the_morning_is_replayed_to_the_same_effects_and_the_same_state() {
     // Nothing is armed: nothing stops it.
     let mut morning = trial.morning(&[]).unwrap();
     morning.tape = Some(Tape::new(dir.path(), trial.universe.scope_count()));
-    morning.engine.begin_run(OPEN);
+    morning.engine.begin_run(BEGIN);
     assert_eq!(morning.first_to_fire(seconds * 1_000_000_000), None);
     let Morning { engine, tape, .. } = morning;
     let Tape { mut recorder, writer, durability, .. } = tape.unwrap();

@@ -93,6 +93,81 @@ fn among_its_peers_the_eighth_is_halted_within_seconds_and_alone() {
 }
 
 #[test]
+fn a_new_build_that_runs_away_is_halted_within_a_fraction_of_what_would_let_it_pass_all_day() {
+    let ramp = guard(GuardControl::Ramp);
+    let fired = ramp.fired.unwrap();
+    // A tenth of 2,000 a second; the healthy ones, which are as new, stay below it.
+    assert_eq!((fired.order, fired.at), (201, 200 * 675_000));
+    assert_eq!((halted(&ramp), ramp.healthy_denied), (vec!["smars-8".to_owned()], false));
+    assert!(matches!(ramp.outcome, Outcome::Stopped { executions: 200, .. }), "{ramp:?}");
+    let mut whole = demo().ramp(false).unwrap();
+    assert_eq!(whole.first_to_fire(10_000_000_000), None, "its rate is even: what ten seconds allow the day does");
+    assert!(whole.gateways[whole.bad()].tally().executions > 14_000);
+}
+
+#[test]
+fn a_path_without_what_is_mandatory_is_denied_at_its_first_order_and_the_others_trade() {
+    let trial = demo();
+    let alone = trial.uncovered().unwrap().unwrap();
+    let fired = alone.fired.unwrap();
+    assert_eq!((alone.control.rule, alone.control.scope), (Rule::Coverage, ScopeKind::Firm));
+    assert_eq!((fired.at_ns, fired.order, fired.executions_out), (0, 1, 0));
+    assert_eq!(fired.denial.observed, Rule::Collar as i64, "the first of what it lacks");
+    assert_eq!(alone.outcome, Outcome::Stopped { latched: None, last_ns: 0, executions: 0 });
+    assert!(!alone.healthy_denied);
+    // Where nothing is mandatory the same path goes on.
+    let mut limits = (*trial.limits).clone();
+    for scope in ScopeKind::ALL.into_iter().flat_map(|kind| scopes(&trial.universe, kind)) {
+        if limits.scope(&trial.universe, scope).is_some_and(|limits| limits.demanded != 0) {
+            limits.edit(&trial.universe, scope).demanded = 0;
+        }
+    }
+    assert_eq!(Trial { limits: Arc::new(limits), ..trial }.uncovered().unwrap(), None);
+}
+
+#[test]
+fn a_person_a_minute_after_the_first_alert_stops_the_eighth_and_most_of_it_never_gets_out() {
+    let press = guard(GuardControl::Press);
+    let fired = press.fired.unwrap();
+    assert!((61 * SECOND..=63 * SECOND).contains(&fired.at), "{fired:?}");
+    assert_eq!((halted(&press), press.healthy_denied), (vec!["smars-8".to_owned()], false));
+    assert!(press.text.starts_with("a person, 60 s after: "), "{}", press.text);
+    let Outcome::Stopped { executions, .. } = press.outcome else { panic!("{press:?}") };
+    assert!(executions - fired.executions_out <= 1 && executions < 100_000, "{press:?}");
+}
+
+#[test]
+fn what_is_heard_too_late_halts_its_instance_although_nothing_is_wrong_with_an_order_of_it() {
+    let trial = demo();
+    let late = trial.late().unwrap();
+    let fired = late.fired.unwrap();
+    assert_eq!(late.control.rule, Rule::ClockSkew);
+    // Earlier nothing could be so old; by then the line has carried no more than it can.
+    assert!((250_000_000..1_000_000_000).contains(&fired.at_ns) && fired.executions_out < 1_000, "{fired:?}");
+    assert!(fired.denial.observed < -250_000_000 && fired.denial.observed > -252_000_000, "{fired:?}");
+    let bad = Scope::Session(trial.universe.session("smars-8").unwrap());
+    let Outcome::Stopped { latched, executions, .. } = late.outcome else { panic!("{late:?}") };
+    assert_eq!(latched, Some((Mode::Halted, bad)));
+    assert!(executions - fired.executions_out <= 1 && !late.healthy_denied, "{late:?}");
+}
+
+#[test]
+fn the_parents_are_known_before_the_open_and_in_the_order_of_the_morning() {
+    let mut morning = demo().guarded(&[], &[GuardControl::Peers]).unwrap();
+    morning.before_the_open();
+    assert_eq!((morning.told, morning.parent_due()), (crate::demo::knight::PARENTS, None));
+    assert_eq!(morning.gateways[morning.bad()].tally().attempts, 0);
+    // Alone, without a guard beside it, they come at the same times.
+    let mut alone = demo().morning(&[]).unwrap();
+    assert_eq!(alone.parent_due().map(clock_text), Some("08:01:10".to_owned()));
+    assert_eq!(alone.first_to_fire(1), None);
+    assert_eq!(alone.engine.state_hash(), {
+        morning.first_to_fire(1);
+        morning.engine.state_hash()
+    });
+}
+
+#[test]
 fn the_rollback_is_quarantined_at_each_of_the_seven_before_an_order_and_without_an_incident_is_none() {
     let interlock = guard(GuardControl::Interlock);
     let rollback = demo().plot.rollback;
@@ -120,14 +195,18 @@ fn the_controls_fire_in_the_order_of_the_events_that_they_answer() {
         ("dormant_flag", at(GuardControl::Dormant)),
         ("signatures", at(GuardControl::Signatures)),
         ("the open", 0),
+        ("coverage", demo().uncovered().unwrap().unwrap().fired.unwrap().at_ns.cast_signed()),
+        ("ramp", at(GuardControl::Ramp)),
         ("parent_qty", limit(Rule::ParentQty, ScopeKind::Strategy).at),
         ("parent_state", limit(Rule::ParentState, ScopeKind::Strategy).at),
         ("order_rate", limit(Rule::OrderRate, ScopeKind::Session).at),
+        ("clock_skew", demo().late().unwrap().fired.unwrap().at_ns.cast_signed()),
         ("suspense", limit(Rule::Suspense, ScopeKind::Account).at),
         ("fan_out", limit(Rule::FanOut, ScopeKind::Session).at),
         ("peers", at(GuardControl::Peers)),
         ("children", limit(Rule::Children, ScopeKind::Strategy).at),
         ("gross_exposure", limit(Rule::GrossExposure, ScopeKind::Strategy).at),
+        ("press", at(GuardControl::Press)),
         ("interlock", at(GuardControl::Interlock)),
     ];
     assert!(order.iter().map(|(_, at)| at).is_sorted(), "{order:#?}");
@@ -164,8 +243,7 @@ fn a_morning_as_it_should_have_been_has_no_finding_of_any_control() {
     let seconds = std::env::var("HALTLINE_MORNING_SECONDS").map_or(120, |seconds| seconds.parse().unwrap());
     let demo = tests::demo();
     let trial = Trial { plot: Plot::healthy(demo.seed), ..demo };
-    let armed = armed(&trial.universe, &trial.limits);
-    let mut morning = trial.guarded(&armed, &GuardControl::ALL).unwrap();
+    let mut morning = trial.guarded(&trial.everything(), &GuardControl::HALTING).unwrap();
     // The eighth is there and runs the new code; it has nothing to send.
     morning.gateways.pop();
     let end_ns = seconds * 1_000_000_000;

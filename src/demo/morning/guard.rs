@@ -13,14 +13,16 @@ use sha2::{Digest as _, Sha256};
 
 use super::story::{self, Build, NEW_FLAG, OLD_FLAG, Plot, Step, StoryNs, clock_text, unix};
 use crate::guard::attest::{Demand, Fleet, Incident, Measured};
-use crate::guard::door::{ArrivalId, Way};
+use crate::guard::door::{ArrivalId, NewBuild, Way};
 use crate::guard::manifest::{Manifest, hex};
 use crate::guard::memory::Memory;
 use crate::guard::peers::Counts;
+use crate::guard::ramp::{After, Begin, Probations, Steps};
 use crate::guard::signatures::Text;
 use crate::guard::watch::{Watch, WatchOptions};
 use crate::kill::alerts::{Alerts, Filter, Policy, Severity};
 use crate::kill::words::ScopeName;
+use crate::limits::overlay::Overlay;
 use crate::model::{Claim, Scope, Universe};
 use crate::units::{MonoNanos, Now, SessionId};
 
@@ -35,17 +37,33 @@ pub enum GuardControl {
     Meanings,
     /// Of many instances one runs something else.
     Minority,
+    /// A build that is new may use a fraction of its limits.
+    Ramp,
     /// A kind of text that was never seen before.
     Signatures,
     /// Rates far from those of the peers.
     Peers,
     /// A change during an incident.
     Interlock,
+    /// A person presses the switch, a minute after an alert.
+    Press,
 }
 
 impl GuardControl {
     /// All, in the order of the links that they answer.
-    pub const ALL: [GuardControl; 7] = [
+    pub const ALL: [GuardControl; 9] = [
+        GuardControl::Manifest,
+        GuardControl::Dormant,
+        GuardControl::Meanings,
+        GuardControl::Minority,
+        GuardControl::Ramp,
+        GuardControl::Signatures,
+        GuardControl::Peers,
+        GuardControl::Interlock,
+        GuardControl::Press,
+    ];
+    /// Those that halt what they find: no person needs to be there, and no limit to be breached.
+    pub const HALTING: [GuardControl; 7] = [
         GuardControl::Manifest,
         GuardControl::Dormant,
         GuardControl::Meanings,
@@ -63,17 +81,23 @@ impl GuardControl {
             GuardControl::Dormant => "dormant_flag",
             GuardControl::Meanings => "flag_meanings",
             GuardControl::Minority => "fleet_minority",
+            GuardControl::Ramp => "ramp",
             GuardControl::Signatures => "signatures",
             GuardControl::Peers => "peers",
             GuardControl::Interlock => "interlock",
+            GuardControl::Press => "press",
         }
     }
 
     /// Whether it looks at what instances say of themselves when they come.
     const fn attests(self) -> bool {
         match self {
-            GuardControl::Manifest | GuardControl::Dormant | GuardControl::Meanings | GuardControl::Minority => true,
-            GuardControl::Signatures | GuardControl::Peers | GuardControl::Interlock => false,
+            GuardControl::Manifest
+            | GuardControl::Dormant
+            | GuardControl::Meanings
+            | GuardControl::Minority
+            | GuardControl::Ramp => true,
+            GuardControl::Signatures | GuardControl::Peers | GuardControl::Interlock | GuardControl::Press => false,
         }
     }
 }
@@ -105,9 +129,14 @@ pub struct Halt {
     pub at: StoryNs,
     /// Of what.
     pub scope: Scope,
-    /// A person pressed: no control did.
-    pub by_person: bool,
+    /// It belongs to the story: no control did it.
+    pub of_story: bool,
 }
+
+/// A person takes so long from an alert to the switch.
+pub const PRESS_AFTER: StoryNs = 60_000_000_000;
+/// What a new build may use of its limits at first.
+pub const RAMP_BPS: u16 = 1_000;
 
 /// Texts, alerts and rates are looked at so often on the days before,
 const LOOK_BEFORE: StoryNs = 60_000_000_000;
@@ -152,6 +181,9 @@ pub fn manifest_text(
         for build in builds {
             let approved = if *build == old { "2012-07-02T12:00:00Z" } else { "2012-07-27T21:00:00Z" };
             let _ = writeln!(text, "[[strategies.{strategy}.builds]]\nid = \"{build}\"\napproved_at = {approved}");
+            if on(GuardControl::Ramp) {
+                text += "ramp_hours = 168\n";
+            }
             if step.digests {
                 let _ = writeln!(text, "digest = \"{}\"", hex(&executable(build)));
             }
@@ -230,7 +262,18 @@ pub struct Guard {
     arrivals: u64,
     halted: Vec<Scope>,
     incidents: Vec<Incident>,
+    probations: Probations,
+    /// Who is going to press the switch, and what for.
+    press: Option<Press>,
     said: Option<Said>,
+}
+
+/// A person has seen an alert.
+struct Press {
+    /// When the switch is reached.
+    at: StoryNs,
+    scope: Scope,
+    text: String,
 }
 
 impl Guard {
@@ -248,6 +291,9 @@ impl Guard {
         let session = |name: &String| universe.session(name).with_context(|| format!("there is no session {name:?}"));
         let sessions = names.iter().map(session).collect::<anyhow::Result<Vec<_>>>()?;
         let strategies = universe.strategies.iter().map(|s| s.name.clone()).collect();
+        let mut watch = settings.watch.clone();
+        // What is halted by itself needs nobody to press.
+        watch.peers.halts &= !controls.contains(&GuardControl::Press);
         let mut guard = Guard {
             controls: controls.to_vec(),
             universe: universe.clone(),
@@ -256,13 +302,15 @@ impl Guard {
             names: [names.to_vec(), strategies],
             fleet: Fleet::new(universe.clone(), Demand::Off, Ok(Memory::default())),
             deployed: None,
-            watch: Watch::new(settings.watch.clone(), universe),
+            watch: Watch::new(watch, universe),
             alerts: Alerts::new(settings.policy.clone()),
             steps: plot.steps(),
             next_look: story::USUAL,
             arrivals: 0,
             halted: Vec::new(),
             incidents: Vec::new(),
+            probations: Probations::default(),
+            press: None,
             said: None,
         };
         if controls.iter().any(|c| c.attests()) {
@@ -280,7 +328,8 @@ impl Guard {
 
     fn manifest(&self, deployed: bool) -> anyhow::Result<Manifest> {
         let [instances, strategies] = &self.names;
-        let step = ManifestStep { deployed, digests: true };
+        // The ramp is tried where the word of an instance is all there is: see `word_of`.
+        let step = ManifestStep { deployed, digests: !self.on(GuardControl::Ramp) };
         let text = manifest_text(instances, strategies, &self.controls, &step);
         Manifest::parse(text.as_bytes()).map_err(|faults| anyhow!("the manifest: {}", faults.join("; ")))
     }
@@ -301,6 +350,12 @@ impl Guard {
     #[must_use]
     pub fn alerts(&self) -> &Alerts {
         &self.alerts
+    }
+
+    /// What stands over the limits for those on probation.
+    #[must_use]
+    pub fn probation(&self) -> Vec<Overlay> {
+        self.probations.overlays(&self.universe)
     }
 
     /// Somebody else has halted something: an incident is open.
@@ -335,11 +390,33 @@ impl Guard {
         Now { mono: MonoNanos(RUNNING.saturating_add_signed(at)), unix: unix(at) }
     }
 
+    /// What `instance` says that it runs. No ramp is needed where the old build is known for what it is: it is tried with a
+    /// deployment that left the eighth server the name of the new build and not its file.
+    fn word_of(&self, at: StoryNs, build: Build) -> Build {
+        if self.on(GuardControl::Ramp) && at > story::DEPLOYMENT { Build::New } else { build }
+    }
+
+    /// Who comes with a build that is new there begins with a fraction. What ran before the deployment has served its time;
+    /// nobody goes a step up before the open, since there is no order that could be clean.
+    fn ramp(&mut self, at: StoryNs, new: &[NewBuild]) {
+        if !self.on(GuardControl::Ramp) || at < story::DEPLOYMENT {
+            return;
+        }
+        for new in new {
+            let scope = ScopeName::of(&self.universe, Scope::Session(new.session));
+            let steps = Steps { bps: vec![RAMP_BPS], clean_ns: 1_800_000_000_000, clean_volume: 1_000 };
+            let begin = Begin { by: "haltline", now: Guard::now(at), counts: None };
+            self.arrivals += 1;
+            self.probations.begin(self.arrivals, scope, After::Build(new.build.clone()), steps, begin);
+        }
+    }
+
     fn step(&mut self, at: StoryNs, step: Step, halts: &mut Vec<Halt>) {
         match step {
             Step::Deploy => {
                 if let Some(manifest) = self.deployed.take() {
-                    self.fleet.take_manifest(manifest, unix(at).0);
+                    let new = self.fleet.take_manifest(manifest, unix(at).0);
+                    self.ramp(at, &new);
                     self.settle(at, halts);
                 }
             }
@@ -354,10 +431,11 @@ impl Guard {
                 let id = ArrivalId(self.arrivals);
                 self.here[instance] = Some(id);
                 // Whoever could not be told apart would be kept out.
-                let claim = claim(build, flag, set).unwrap_or_default();
+                let claim = claim(self.word_of(at, build), flag, set).unwrap_or_default();
                 let hello = (Way::WebSocket, claim, format!("host {}", instance + 1));
                 let measured = Measured::Digest(executable(build.id()));
-                self.fleet.arrive(self.sessions[instance], id, hello, measured, unix(at).0);
+                let new = self.fleet.arrive(self.sessions[instance], id, hello, measured, unix(at).0);
+                self.ramp(at, &new);
                 self.settle(at, halts);
             }
             Step::Text { instance, text } => {
@@ -373,7 +451,7 @@ impl Guard {
                     let scope = Scope::Session(self.sessions[instance]);
                     let name = ScopeName::of(&self.universe, scope);
                     self.incident(scope, format!("{name} is halted since {}, a person", clock_text(at)));
-                    halts.push(Halt { at, scope, by_person: true });
+                    halts.push(Halt { at, scope, of_story: true });
                 }
             }
         }
@@ -405,7 +483,7 @@ impl Guard {
             self.watch.tick(now, &self.alerts);
             self.hear_of_texts(at);
         }
-        if self.on(GuardControl::Peers) {
+        if self.on(GuardControl::Peers) || self.on(GuardControl::Press) {
             let count = |session: &SessionId| counts.get(usize::from(session.0)).copied().unwrap_or_default();
             let counts: Vec<Counts> = self.watch.instances().iter().map(count).collect();
             for stop in self.watch.sample(now, &counts, &self.alerts) {
@@ -415,9 +493,29 @@ impl Guard {
                 self.halt(at, scope, halts);
             }
         }
+        if self.on(GuardControl::Press) {
+            self.look_for_a_person(at, halts);
+        }
         for must in self.alerts.tick(now) {
             let scope = must.scope.and_then(|scope| scope.find(&self.universe)).unwrap_or(Scope::Firm);
             self.halt(at, scope, halts);
+        }
+    }
+
+    /// The first alert that is about an instance has somebody halt that one.
+    fn look_for_a_person(&mut self, at: StoryNs, halts: &mut Vec<Halt>) {
+        if self.press.is_none() {
+            let filter = Filter { severity: Some(Severity::Warning), ..Filter::default() };
+            let first = self.alerts.list(&filter, usize::MAX).pop();
+            self.press = first.and_then(|alert| {
+                let scope = alert.scope.as_ref()?.find(&self.universe)?;
+                let text = format!("a person, {} s after: {}", PRESS_AFTER / 1_000_000_000, alert.first_text);
+                Some(Press { at: at + PRESS_AFTER, scope, text })
+            });
+        }
+        if let Some(press) = self.press.take_if(|press| press.at <= at) {
+            self.say(GuardControl::Press, at, press.text);
+            self.halt(at, press.scope, halts);
         }
     }
 
@@ -440,7 +538,7 @@ impl Guard {
     fn halt(&mut self, at: StoryNs, scope: Scope, halts: &mut Vec<Halt>) {
         if !self.halted.contains(&scope) {
             self.halted.push(scope);
-            halts.push(Halt { at, scope, by_person: false });
+            halts.push(Halt { at, scope, of_story: false });
         }
     }
 }

@@ -5,8 +5,8 @@
 //! Peg, unused since 2003, still read; from 08:01 on 1 August 97 mails said "Power Peg disabled" before the open at 09:30;
 //! while it went on, the new code was taken from the seven servers that had it, so that the old code ran on all eight.
 //! Assumed (the release does not say): that the deployment took one evening rather than stages over some days, who comes
-//! first, when the servers started on 1 August, that the mails came evenly, one every 55 seconds, their words around
-//! those three, what else was logged, and that the rollback began 25 minutes after the open. That somebody halts the eighth server
+//! first, when the servers started on 1 August, that mails and parents came evenly, one every 55 and 25 seconds, the mails' words
+//! around those three, what else was logged, and that the rollback began 25 minutes after the open. That somebody halts the eighth server
 //! a minute before is no assumption about Knight, where nobody could: it is what opens the incident in the run of the interlock.
 
 use std::collections::VecDeque;
@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::super::knight::{HEALTHY, SYMBOLS, symbol_name};
+use super::super::knight::{HEALTHY, PARENTS, SYMBOLS, symbol_name};
 use crate::units::UnixNanos;
 
 /// Nanoseconds since the open; negative before it.
@@ -42,6 +42,10 @@ pub const FIRST_MAIL: StoryNs = -HOUR - 29 * MINUTE;
 pub const MAILS: usize = 97;
 /// From one to the next.
 pub const MAIL_EVERY: StoryNs = 55 * SECOND;
+/// 1 August, 08:01:10: the first of the parents that the eighth server received before the open.
+const FIRST_PARENT: StoryNs = FIRST_MAIL + 10 * SECOND;
+/// From one to the next.
+const PARENT_EVERY: StoryNs = 25 * SECOND;
 /// 1 August, 09:55: the new code is taken from the seven.
 pub const ROLLBACK: StoryNs = 25 * MINUTE;
 /// From one server's restart to the next one's.
@@ -52,6 +56,14 @@ const PRESS_BEFORE: StoryNs = MINUTE;
 const USUAL_EVERY: StoryNs = 10 * MINUTE;
 
 const _: () = assert!(FIRST_MAIL + MAILS as StoryNs * MAIL_EVERY < 0, "all mails come before the open");
+
+const _: () = assert!(parent_at(PARENTS - 1) < 0, "all parents come before the open");
+
+/// When parent `number`, from 0, is received: before the open.
+#[must_use]
+pub const fn parent_at(number: usize) -> StoryNs {
+    FIRST_PARENT + number as StoryNs * PARENT_EVERY
+}
 
 /// The old flag that the new code was given; to Power Peg it means something else.
 pub const OLD_FLAG: &str = "smars.mode-5";
@@ -224,6 +236,7 @@ mod tests {
             steps.iter().filter(|(_, s)| matches!(s, Step::Text { text, .. } if text.contains("Power Peg"))).collect();
         assert_eq!((mails.len(), mails[0].0), (97, FIRST_MAIL));
         assert_eq!(clock_text(mails[96].0), "09:29:00");
+        assert_eq!([0, PARENTS - 1].map(|n| clock_text(parent_at(n))), ["08:01:10", "09:29:05"]);
         let runs = |instance: usize, by: StoryNs| {
             let hello = |(at, step): &(StoryNs, Step)| match step {
                 Step::Hello { instance: who, build, .. } if *who == instance && *at <= by => Some(*build),

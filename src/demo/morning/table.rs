@@ -44,10 +44,15 @@ impl GuardControl {
     #[must_use]
     pub const fn looks_at(self) -> &'static str {
         match self {
-            GuardControl::Manifest | GuardControl::Dormant | GuardControl::Meanings | GuardControl::Minority => "hello",
+            GuardControl::Manifest
+            | GuardControl::Dormant
+            | GuardControl::Meanings
+            | GuardControl::Minority
+            | GuardControl::Ramp
+            | GuardControl::Interlock => "hello",
             GuardControl::Signatures => "texts",
             GuardControl::Peers => "rates",
-            GuardControl::Interlock => "hello",
+            GuardControl::Press => "alerts",
         }
     }
 }
@@ -81,7 +86,18 @@ pub fn rows(found: &Found, universe: &Universe, live: &dyn Fn(Control) -> bool) 
         };
         Some(Row { live: false, then, ..row })
     });
-    let mut rows: Vec<Row> = limits.chain(guard).chain(around).collect();
+    let uncovered = found.uncovered.iter().filter_map(|alone| {
+        let row = limit(alone, Rule::Coverage.name().to_owned(), link_of_rule(Rule::Coverage))?;
+        let then = match alone.outcome {
+            Outcome::Stopped { latched: None, .. } => "denies every order of that path".to_owned(),
+            Outcome::Never | Outcome::Stopped { .. } | Outcome::GoesOn { .. } => row.then,
+        };
+        Some(Row { live: false, then, ..row })
+    });
+    let rule = found.late.control.rule;
+    let late = limit(&found.late, format!("{}, slow line", rule.name()), link_of_rule(rule));
+    let late = late.map(|row| Row { live: false, ..row });
+    let mut rows: Vec<Row> = limits.chain(guard).chain(uncovered).chain(around).chain(late).collect();
     rows.sort_by_key(|row| row.at.at);
     rows
 }
@@ -112,7 +128,7 @@ pub fn show(found: &Found, universe: &Universe, live: &dyn Fn(Control) -> bool, 
                     let out = out(&row.at);
                     [number, link.what.to_owned(), row.at.clock(), out, row.control.clone()]
                 }
-                None => [number, link.what.to_owned(), "never".to_owned(), "-".to_owned(), link.never.to_owned()],
+                None => [number, link.what.to_owned(), "never".to_owned(), "-".to_owned(), String::new()],
             }
         })
         .collect();
@@ -194,9 +210,7 @@ pub fn never(found: &Found, live: &dyn Fn(Control) -> bool) -> Vec<String> {
     }
     if found.covered.orders > 0 {
         let (orders, without) = (count(found.covered.orders), count(found.covered.without_collar));
-        lines.push(format!(
-            "never by itself: coverage (the collar was looked at for {orders} orders, not for {without})"
-        ));
+        lines.push(format!("no gap as configured: the collar was looked at for {orders} orders, not for {without}"));
     }
     lines
 }
@@ -323,6 +337,8 @@ pub fn found_json(found: &Found, universe: &Universe, live: &dyn Fn(Control) -> 
     });
     json!({
         "controls": limits_json(&found.limits, live),
+        "coverage": limits_json(found.uncovered.as_slice(), &|_| false),
+        "late": limits_json(&[found.late], &|_| false),
         "guard": found.guard.iter().map(|alone| guard_json(alone, universe)).collect::<Vec<_>>(),
         "together": guard_json(&found.together, universe),
         "chain": chain.collect::<Vec<_>>(),

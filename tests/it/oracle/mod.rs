@@ -803,6 +803,12 @@ impl Oracle {
         self.judge_gauges(&parties, pair, &sums, after, reduces, true, &mut found);
         self.judge_suspense(&parties, pair, &sums, after, reduces, &mut found);
         self.judge_rates(&parties, &[RateOf::Orders, RateOf::Messages], &mut found);
+        let held = match self.lim.parents(s) {
+            ParentRule::Ignored => false,
+            ParentRule::Checked => e.ref_id != 0,
+            ParentRule::Required => true,
+        };
+        self.judge_demands(&parties, held, false, reduces, &mut found, out);
         found.sort_by_key(|b| (b.deny.rule, b.deny.scope.kind()));
         if self.lim.is_suspense(self.account_of(s)) {
             out.anomalies.push(AnomalyKind::SuspenseActivity);
@@ -937,6 +943,8 @@ impl Oracle {
         self.judge_gauges(&parties, pair, &sums, after, may_reduce, false, &mut found);
         self.judge_suspense(&parties, pair, &sums, after, may_reduce, &mut found);
         self.judge_rates(&parties, &[RateOf::Messages], &mut found);
+        let held = self.lim.parents(s) != ParentRule::Ignored && order.parent.is_some();
+        self.judge_demands(&parties, held, true, may_reduce, &mut found, out);
         found.sort_by_key(|b| (b.deny.rule, b.deny.scope.kind()));
         if (asks && !found.is_empty()) || duplicate_id || no_place {
             if !asks && !duplicate_id {
@@ -1299,6 +1307,58 @@ impl Oracle {
     }
 
     // ------------------------------------------------------------------ the rules
+
+    /// The first rule, at its first scope, that is demanded of such a request and that no scope of it has a limit for.
+    fn judge_demands(
+        &self,
+        parties: &Parties,
+        held: bool,
+        replace: bool,
+        reduces: bool,
+        found: &mut Vec<Breach>,
+        out: &mut Outcome,
+    ) {
+        let scopes = parties.scopes();
+        let limited = |rule: Rule| match rule {
+            Rule::ParentQty | Rule::ParentState | Rule::ParentPx => {
+                let strategy = parties.strategy.map(|s| self.limits(Scope::Strategy(s)));
+                held && strategy.is_some_and(|l| l.parent_off >> rule as u64 & 1 == 0)
+            }
+            Rule::Children => held && scopes.iter().any(|s| self.limits(*s).children != UNLIMITED),
+            _ => scopes.iter().any(|s| has_limit(self.limits(*s), rule)),
+        };
+        for rule in Rule::ALL {
+            let of_new = matches!(
+                rule,
+                Rule::DuplicateOrder
+                    | Rule::Children
+                    | Rule::FanOut
+                    | Rule::WorkingOrders
+                    | Rule::RepeatedOrders
+                    | Rule::OrderRate
+            );
+            let of_growth = matches!(
+                rule,
+                Rule::PositionLong
+                    | Rule::PositionShort
+                    | Rule::DayParticipation
+                    | Rule::GrossExposure
+                    | Rule::NetLong
+                    | Rule::NetShort
+                    | Rule::DailyLoss
+                    | Rule::Drawdown
+                    | Rule::LossVelocity
+                    | Rule::Suspense
+            );
+            if (replace && of_new) || (reduces && of_growth) || limited(rule) {
+                continue;
+            }
+            if let Some(scope) = scopes.iter().find(|s| self.limits(**s).demanded >> rule as u64 & 1 == 1) {
+                found.push(self.deny_at(Rule::Coverage, *scope, rule as i128, 0));
+                return out.anomalies.push(AnomalyKind::CoverageGap);
+            }
+        }
+    }
 
     fn judge_stream(&self, s: SessionId, silence: u64, skewed: Option<(i64, i64)>, found: &mut Vec<Breach>) {
         let session = Scope::Session(s);
@@ -2138,5 +2198,23 @@ impl Oracle {
             }
         }
         out
+    }
+}
+
+/// Whether `limits` has a number other than unlimited for `rule`; not for the rules about parents.
+fn has_limit(limits: &ScopeLimits, rule: Rule) -> bool {
+    match rule {
+        Rule::OrderQty => limits.order_qty != UNLIMITED,
+        Rule::OrderNotional => limits.order_notional != UNLIMITED,
+        Rule::OrderParticipation => limits.order_participation != UNLIMITED,
+        Rule::Collar => limits.collar != UNLIMITED,
+        Rule::DuplicateOrder => limits.duplicate.is_some(),
+        Rule::FanOut => limits.fan_out.is_some(),
+        Rule::HeartbeatLoss => limits.heartbeat_ns != UNLIMITED,
+        Rule::ClockSkew => limits.clock_skew_ns != UNLIMITED,
+        Rule::Suspense => limits.suspense != UNLIMITED,
+        Rule::OrderRate => limits.rates.iter().any(|r| r.of == RateOf::Orders),
+        Rule::MessageRate => limits.rates.iter().any(|r| r.of == RateOf::Messages),
+        _ => Gauge::of(rule).is_some_and(|gauge| limits.max[gauge as usize] != UNLIMITED),
     }
 }
