@@ -20,22 +20,21 @@ impl Line {
         let stream = TcpStream::connect(http).ok()?;
         stream.set_nonblocking(true).ok()?;
         let mut line = Line(stream);
-        (line.ask(20) && line.read()).then_some(line)
+        (line.ask(20) && line.goes_on()).then_some(line)
     }
 
     /// Asks `times` more, behind what is asked already; `false`: it was closed.
     fn ask(&mut self, times: usize) -> bool {
         let request = format!("GET /v1/state HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", token("vera"));
-        match self.0.write(request.repeat(times).as_bytes()) {
-            Ok(_) => true,
-            Err(error) => error.kind() == ErrorKind::WouldBlock,
-        }
+        self.0.write_all(request.repeat(times).as_bytes()).is_ok()
     }
 
-    fn read(&mut self) -> bool {
+    /// Takes what was answered, and asks again; `false`: it was closed.
+    fn goes_on(&mut self) -> bool {
         let mut some = [0; 1 << 14];
         match self.0.read(&mut some) {
-            Ok(read) => read > 0,
+            Ok(0) => false,
+            Ok(_) => self.ask(1),
             Err(error) => error.kind() == ErrorKind::WouldBlock,
         }
     }
@@ -45,7 +44,7 @@ impl Line {
 fn hold(http: &str, over: &AtomicBool, held: &AtomicUsize) {
     let mut lines: Vec<Line> = Vec::new();
     while !over.load(Ordering::Acquire) {
-        lines.retain_mut(Line::read);
+        lines.retain_mut(Line::goes_on);
         while lines.len() < HELD {
             let Some(line) = Line::new(http) else { break };
             lines.push(line);
