@@ -13,6 +13,7 @@
 mod guarded;
 #[cfg(test)]
 mod journalled;
+mod late;
 #[cfg(test)]
 mod whole;
 
@@ -29,7 +30,7 @@ use crate::engine::core::{Engine, Sizing};
 use crate::engine::published::InstanceCounts;
 use crate::limits::{Gauge, LimitTable, ParentRule, ScopeLimits, SideRule, UNLIMITED};
 use crate::model::effect::Denial;
-use crate::model::{Action, Effects, Event, EventKind, Mode, Rule, Scope, ScopeKind, Universe};
+use crate::model::{Action, Effects, Event, EventKind, Mode, Rule, Scope, ScopeKind, Target, Universe};
 use crate::units::{AccountId, CurrencyId, InstrumentId, MonoNanos, Now, StrategyId, UnixNanos};
 
 /// One rule at one kind of scope.
@@ -390,6 +391,8 @@ struct Morning {
     guard: Option<guarded::Guarded>,
     /// The bad instance asks nobody: what it executes is all that is heard of it.
     around: bool,
+    /// What the bad instance says comes over this; `None`: at once.
+    line: Option<late::Line>,
     #[cfg(test)]
     anomalies: Vec<crate::model::Anomaly>,
     #[cfg(test)]
@@ -412,6 +415,7 @@ enum Due {
     Tick,
     Mark,
     Order { gateway: usize },
+    Line,
     Guard,
 }
 
@@ -454,6 +458,7 @@ impl Morning {
             covered: Covered::default(),
             guard: None,
             around: false,
+            line: None,
             #[cfg(test)]
             anomalies: Vec::new(),
             #[cfg(test)]
@@ -477,6 +482,9 @@ impl Morning {
             if let Some(at) = g.next_at().filter(|at| *at < next.0) {
                 next = (at, Due::Order { gateway });
             }
+        }
+        if let Some(at) = self.line.as_ref().and_then(late::Line::next_at).filter(|at| *at < next.0) {
+            next = (at, Due::Line);
         }
         if let Some(at) = self.guard.as_ref().map(guarded::Guarded::next_at).filter(|at| *at <= next.0) {
             next = (at, Due::Guard);
@@ -502,15 +510,25 @@ impl Morning {
                     self.step(at, self.gateways.len(), mark);
                 }
             }
+            Due::Line => {
+                if let Some((sent, event)) = self.line.as_mut().and_then(|line| line.take(at)) {
+                    let bad = self.bad();
+                    self.take(clock(at), at, bad, Event { sent_at: clock(sent).unix, ..event });
+                }
+            }
             Due::Guard => self.guard_round(at.cast_signed(), clock(at)),
             Due::Order { gateway } => {
+                let bad = self.bad();
                 if let Some(event) = self.gateways[gateway].poll(at) {
-                    if self.around && gateway == self.bad() {
+                    if self.around && gateway == bad {
                         self.go_around(at, gateway, event);
                         return;
                     }
-                    self.step(at, gateway, event);
-                    let over = if gateway == self.bad() { self.orders.hear(&event) } else { None };
+                    match &mut self.line {
+                        Some(line) if gateway == bad => line.send(at, event),
+                        _ => self.step(at, gateway, event),
+                    }
+                    let over = if gateway == bad { self.orders.hear(&event) } else { None };
                     if let Some(over) = over {
                         self.step(at, self.gateways.len() + 1, over);
                     }
@@ -525,9 +543,10 @@ impl Morning {
     }
 
     fn tell_parent(&mut self) {
-        let (parent, at) = (self.orders.parents()[self.told], parent_at(self.told));
+        let now = story_clock(parent_at(self.told));
+        let parent = Event { sent_at: now.unix, ..self.orders.parents()[self.told] };
         self.told += 1;
-        self.take(story_clock(at), 0, self.gateways.len() + 1, parent);
+        self.take(now, 0, self.gateways.len() + 1, parent);
     }
 
     /// Runs until a control fires, `end` of scenario time at the latest.
@@ -578,14 +597,13 @@ impl Morning {
     }
 
     fn step(&mut self, at: u64, source: usize, event: Event) {
-        self.take(clock(at), at, source, event);
+        self.take(clock(at), at, source, Event { sent_at: clock(at).unix, ..event });
     }
 
     /// The engine takes `event` when its clock shows `now`; for the gateways it is `at`, which is the open before the open.
     fn take(&mut self, now: Now, at: u64, source: usize, mut event: Event) {
         self.seqs[source] += 1;
         event.seq = self.seqs[source];
-        event.sent_at = now.unix;
         self.effects.clear();
         #[cfg(test)]
         self.tape.iter_mut().for_each(|tape| tape.event(now, &event));
@@ -646,7 +664,6 @@ mod tests {
     use super::super::gateway::tests::universe;
     use super::*;
     use crate::limits::{FanOutLimit, RateKind, RateLimit, RateOf};
-    use crate::model::Target;
 
     fn rate(count: u32, action: Action) -> RateLimit {
         RateLimit { of: RateOf::Orders, kind: RateKind::Sliding, count, window_ns: 1_000_000_000, action }

@@ -98,9 +98,9 @@ impl Scenario {
         self.clock.now().mono.since(self.open)
     }
 
-    /// When scenario time `at` is, on the host's clock.
-    fn instant(&self, at: u64) -> Instant {
-        Instant::now() + Duration::from_nanos(at.saturating_sub(self.now()) / u64::from(self.speed))
+    /// How long it is until scenario time `at`, by the pacer's clock.
+    fn until(&self, at: u64) -> Duration {
+        Duration::from_nanos(at.saturating_sub(self.now()) / u64::from(self.speed))
     }
 }
 
@@ -188,11 +188,31 @@ const HEARTBEAT_NS: u64 = 1_000_000_000;
 /// How many events a gateway sends before it reads again.
 const ROUND: usize = 64;
 
+/// How time passes in a live run.
+pub struct Pace {
+    /// Scenario time, and the service's clock with it, passes so many times as fast as the pacer's.
+    pub speed: u32,
+    /// What the gateways and the prices wait by.
+    pub pacer: Pacer,
+}
+
+impl Pace {
+    /// That of the host's clock, for `cast`.
+    ///
+    /// # Errors
+    /// If the pacer's thread cannot be started.
+    pub fn of_host(speed: u32, cast: &Cast) -> anyhow::Result<Pace> {
+        let pacer = Pacer::start(cast.sessions().len() + 1).context("starting the pacer's thread")?;
+        Ok(Pace { speed, pacer })
+    }
+}
+
 /// The running morning: drop it to end the streams.
 pub struct Live<'a> {
     service: &'a ServiceHandle,
     screen: &'a Screen,
     scenario: Scenario,
+    pacer: Rc<Pacer>,
     names: Vec<String>,
     gateways: Vec<Rc<RefCell<Gateway>>>,
     asks: Rc<RefCell<Histogram<u64>>>,
@@ -217,7 +237,7 @@ impl<'a> Live<'a> {
         screen: &'a Screen,
         cast: &Cast,
         seed: u64,
-        speed: u32,
+        Pace { speed, pacer }: Pace,
         connect: impl AsyncFn(&str) -> anyhow::Result<L>,
     ) -> anyhow::Result<Live<'a>> {
         let universe = &service.universe;
@@ -258,7 +278,7 @@ impl<'a> Live<'a> {
         let asks = Rc::new(RefCell::new(Histogram::new_with_bounds(1, 60_000_000_000, 3)?));
         let (tell, seen) = mpsc::unbounded_channel();
         let (over, overs) = mpsc::unbounded_channel();
-        let pacer = Rc::new(Pacer::start(gateways.len() + 1).context("starting the pacer's thread")?);
+        let pacer = Rc::new(pacer);
         let mut tasks = JoinSet::new();
         for (index, (gateway, link)) in gateways.iter().zip(links).enumerate() {
             let driver = Driver {
@@ -286,14 +306,15 @@ impl<'a> Live<'a> {
                 drop(told.send(Seen::Lost { who, error: format!("{error:#}") }));
             }
         });
-        let (who, clock, index) = (cast.market_data.clone(), scenario.clone(), gateways.len());
+        let (who, clock, paced, index) = (cast.market_data.clone(), scenario.clone(), pacer.clone(), gateways.len());
         tasks.spawn_local(async move {
-            if let Err(error) = stream_prices(market_data, prices, clock, pacer, index).await {
+            if let Err(error) = stream_prices(market_data, prices, clock, paced, index).await {
                 drop(tell.send(Seen::Lost { who, error: format!("{error:#}") }));
             }
         });
         let (later, fired, modes) = (VecDeque::new(), Vec::new(), HashMap::new());
-        Ok(Live { service, screen, scenario, names, gateways, asks, seen, later, fired, modes, changes: 0, tasks })
+        let changes = 0;
+        Ok(Live { service, screen, scenario, pacer, names, gateways, asks, seen, later, fired, modes, changes, tasks })
     }
 
     fn bad(&self) -> &RefCell<Gateway> {
@@ -324,11 +345,17 @@ impl<'a> Live<'a> {
         }
     }
 
+    /// Prints what the gateways see for so long, by the pacer's clock.
+    async fn pass(&mut self, wait: Duration) {
+        let pacer = self.pacer.clone();
+        self.show_until(pacer.nap(wait)).await;
+    }
+
     /// Runs until the bad flow was halted and then watched for a while, or a halt was waited for in vain.
     pub async fn observe_halt(&mut self) -> LiveResult {
         self.screen.start_bar(OBSERVE_NS / 1_000_000, "waiting for a halt");
         let halted = loop {
-            self.show_until(tokio::time::sleep(LOOK)).await;
+            self.pass(LOOK).await;
             let now = self.scenario.now();
             let halt = self.bad().borrow().tally().halt;
             match halt {
@@ -346,7 +373,7 @@ impl<'a> Live<'a> {
     /// Runs for `ns` of scenario time, whatever comes of it.
     pub async fn observe_for(&mut self, ns: u64) -> LiveResult {
         while self.scenario.now() < ns {
-            self.show_until(tokio::time::sleep(LOOK)).await;
+            self.pass(LOOK).await;
         }
         self.show_flow(true);
         self.result()
@@ -357,7 +384,7 @@ impl<'a> Live<'a> {
         let end = if exit { DISASTER_NS } else { MORNING_NS };
         let mut next = 1_000_000_000;
         loop {
-            self.show_until(tokio::time::sleep(LOOK)).await;
+            self.pass(LOOK).await;
             let now = self.scenario.now();
             if now >= next {
                 next = match now {
@@ -408,12 +435,12 @@ impl<'a> Live<'a> {
     /// See [`Live::ask_state`].
     pub async fn serve<T>(&mut self, until: impl Future<Output = T>) -> anyhow::Result<T> {
         let mut until = std::pin::pin!(until);
-        let mut told = self.changes;
+        let (mut told, pacer) = (self.changes, self.pacer.clone());
         loop {
             let wait = async {
                 tokio::select! {
                     out = &mut until => Some(out),
-                    () = tokio::time::sleep(SETTLE) => None,
+                    () = pacer.nap(SETTLE) => None,
                 }
             };
             if let Some(out) = self.show_until(wait).await {
@@ -525,7 +552,7 @@ impl<'a> Live<'a> {
             if let Some(halt) = told.filter(|h| !h.cause.is_empty()) {
                 return Some(halt);
             }
-            tokio::time::sleep(LOOK).await;
+            self.pacer.nap(LOOK).await;
         }
         None
     }
@@ -638,7 +665,7 @@ impl Driver {
             tokio::select! {
                 biased;
                 heard = link.hear() => self.hear(heard?),
-                () = self.pacer.until(self.index, Some(self.scenario.instant(wake))) => {}
+                () = self.pacer.until(self.index, self.scenario.until(wake)) => {}
             }
             // What has arrived is read before more is sent, or a gateway that is behind would never catch up.
             while let Some(heard) = link.hear().now_or_never() {
@@ -721,10 +748,10 @@ async fn stream_prices(
             link.queue(mark)?;
         }
         link.flush().await?;
-        let next = scenario.instant(source.next_at());
+        let next = scenario.until(source.next_at());
         tokio::select! {
             heard = link.hear() => drop(heard?),
-            () = pacer.until(index, Some(next)) => {}
+            () = pacer.until(index, next) => {}
         }
     }
 }
@@ -736,7 +763,7 @@ mod tests {
     use super::*;
     use crate::demo::gateway::tests::universe;
     use crate::demo::morning::guard::GuardSettings;
-    use crate::duty::SystemClock;
+    use crate::demo::pacer::stream::Time;
     use crate::engine::core::{Engine, Sizing};
     use crate::limits::{RateLimit, RateOf};
     use crate::model::{Action, Effect, Effects, ScopeKind, Target};
@@ -818,12 +845,13 @@ mod tests {
     }
 
     fn run(edit: impl FnOnce(&mut LimitTable)) -> LiveResult {
-        const SPEED: u32 = 20;
+        // The stream's own time: what comes of it does not depend on how fast the machine is.
+        let time = Arc::new(Time::default());
         let universe = Arc::new(universe());
         let mut limits = LimitTable::unlimited(&universe);
         edit(&mut limits);
         let limits = Arc::new(limits);
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::faster(SPEED));
+        let clock: Arc<dyn Clock> = time.clone();
         let sizing = Sizing {
             working_orders: 1 << 12,
             remembered_orders: 1 << 14,
@@ -855,11 +883,11 @@ mod tests {
             Ok(InProcess { session, seq: 0, inner: inner.clone(), inbox, clock: clock.clone() })
         };
         let screen = Screen::new(true);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        tokio::task::LocalSet::new().block_on(&runtime, async {
-            let mut live = Live::open(&service, &screen, &Cast::default(), 1, SPEED, connect).await.unwrap();
+        let pace = Pace { speed: 1, pacer: Pacer::by(time.clone()) };
+        time.run(tokio::task::LocalSet::new().run_until(async {
+            let mut live = Live::open(&service, &screen, &Cast::default(), 1, pace, connect).await.unwrap();
             live.observe_halt().await
-        })
+        }))
     }
 
     fn rate(count: u32, action: Action) -> Vec<RateLimit> {

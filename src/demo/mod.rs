@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use self::alone::{Cast, Control, Found, Trial};
-use self::live::{Live, LiveResult};
+use self::live::{Live, LiveResult, Pace};
 use self::morning::guard::{GuardSettings, claim};
 use self::morning::story::{Build, OLD_FLAG, Plot};
 use self::morning::table;
@@ -143,7 +143,8 @@ fn at_the_hello(args: &DemoArgs, screen: &Screen) -> anyhow::Result<LiveResult> 
             let claim = claims.get(name).cloned().unwrap_or_default();
             link::connect(service, name, claim).await
         };
-        let mut live = Live::open(service, screen, &cast, args.seed, args.speed, connect).await?;
+        let mut live =
+            Live::open(service, screen, &cast, args.seed, Pace::of_host(args.speed, &cast)?, connect).await?;
         let result = live.observe_for(HELLO_NS).await;
         live.end();
         Ok(result)
@@ -177,7 +178,8 @@ async fn morning(
     hello: Option<LiveResult>,
 ) -> anyhow::Result<Summary> {
     let cast = Cast::default();
-    let mut live = Live::open(service, screen, &cast, args.seed, args.speed, async |name| {
+    let pace = Pace::of_host(args.speed, &cast)?;
+    let mut live = Live::open(service, screen, &cast, args.seed, pace, async |name| {
         link::connect(service, name, Claim::default()).await
     })
     .await?;
@@ -412,6 +414,12 @@ mod tests {
                 together: minority,
                 uncovered: None,
                 around: None,
+                late: Alone {
+                    control: Control { rule: Rule::ClockSkew, scope: ScopeKind::Session },
+                    fired: None,
+                    outcome: Outcome::Never,
+                    healthy_denied: false,
+                },
                 covered: Covered { orders: 4_000_000, without_collar: 0 },
             }),
         }
@@ -457,6 +465,11 @@ mod tests {
                 },
             ],
             "coverage": [],
+            "late": [{
+                "rule": "clock_skew", "scope": "session", "link": 12, "fired": false, "at": null, "at_ms": null,
+                "order": null, "executions_out": null, "gross_usd_out": null, "net_usd_out": null,
+                "stops_the_flow": false, "fired_live": false,
+            }],
             "guard": [minority],
             "together": minority,
             "collar": { "orders": 4_000_000, "not_looked_at": 0 },

@@ -11,7 +11,6 @@ use crate::guard::peers::Counts;
 use crate::limits::demand::rules_of;
 use crate::limits::overlay::in_effect;
 use crate::limits::{RateKind, RateLimit, RateOf};
-use crate::model::Target;
 use crate::model::effect::Trip;
 use crate::units::SessionId;
 
@@ -65,6 +64,8 @@ pub struct Found {
     pub uncovered: Option<Alone>,
     /// What hears of executions alone, on a path that asks nobody: orphan fills, if they are limited.
     pub around: Option<Alone>,
+    /// The age of what is heard, where the line of the bad instance is slow.
+    pub late: Alone,
     /// Whether the collar was looked at for every order.
     pub covered: Covered,
 }
@@ -82,9 +83,9 @@ impl Trial {
             guard.push(self.guard_alone(control)?);
         }
         let together = self.together()?;
-        let (around, uncovered) = (self.around()?, self.uncovered()?);
+        let (around, uncovered, late) = (self.around()?, self.uncovered()?, self.late()?);
         let (limits, covered) = self.limits_alone(&|known, _| done(known + GuardControl::ALL.len() as u64, of))?;
-        Ok(Found { limits, guard, together, uncovered, around, covered })
+        Ok(Found { limits, guard, together, uncovered, around, late, covered })
     }
 
     /// `control` of the guard alone, nothing limited; the ramp, which is a fraction of limits, over generous ones.

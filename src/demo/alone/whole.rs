@@ -137,6 +137,21 @@ fn a_person_a_minute_after_the_first_alert_stops_the_eighth_and_most_of_it_never
 }
 
 #[test]
+fn what_is_heard_too_late_halts_its_instance_although_nothing_is_wrong_with_an_order_of_it() {
+    let trial = demo();
+    let late = trial.late().unwrap();
+    let fired = late.fired.unwrap();
+    assert_eq!(late.control.rule, Rule::ClockSkew);
+    // Earlier nothing could be so old; by then the line has carried no more than it can.
+    assert!((250_000_000..1_000_000_000).contains(&fired.at_ns) && fired.executions_out < 1_000, "{fired:?}");
+    assert!(fired.denial.observed < -250_000_000 && fired.denial.observed > -252_000_000, "{fired:?}");
+    let bad = Scope::Session(trial.universe.session("smars-8").unwrap());
+    let Outcome::Stopped { latched, executions, .. } = late.outcome else { panic!("{late:?}") };
+    assert_eq!(latched, Some((Mode::Halted, bad)));
+    assert!(executions - fired.executions_out <= 1 && !late.healthy_denied, "{late:?}");
+}
+
+#[test]
 fn the_parents_are_known_before_the_open_and_in_the_order_of_the_morning() {
     let mut morning = demo().guarded(&[], &[GuardControl::Peers]).unwrap();
     morning.before_the_open();
@@ -185,6 +200,7 @@ fn the_controls_fire_in_the_order_of_the_events_that_they_answer() {
         ("parent_qty", limit(Rule::ParentQty, ScopeKind::Strategy).at),
         ("parent_state", limit(Rule::ParentState, ScopeKind::Strategy).at),
         ("order_rate", limit(Rule::OrderRate, ScopeKind::Session).at),
+        ("clock_skew", demo().late().unwrap().fired.unwrap().at_ns.cast_signed()),
         ("suspense", limit(Rule::Suspense, ScopeKind::Account).at),
         ("fan_out", limit(Rule::FanOut, ScopeKind::Session).at),
         ("peers", at(GuardControl::Peers)),

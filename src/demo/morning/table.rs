@@ -88,9 +88,16 @@ pub fn rows(found: &Found, universe: &Universe, live: &dyn Fn(Control) -> bool) 
     });
     let uncovered = found.uncovered.iter().filter_map(|alone| {
         let row = limit(alone, Rule::Coverage.name().to_owned(), link_of_rule(Rule::Coverage))?;
-        Some(Row { live: false, ..row })
+        let then = match alone.outcome {
+            Outcome::Stopped { latched: None, .. } => "denies every order of that path".to_owned(),
+            Outcome::Never | Outcome::Stopped { .. } | Outcome::GoesOn { .. } => row.then,
+        };
+        Some(Row { live: false, then, ..row })
     });
-    let mut rows: Vec<Row> = limits.chain(guard).chain(uncovered).chain(around).collect();
+    let rule = found.late.control.rule;
+    let late = limit(&found.late, format!("{}, slow line", rule.name()), link_of_rule(rule));
+    let late = late.map(|row| Row { live: false, ..row });
+    let mut rows: Vec<Row> = limits.chain(guard).chain(uncovered).chain(around).chain(late).collect();
     rows.sort_by_key(|row| row.at.at);
     rows
 }
@@ -121,7 +128,7 @@ pub fn show(found: &Found, universe: &Universe, live: &dyn Fn(Control) -> bool, 
                     let out = out(&row.at);
                     [number, link.what.to_owned(), row.at.clock(), out, row.control.clone()]
                 }
-                None => [number, link.what.to_owned(), "never".to_owned(), "-".to_owned(), link.never.to_owned()],
+                None => [number, link.what.to_owned(), "never".to_owned(), "-".to_owned(), String::new()],
             }
         })
         .collect();
@@ -331,6 +338,7 @@ pub fn found_json(found: &Found, universe: &Universe, live: &dyn Fn(Control) -> 
     json!({
         "controls": limits_json(&found.limits, live),
         "coverage": limits_json(found.uncovered.as_slice(), &|_| false),
+        "late": limits_json(&[found.late], &|_| false),
         "guard": found.guard.iter().map(|alone| guard_json(alone, universe)).collect::<Vec<_>>(),
         "together": guard_json(&found.together, universe),
         "chain": chain.collect::<Vec<_>>(),
