@@ -151,6 +151,7 @@
 //! | A receiver that is away, fails or stalls misses nothing and holds up nobody | `alertmanager`: `a_signed_webhook_misses_nothing_while_it_fails_stalls_and_over_a_restart` |
 //! | A kind of text that was never seen is one alert with a count | `guard::watch`: `the_97_mails_of_the_morning_are_one_critical_alert_that_escalates_before_the_open` |
 //! | The instance that runs away is halted, healthy ones never are | `guard::peers`: `the_eighth_of_eight_is_warned_about_and_halted_within_seconds_and_no_other`, `eight_healthy_ones_with_waves_of_their_own_are_never_far_in_six_hours` |
+//! | Who has its few orders rejected is told, healthy ones never are | `guard::peers`: `one_whose_few_orders_are_all_rejected_is_warned_about_and_halted_if_that_goes_on`, `healthy_ones_with_rejects_now_and_then_are_never_far_whatever_they_send` |
 //! | Who falls silent among peers is told, healthy ones never are | `guard::quiet`; `guard`: `an_instance_that_goes_silent_while_its_peers_trade_is_told_and_not_halted`, `the_seven_healthy_instances_are_never_far_from_each_other_in_hours_of_the_demo` |
 //! | What is usual at a time of day outlasts a restart and is held against | `guard`: `an_instance_far_from_its_own_baseline_of_days_before_is_halted_and_the_baseline_is_shown` |
 //! | Each link of the Knight chain has a control that fires on it alone, at its place | `demo::alone::whole`: `the_controls_fire_in_the_order_of_the_events_that_they_answer` |

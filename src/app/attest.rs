@@ -5,7 +5,7 @@
 //! other, on the page, latched, with its cause and its receipt; what is particular about it is the hold: while the reason is there
 //! nobody can re-arm the session.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -83,8 +83,10 @@ pub struct Attestor {
 
 struct State {
     fleet: Fleet,
-    /// Scopes that were raised, and the reasons that were given for it last.
-    raised: HashMap<Scope, String>,
+    /// Scopes that something stands against, and what: see [`Finding::causes`].
+    raised: HashMap<Scope, BTreeSet<String>>,
+    /// Scopes of which it was recorded, in this run, that nothing stands against them any more.
+    over: BTreeSet<String>,
     saved_at: u64,
     save_error: Option<String>,
 }
@@ -140,7 +142,7 @@ impl Attestor {
             fleet.exempt(own);
         }
         let (jobs, take) = crossbeam_channel::unbounded();
-        let state = State { fleet, raised: HashMap::new(), saved_at: 0, save_error: None };
+        let state = State { fleet, raised: HashMap::new(), over: BTreeSet::new(), saved_at: 0, save_error: None };
         let attestor = Attestor {
             parts,
             manifest,
@@ -293,6 +295,7 @@ impl Attestor {
         for scope in gone {
             state.raised.remove(&scope);
             let name = ScopeName::of(universe, scope);
+            state.over.insert(name.to_string());
             tracing::info!(event = "quarantine", scope = %name, "nothing stands against it any more: it can be re-armed");
             self.parts.alerts.resolve(self.parts.clock.now().unix.0, "guard", "quarantine", Some(&name));
             let entry = Entry::new(ACTOR, "quarantine").on(name);
@@ -305,13 +308,15 @@ impl Attestor {
         let universe = self.parts.switch.universe();
         let Some(slot) = universe.slot(scope) else { return };
         let halted = self.parts.switch.page().get(slot).mode == Mode::Halted;
-        let known = state.raised.get(&scope);
-        if halted && known == Some(&text) {
+        let known = state.raised.insert(scope, finding.causes.clone());
+        // One quarantine is one record: other words for the same, such as a minority that has grown, are no other one.
+        if halted && known.as_ref() == Some(&finding.causes) {
             return;
         }
-        let entry = Entry::new(ACTOR, "quarantine").on(ScopeName::of(universe, scope)).because(&text);
         let name = ScopeName::of(universe, scope);
-        // The same halt with other words (a minority that has grown) is not another one; nor is one from before a restart.
+        let entry = Entry::new(ACTOR, "quarantine").on(name.clone()).because(&text);
+        let was_over = state.over.remove(&name.to_string());
+        // Nor is one from before a restart, whose halt is still there.
         if !halted || (known.is_none() && !self.has_cause(scope, &text)) {
             // A session or strategy of the universe can be halted.
             if let Ok(receipt) = self.parts.switch.press(scope, Stop::Halted, ACTOR, &text, self.parts.clock.now()) {
@@ -324,8 +329,12 @@ impl Attestor {
         } else if known.is_some() {
             tracing::warn!(event = "quarantine", scope = %name, reason = text, "quarantined for another reason now");
             self.parts.audit.record(entry.detail("another reason"));
+        } else if was_over {
+            tracing::error!(event = "quarantine", scope = %name, reason = text, "quarantined again, and still halted");
+            self.parts.audit.record(entry.detail("again, and still halted since it was before"));
+            let raise = Raise::new(self.parts.clock.now().unix.0, "guard", "quarantine", format!("{name}: {text}"));
+            self.parts.alerts.raise(raise.on(name).critical());
         }
-        state.raised.insert(scope, text);
     }
 
     fn has_cause(&self, scope: Scope, text: &str) -> bool {

@@ -364,6 +364,11 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     }
     let named = Arc::new(OrderNames::default());
     let (queries, take_queries) = crossbeam_channel::bounded(QUERIES);
+    if loaded.engine.prefault
+        && let Err(error) = prepared.engine.prefault()
+    {
+        tracing::warn!(event = "memory", "the engine's tables get their memory when it is first used: {error}");
+    }
 
     // 4. The engine and its port.
     let (edge, engine_port) = port(EVENT_RING, bell.clone(), Box::new(ingest_wake.clone()));

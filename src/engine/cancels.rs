@@ -337,17 +337,26 @@ impl Engine {
     /// An order was booked, or took another's place: under a halt it is to be canceled like those before it.
     #[inline]
     pub(super) fn order_is_new(&mut self, slot: u32) {
-        let order = self.orders.get(slot);
-        let places = self.places_of(order);
-        if self.cancels.on > 0 && places.into_iter().any(|place| self.cancels.halts[place].view.on) {
+        if self.cancels.on == 0 {
+            return;
+        }
+        let places = self.places_of(self.orders.get(slot));
+        if places.into_iter().any(|place| self.cancels.halts[place].view.on) {
             self.begin_round();
         }
+    }
+
+    /// The mark of the order in `slot`. While none is marked the table is left alone: it lies in memory that nobody asked for
+    /// ahead.
+    #[inline]
+    fn mark(&self, slot: u32) -> Mark {
+        if self.cancels.marked == 0 { Mark::NONE } else { self.cancels.marks[slot as usize] }
     }
 
     /// The order in `slot` is over, or another has taken its place.
     #[inline]
     pub(super) fn order_is_over(&mut self, slot: u32) {
-        if self.cancels.marked > 0 && self.cancels.marks[slot as usize].state != CancelState::Untold {
+        if self.mark(slot).state != CancelState::Untold {
             self.count_end(slot);
         }
     }
@@ -387,7 +396,7 @@ impl Engine {
 
     /// The first cancel request for the order in `slot` that follows an instruction. Returns whether it is one.
     pub(super) fn takes_instructed_request(&mut self, slot: u32) -> bool {
-        let mark = self.cancels.marks[slot as usize];
+        let mark = self.mark(slot);
         if !mark.owed {
             return false;
         }
@@ -401,12 +410,12 @@ impl Engine {
 
     /// Whether haltline has told a session to cancel the order in `slot`.
     pub(super) fn is_instructed(&self, slot: u32) -> bool {
-        self.cancels.marks[slot as usize].attempts > 0
+        self.mark(slot).attempts > 0
     }
 
     /// The venue has refused to cancel the order in `slot`.
     pub(super) fn cancel_is_refused(&mut self, slot: u32) {
-        let mark = self.cancels.marks[slot as usize];
+        let mark = self.mark(slot);
         if mark.attempts > 0 {
             // The time stays that of the instruction: a halt that was pressed anew since tells it anew.
             self.set_mark(slot, Mark { state: CancelState::Refused, owed: false, ..mark });

@@ -19,7 +19,8 @@ use crate::model::{
     Action, Anomaly, AnomalyKind, Effect, Effects, Event, EventKind, Mode, Rule, Scope, SessionKind, Target, Trip,
     Universe, Verdict, Warn, Why,
 };
-use crate::ring::prefetch::lines;
+use crate::ring::huge::Populated;
+use crate::ring::prefetch::{lines, lines_at};
 use crate::risk::REVALUE_PER_STEP;
 use crate::risk::duplicates::DuplicateLog;
 use crate::risk::execs::ExecTable;
@@ -248,8 +249,8 @@ pub struct Engine {
 const RATES_PER_STEP: usize = 16;
 /// How many events ahead each stage of a batch asks for memory.
 const AHEAD: usize = 10;
-/// How many turns ahead what will be forgotten is asked for, and then its place in the index.
-const FORGET_AHEAD: [usize; 2] = [16, 6];
+/// How many turns ahead the slot of what will be forgotten is asked for, then the order, then its place in the index.
+const FORGET_AHEAD: [usize; 3] = [48, 16, 6];
 /// Pairs revalued per tick.
 const REVALUE_PER_TICK: usize = 256;
 /// Scopes and sessions that go into the state's hash.
@@ -407,6 +408,7 @@ impl Engine {
             self.warm_indices(event);
             if event.kind == EventKind::New {
                 lines(self.recent.home(&likeness_of(event)));
+                lines(self.recent.to_log(AHEAD as u64));
             }
         }
         let silence = if stream.seen { now.mono.since(stream.last_event) } else { 0 };
@@ -428,6 +430,21 @@ impl Engine {
         }
         self.end(Some(event), out);
         self.warm_forgotten();
+    }
+
+    /// Has the kernel give the memory of all tables now: otherwise each part of them is given when it is first used, within
+    /// a step, which takes up to some milliseconds. Call it before the first step, and again after a snapshot was loaded.
+    ///
+    /// # Errors
+    ///
+    /// There is not that much memory, or the kernel does not know the request. The engine works as it is.
+    pub fn prefault(&self) -> Populated {
+        self.orders.prefault()?;
+        self.execs.prefault()?;
+        self.pairs.prefault()?;
+        self.recent.prefault()?;
+        self.rates.prefault()?;
+        self.parents.prefault()
     }
 
     /// Steps through `batch`, asking for each event's memory a few events ahead of its turn: first the indices, then
@@ -463,10 +480,13 @@ impl Engine {
             return;
         }
         self.oldest = present;
-        if let Some(order) = self.orders.to_forget(FORGET_AHEAD[0]) {
-            lines(order);
+        if let Some(slot) = self.orders.slot_to_forget(FORGET_AHEAD[0]) {
+            lines(slot);
         }
         if let Some(order) = self.orders.to_forget(FORGET_AHEAD[1]) {
+            lines(order);
+        }
+        if let Some(order) = self.orders.to_forget(FORGET_AHEAD[2]) {
             lines(self.orders.home(order.session, order.id));
         }
     }
@@ -507,7 +527,8 @@ impl Engine {
             }
         }
         if let Some(reference) = self.references.get(instrument.0 as usize) {
-            lines(reference);
+            // Its first line: see there.
+            lines(&reference.px);
         }
     }
 
@@ -525,8 +546,9 @@ impl Engine {
     fn warm_order(&self, event: &Event) {
         match event.kind {
             EventKind::New => {
-                if let Some(pair) = self.pairs.find(event.strategy, event.instrument) {
-                    lines(self.pairs.get(pair));
+                match self.pairs.find(event.strategy, event.instrument) {
+                    Some(pair) => lines(self.pairs.get(pair)),
+                    None => lines_at(self.pairs.to_make(AHEAD)),
                 }
                 if let Some(order) = self.orders.next_free() {
                     lines(order);

@@ -23,15 +23,14 @@
 //!
 //! No I/O; time is an argument.
 
+mod view;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::guard::door::{
-    ArrivalId, DeskRefused, ManifestView, NewBuild, PartView, SessionRow, StrategyView, ToApprove, Way,
-};
+use crate::guard::door::{ArrivalId, DeskRefused, NewBuild, ToApprove, Way};
 use crate::guard::manifest::{Flag, Manifest, Part, Strategy, digest_of_hex, hex};
 use crate::guard::memory::{Identity, Known, Memory, Taken};
-use crate::guard::preflight::Check;
 use crate::kill::words::rfc3339;
 use crate::model::claim::is_set;
 use crate::model::{Claim, Scope, SessionKind, SessionSpec, Universe};
@@ -73,6 +72,37 @@ pub struct Finding {
     pub scope: Scope,
     /// Each reason is a sentence that names what it is about.
     pub reasons: Vec<String>,
+    /// What the reasons are about: the same for as long as only their words change, such as how many others there are, or which of
+    /// several incidents is the first.
+    pub causes: BTreeSet<String>,
+}
+
+/// Why something stands against an instance.
+#[derive(Clone, Debug)]
+struct Reason {
+    text: String,
+    /// See [`Finding::causes`].
+    cause: String,
+}
+
+impl Reason {
+    fn about(cause: String, text: String) -> Reason {
+        Reason { text, cause }
+    }
+}
+
+impl From<String> for Reason {
+    /// One whose words change with what it is about.
+    fn from(text: String) -> Reason {
+        Reason { cause: text.clone(), text }
+    }
+}
+
+impl Finding {
+    fn new(scope: Scope, reasons: &[Reason]) -> Finding {
+        let causes = reasons.iter().map(|reason| reason.cause.clone()).collect();
+        Finding { scope, reasons: reasons.iter().map(|reason| reason.text.clone()).collect(), causes }
+    }
 }
 
 /// Somebody who came.
@@ -402,7 +432,7 @@ impl Fleet {
 
     /// Applies the rules as of `now` (Unix ns), with these incidents open. The result is the whole of what stands against anybody.
     pub fn judge(&mut self, now: u64, incidents: &[Incident]) -> Vec<Finding> {
-        let mut reasons: Vec<Vec<String>> = vec![Vec::new(); self.instances.len()];
+        let mut reasons: Vec<Vec<Reason>> = vec![Vec::new(); self.instances.len()];
         self.dormant.clear();
         if self.is_on() {
             for (at, reasons) in reasons.iter_mut().enumerate() {
@@ -410,7 +440,9 @@ impl Fleet {
                 if !self.instances[at].is_present() || !self.is_judged(at) {
                     continue;
                 }
-                reasons.extend(self.instances[at].unramped.values().cloned());
+                let unramped = self.instances[at].unramped.iter();
+                reasons
+                    .extend(unramped.map(|(build, why)| Reason::about(format!("probation of {build}"), why.clone())));
                 self.judge_alone(session, now, reasons);
                 self.judge_change(session, incidents, reasons);
             }
@@ -426,30 +458,31 @@ impl Fleet {
         }
         let mut findings = Vec::new();
         for (at, reasons) in reasons.into_iter().enumerate() {
-            self.instances[at].reasons.clone_from(&reasons);
+            self.instances[at].reasons = reasons.iter().map(|reason| reason.text.clone()).collect();
             if !reasons.is_empty() {
-                findings.push(Finding { scope: Scope::Session(SessionId(at as u16)), reasons });
+                findings.push(Finding::new(Scope::Session(SessionId(at as u16)), &reasons));
             }
         }
-        findings.extend(
-            self.dormant.iter().map(|(id, why)| Finding { scope: Scope::Strategy(*id), reasons: vec![why.clone()] }),
-        );
+        let dormant = self.dormant.iter();
+        findings.extend(dormant.map(|(id, why)| Finding::new(Scope::Strategy(*id), &[why.clone().into()])));
         findings
     }
 
     /// Rules 1 and 2.
-    fn judge_alone(&self, session: SessionId, now: u64, reasons: &mut Vec<String>) {
+    fn judge_alone(&self, session: SessionId, now: u64, reasons: &mut Vec<Reason>) {
         let at = usize::from(session.0);
         if let Some(why) = &self.memory.lost
             && !self.memory.instances.contains_key(&self.universe.sessions[at].name)
         {
-            reasons.push(format!("what it ran before is not known, a person has to approve what it runs now: {why}"));
+            let text = format!("what it ran before is not known, a person has to approve what it runs now: {why}");
+            reasons.push(text.into());
         }
         let Some(here) = self.instances[at].here() else { return };
         let manifest = match &self.demand {
             Demand::Off | Demand::Interlock => return,
             Demand::Manifest(Err(why)) => {
-                reasons.push(format!("there is no valid manifest: {why}"));
+                let text = format!("there is no valid manifest: {why}");
+                reasons.push(Reason::about("no valid manifest".to_owned(), text));
                 return;
             }
             Demand::Manifest(Ok(manifest)) => manifest,
@@ -458,32 +491,36 @@ impl Fleet {
         for id in trades(&self.universe, session) {
             let strategy_name = &self.universe.strategies[usize::from(id.0)].name;
             let Some(strategy) = strategy_of(manifest, &self.universe, id) else {
-                reasons.push(format!("it may trade strategy {strategy_name}, which is not in the manifest"));
+                let text = format!("it may trade strategy {strategy_name}, which is not in the manifest");
+                reasons.push(text.into());
                 continue;
             };
             if !strategy.instances.contains(name) {
-                reasons.push(format!(
+                let text = format!(
                     "it may trade strategy {strategy_name}, which does not list it as an instance in the manifest"
-                ));
+                );
+                reasons.push(text.into());
                 continue;
             }
             if !strategy.paths.contains(&here.way) {
                 let way = here.way.name();
-                reasons.push(format!("strategy {strategy_name} does not list the order path {way} in the manifest"));
+                let text = format!("strategy {strategy_name} does not list the order path {way} in the manifest");
+                reasons.push(text.into());
             }
             judge_build(strategy, here, reasons);
             self.judge_flags(manifest, strategy, here, now, reasons);
             if let Some(since) = self.dormant_since(manifest, strategy, &Part::Path(here.way), now) {
                 let way = here.way.name();
-                reasons.push(format!(
+                let text = format!(
                     "order path {way} of strategy {strategy_name} is dormant, last used {}: it has to be woken",
                     rfc3339(since)
-                ));
+                );
+                reasons.push(text.into());
             }
         }
     }
 
-    fn judge_flags(&self, manifest: &Manifest, strategy: &Strategy, here: &Here, now: u64, reasons: &mut Vec<String>) {
+    fn judge_flags(&self, manifest: &Manifest, strategy: &Strategy, here: &Here, now: u64, reasons: &mut Vec<Reason>) {
         let build = build_of(strategy, here);
         for (name, value) in here.claim.flags() {
             let known = strategy
@@ -492,30 +529,32 @@ impl Fleet {
                 .find(|flag| flag.name == *name && build.is_some_and(|build| flag.builds.iter().any(|id| id == build)));
             let Some(flag) = known else {
                 let build = build.unwrap_or("which is not known");
-                reasons.push(format!(
+                let text = format!(
                     "flag {name} is not one that build {build} may read for strategy {} by the manifest",
                     strategy.name
-                ));
+                );
+                reasons.push(text.into());
                 continue;
             };
             if !flag.values.is_empty() && !flag.values.contains(value) {
                 let values = flag.values.join(", ");
-                reasons.push(format!("flag {name} = {value:?}: the manifest allows {values}"));
+                reasons.push(format!("flag {name} = {value:?}: the manifest allows {values}").into());
             }
             if is_set(value)
                 && let Some(since) = self.dormant_since(manifest, strategy, &Part::Flag(name.clone()), now)
             {
-                reasons.push(format!(
+                let text = format!(
                     "flag {name} of strategy {} is dormant, last used {}: it has to be woken",
                     strategy.name,
                     rfc3339(since)
-                ));
+                );
+                reasons.push(text.into());
             }
         }
     }
 
     /// Rule 3.
-    fn judge_change(&self, session: SessionId, incidents: &[Incident], reasons: &mut Vec<String>) {
+    fn judge_change(&self, session: SessionId, incidents: &[Incident], reasons: &mut Vec<Reason>) {
         let at = usize::from(session.0);
         let Some(identity) = self.identity(at) else { return };
         let name = &self.universe.sessions[at].name;
@@ -533,7 +572,9 @@ impl Fleet {
             };
             let changes = changes.join(", ");
             let own = incidents.iter().find(|incident| incident.scope == Scope::Session(session));
-            reasons.push(match own {
+            // Incidents come and go while it waits: it waits for the same.
+            let cause = format!("it changed during an incident ({changes})");
+            let text = match own {
                 // Its re-arm waits for this reason to be gone, and would itself be the end of the incident.
                 Some(own) => {
                     format!(
@@ -545,7 +586,8 @@ impl Fleet {
                     "it changed during an incident ({changes}; {}{more}): close the incident, or approve the change",
                     incident.text
                 ),
-            });
+            };
+            reasons.push(Reason::about(cause, text));
         }
     }
 
@@ -705,172 +747,6 @@ impl Fleet {
         }
         asleep
     }
-
-    /// The fleet's lines of the preflight page.
-    #[must_use]
-    pub fn checks(&self, now: u64) -> Vec<Check> {
-        let mut checks = vec![match (&self.demand, &self.refused) {
-            (Demand::Off, _) => Check::note("manifest", "attestation is off: any build may come"),
-            (Demand::Interlock, _) => {
-                Check::note("manifest", "none is configured: only changes during an incident count")
-            }
-            (Demand::Manifest(Err(why)), _) => Check::of("manifest", &[format!("none is in force: {why}")], ""),
-            (Demand::Manifest(Ok(manifest)), Some(why)) => {
-                Check::of("manifest", &[format!("version {} is in force; refused: {why}", manifest.version)], "")
-            }
-            (Demand::Manifest(Ok(manifest)), None) => {
-                let at = self.taken_at.map_or_else(String::new, rfc3339);
-                Check::of("manifest", &[], format!("version {}, taken {at}", manifest.version))
-            }
-        }];
-        let named = |at: usize, reason: &String| format!("session {}: {reason}", self.universe.sessions[at].name);
-        let about = |flags: bool| -> Vec<String> {
-            let all = self.instances.iter().enumerate();
-            let all = all.flat_map(|(at, instance)| instance.reasons.iter().map(move |reason| (at, reason)));
-            all.filter(|(_, reason)| is_about_flags(reason) == flags).map(|(at, reason)| named(at, reason)).collect()
-        };
-        let present = self.instances.iter().filter(|instance| instance.is_present()).count();
-        let judged = if self.is_on() { "nothing stands against any of them" } else { "nobody looks at what they run" };
-        checks.push(Check::of("builds", &about(false), format!("{present} sessions are connected, {judged}")));
-        let set: BTreeSet<&str> = self
-            .instances
-            .iter()
-            .filter_map(Instance::here)
-            .flat_map(|here| here.claim.flags().iter().filter(|(_, value)| is_set(value)).map(|(name, _)| &**name))
-            .collect();
-        let set = if set.is_empty() { "none".to_owned() } else { Vec::from_iter(set).join(", ") };
-        checks.push(Check::of("flags", &about(true), format!("set: {set}")));
-        let missing: Vec<String> =
-            self.missing().iter().map(|(strategy, name)| format!("{name} of strategy {strategy} is missing")).collect();
-        checks.push(match self.manifest() {
-            None => Check::note("instances", "no manifest says who is expected"),
-            Some(_) => Check::of("instances", &missing, "all that are expected are connected"),
-        });
-        let asleep: Vec<String> =
-            self.asleep(now).iter().map(|(what, since)| format!("{what} since {}", rfc3339(*since))).collect();
-        // What is asleep does not trade; nothing says that it should.
-        checks.push(match asleep.is_empty() {
-            true => Check::of("dormant", &[], "nothing has to be woken"),
-            false => Check::note("dormant", format!("to be woken before it is used: {}", asleep.join("; "))),
-        });
-        checks
-    }
-
-    /// Sessions as people see them.
-    #[must_use]
-    pub fn rows(&self) -> Vec<SessionRow> {
-        let row = |(at, instance): (usize, &Instance)| {
-            let spec = &self.universe.sessions[at];
-            let here = instance.shown();
-            let claim = here.map(|here| &here.claim);
-            let said = |part: fn(&Claim) -> Option<&str>| claim.and_then(part).map(str::to_owned);
-            let (digest, not_measured) = match here.map(|here| &here.measured) {
-                Some(Measured::Digest(digest)) => (Some(hex(digest)), None),
-                Some(Measured::Not(why)) => (None, Some(why.clone())),
-                None => (None, None),
-            };
-            let verdict = match (instance.is_present(), self.is_judged(at)) {
-                (false, _) => "absent",
-                (true, _) if !self.is_on() => "off",
-                (true, false) => "not_judged",
-                (true, true) if instance.reasons.is_empty() => "approved",
-                (true, true) => "quarantined",
-            };
-            SessionRow {
-                name: spec.name.clone(),
-                kind: match spec.kind {
-                    SessionKind::Ask => "ask",
-                    SessionKind::Observe => "observe",
-                    SessionKind::Reference => "reference",
-                    SessionKind::Orders => "orders",
-                },
-                transport: here.map(|here| here.way.name()),
-                connected: instance.is_present(),
-                from: here.map(|here| here.from.clone()),
-                build_claimed: said(Claim::build),
-                build: here.and_then(|here| self.known_build(here)),
-                digest,
-                not_measured,
-                config_hash: said(Claim::config_hash),
-                flags: claim.map_or_else(BTreeMap::new, |claim| claim.flags().iter().cloned().collect()),
-                host: said(Claim::host),
-                verdict,
-                reasons: instance.reasons.clone(),
-                to_approve: (verdict == "quarantined").then(|| self.to_approve(at)).flatten(),
-                since: (instance.since > 0).then(|| rfc3339(instance.since)),
-                last_event: (instance.last_event > 0).then(|| rfc3339(instance.last_event)),
-            }
-        };
-        self.instances.iter().enumerate().map(row).collect()
-    }
-
-    /// The manifest as people see it.
-    #[must_use]
-    pub fn manifest_view(&self, now: u64) -> ManifestView {
-        let strategies = self.manifest().map_or_else(Vec::new, |manifest| {
-            manifest.strategies.iter().map(|strategy| self.strategy_view(manifest, strategy, now)).collect()
-        });
-        ManifestView {
-            attestation: self.attestation(),
-            version: self.manifest().map(|manifest| manifest.version),
-            digest: self.manifest().map(|manifest| hex(&manifest.digest)),
-            loaded_at: self.taken_at.map(rfc3339),
-            refused: self.refused.clone(),
-            version_floor: self.floor().map_or(0, |(version, _)| version),
-            strategies,
-        }
-    }
-
-    fn strategy_view(&self, manifest: &Manifest, strategy: &Strategy, now: u64) -> StrategyView {
-        let seen = |part: &Part| {
-            let said = strategy.exercised.get(part).copied();
-            said.max(self.memory.last_exercised(&strategy.name, &part.to_string()))
-        };
-        let live = |is: &dyn Fn(&Here) -> bool| -> Vec<String> {
-            let names = strategy.instances.iter().filter(|name| {
-                let id = self.universe.session(name);
-                let instance = id.map(|id| &self.instances[usize::from(id.0)]);
-                instance.and_then(Instance::here).is_some_and(is)
-            });
-            names.cloned().collect()
-        };
-        let view = |part: Part, name: String, detail: Option<String>, live: Vec<String>, sleeps: bool| PartView {
-            name,
-            detail,
-            dormant: sleeps && self.dormant_since(manifest, strategy, &part, now).is_some(),
-            last_exercised: seen(&part).map(rfc3339),
-            live,
-        };
-        let builds = strategy.builds.iter().map(|build| {
-            let live = live(&|here| build_of(strategy, here) == Some(&build.id));
-            view(Part::Build(build.id.clone()), build.id.clone(), build.digest.map(|d| hex(&d)), live, false)
-        });
-        let paths = strategy.paths.iter().map(|way| {
-            let live = live(&|here| here.way == *way);
-            view(Part::Path(*way), way.name().to_owned(), None, live, true)
-        });
-        let flags = strategy.flags.iter().map(|flag| {
-            let reads = |here: &Here| build_of(strategy, here).is_some_and(|id| flag.builds.iter().any(|b| b == id));
-            let sets = |here: &Here| here.claim.flags().iter().any(|(name, value)| *name == flag.name && is_set(value));
-            let live = live(&|here| reads(here) && sets(here));
-            view(Part::Flag(flag.name.clone()), flag.name.clone(), Some(flag.meaning.clone()), live, true)
-        });
-        StrategyView {
-            name: strategy.name.clone(),
-            dormant: self.dormant_since(manifest, strategy, &Part::Strategy, now).is_some(),
-            last_exercised: seen(&Part::Strategy).map(rfc3339),
-            instances: strategy.instances.clone(),
-            missing: strategy.instances.iter().filter(|name| !self.is_here(name)).cloned().collect(),
-            builds: builds.collect(),
-            paths: paths.collect(),
-            flags: flags.collect(),
-        }
-    }
-}
-
-/// Reasons about flags begin with the word.
-fn is_about_flags(reason: &str) -> bool {
-    reason.starts_with("flag ")
 }
 
 fn strategy_of<'m>(manifest: &'m Manifest, universe: &Universe, id: StrategyId) -> Option<&'m Strategy> {
@@ -893,11 +769,11 @@ fn build_of<'s>(strategy: &'s Strategy, here: &Here) -> Option<&'s str> {
 }
 
 /// The build's part of rule 1.
-fn judge_build(strategy: &Strategy, here: &Here, reasons: &mut Vec<String>) {
+fn judge_build(strategy: &Strategy, here: &Here, reasons: &mut Vec<Reason>) {
     let name = &strategy.name;
     let claimed = here.claim.build();
     let Some(build) = build_of(strategy, here).and_then(|id| strategy.build(id)) else {
-        reasons.push(match (&here.measured, claimed) {
+        let text = match (&here.measured, claimed) {
             (Measured::Digest(digest), Some(claimed)) => format!(
                 "its executable (sha256 {}, which it calls {claimed}) is no approved build of strategy {name}",
                 hex(digest)
@@ -907,15 +783,16 @@ fn judge_build(strategy: &Strategy, here: &Here, reasons: &mut Vec<String>) {
             }
             (Measured::Not(_), Some(claimed)) => format!("build {claimed} is not approved for strategy {name}"),
             (Measured::Not(why), None) => format!("its build is not known: it does not say, and {why}"),
-        });
+        };
+        reasons.push(text.into());
         return;
     };
     match (&here.measured, claimed) {
         (Measured::Digest(_), Some(claimed)) if claimed != build.id => {
-            reasons.push(format!("it calls itself {claimed}, and its executable is that of {}", build.id));
+            reasons.push(format!("it calls itself {claimed}, and its executable is that of {}", build.id).into());
         }
         (Measured::Not(why), _) if build.digest.is_some() && !strategy.claim_suffices => {
-            reasons.push(format!("that it is {} is only its word: {why}", build.id));
+            reasons.push(format!("that it is {} is only its word: {why}", build.id).into());
         }
         (Measured::Digest(_) | Measured::Not(_), _) => {}
     }
@@ -923,7 +800,7 @@ fn judge_build(strategy: &Strategy, here: &Here, reasons: &mut Vec<String>) {
         let hash = here.claim.config_hash();
         if !hash.is_some_and(|hash| build.config_hashes.iter().any(|listed| listed == hash)) {
             let hash = hash.unwrap_or("none");
-            reasons.push(format!("its configuration hash {hash} is not approved for build {}", build.id));
+            reasons.push(format!("its configuration hash {hash} is not approved for build {}", build.id).into());
         }
     }
 }
@@ -936,7 +813,7 @@ struct Judged<'f> {
 
 impl Judged<'_> {
     /// Instances of `strategy` that are there with nothing against them, and their builds.
-    fn clean<'s>(&'s self, strategy: &'s Strategy, reasons: &[Vec<String>]) -> Vec<(usize, &'s str)> {
+    fn clean<'s>(&'s self, strategy: &'s Strategy, reasons: &[Vec<Reason>]) -> Vec<(usize, &'s str)> {
         let universe = &self.fleet.universe;
         let ids = strategy.instances.iter().filter_map(|name| universe.session(name));
         ids.map(|id| usize::from(id.0))
@@ -946,7 +823,7 @@ impl Judged<'_> {
     }
 
     /// Rule 4. All strategies are looked at before any instance is named, so that their order does not matter.
-    fn minorities(&self, reasons: &mut [Vec<String>]) {
+    fn minorities(&self, reasons: &mut [Vec<Reason>]) {
         let mut named = Vec::new();
         for strategy in self.manifest.strategies.iter().filter(|strategy| !strategy.mixed_builds) {
             let clean = self.clean(strategy, reasons);
@@ -954,7 +831,8 @@ impl Judged<'_> {
             let with = clean.iter().filter(|(_, build)| *build == stays).count();
             for (at, build) in clean.iter().filter(|(_, build)| *build != stays) {
                 let fleet = format!("{with} of {} instances of strategy {} run {stays}", clean.len(), strategy.name);
-                named.push((*at, format!("it is of the minority: it runs {build}, {fleet}")));
+                let cause = format!("it is of the minority of {}: it runs {build}", strategy.name);
+                named.push((*at, Reason::about(cause, format!("it is of the minority: it runs {build}, {fleet}"))));
             }
         }
         for (at, why) in named {
@@ -963,7 +841,7 @@ impl Judged<'_> {
     }
 
     /// Rule 5.
-    fn meanings(&self, reasons: &mut [Vec<String>]) {
+    fn meanings(&self, reasons: &mut [Vec<Reason>]) {
         let mut readers: BTreeMap<&str, BTreeMap<&str, BTreeSet<usize>>> = BTreeMap::new();
         for strategy in &self.manifest.strategies {
             for (at, build) in self.clean(strategy, reasons) {
@@ -981,7 +859,8 @@ impl Judged<'_> {
             let all = meanings.iter().map(one).collect::<Vec<_>>().join(" and ");
             let instances: BTreeSet<usize> = meanings.values().flatten().copied().collect();
             for at in instances {
-                reasons[at].push(format!("flag {flag} has two live meanings: {all}"));
+                let cause = format!("flag {flag} has two live meanings");
+                reasons[at].push(Reason::about(cause, format!("flag {flag} has two live meanings: {all}")));
             }
         }
     }

@@ -431,6 +431,39 @@ fn one_of_eight_that_missed_the_deployment_is_named_and_the_seven_go_on() {
 }
 
 #[test]
+fn what_a_finding_is_about_stays_while_only_its_words_change() {
+    let mut world = World::with("");
+    let found = |world: &mut World, name: &str| {
+        let scope = Scope::Session(world.session(name));
+        let findings = world.fleet.judge(world.now, &world.incidents);
+        let finding = findings.into_iter().find(|finding| finding.scope == scope).unwrap();
+        (finding.causes, finding.reasons.join("; "))
+    };
+    // A minority of three, and of four.
+    for name in ["gw-0", "gw-1"] {
+        world.gate(name, 2);
+    }
+    world.gate("gw-2", 1);
+    let of_three = found(&mut world, "gw-2");
+    world.gate("gw-3", 2);
+    let of_four = found(&mut world, "gw-2");
+    assert_ne!(of_three.1, of_four.1);
+    assert_eq!(of_three.0, of_four.0);
+    // What it changed besides is another matter, the incidents that it waits for are not.
+    world.halt();
+    world.come("gw-0", Way::Gate, claim("", &[("old", "1")], Some("aaaaaaaa")), Measured::Digest(digest(2)));
+    let one = found(&mut world, "gw-0");
+    world
+        .incidents
+        .insert(0, Incident { scope: Scope::Strategy(StrategyId(1)), text: "strategy beta is halted".into() });
+    let two = found(&mut world, "gw-0");
+    assert!(one.1 != two.1 && two.1.contains("strategy beta is halted and 1 more"), "{}", two.1);
+    assert_eq!(one.0, two.0);
+    world.come("gw-0", Way::Gate, claim("", &[("old", "2")], Some("aaaaaaaa")), Measured::Digest(digest(2)));
+    assert_ne!(found(&mut world, "gw-0").0, two.0);
+}
+
+#[test]
 fn one_flag_with_two_live_meanings_stops_all_that_read_it() {
     let mut world = World::with("mixed_builds = true");
     world.gate("gw-0", 2);

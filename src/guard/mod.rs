@@ -11,6 +11,7 @@ pub mod peers;
 pub mod preflight;
 pub mod quiet;
 pub mod ramp;
+pub mod shares;
 pub mod signatures;
 pub mod template;
 pub mod watch;

@@ -11,6 +11,8 @@
 //!   and a reference that moves by a hundredth at most remembers where it began: a slow drift is not learned as normal
 //!   without being told.
 //!
+//! Of rejects there is also the share of an instance's own orders, over a longer time: [`super::shares`].
+//!
 //! Rates below [`PeerOptions::rate_min`] are nobody's concern: a quiet instance that sends ten orders has done nothing. One that
 //! goes silent while its peers trade is told and never halted: [`super::quiet`].
 
@@ -20,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::quiet::{Far, Quiet, QuietOptions};
+use super::shares::{Part, ShareOptions, Shares, odds_of, share_of};
 use crate::kill::words::rfc3339;
 
 /// What is counted of an instance since it began.
@@ -46,11 +49,15 @@ pub enum Measure {
     Fills,
     /// Rejects.
     Rejects,
+    /// Rejects, as a part of the orders that were sent.
+    RejectShare,
 }
 
 impl Measure {
     /// All.
-    pub const ALL: [Measure; 3] = [Measure::Orders, Measure::Fills, Measure::Rejects];
+    pub const ALL: [Measure; 4] = [Measure::Orders, Measure::Fills, Measure::Rejects, Measure::RejectShare];
+    /// Those that are rates; they come first.
+    pub const RATES: [Measure; 3] = [Measure::Orders, Measure::Fills, Measure::Rejects];
 
     /// Its word.
     #[must_use]
@@ -59,25 +66,46 @@ impl Measure {
             Measure::Orders => "orders",
             Measure::Fills => "fills",
             Measure::Rejects => "rejects",
+            Measure::RejectShare => "reject_share",
         }
     }
 
+    /// What is counted for it.
     pub(super) const fn of(self, counts: &Counts) -> u64 {
         match self {
             Measure::Orders => counts.orders,
             Measure::Fills => counts.fills,
-            Measure::Rejects => counts.rejects,
+            Measure::Rejects | Measure::RejectShare => counts.rejects,
+        }
+    }
+
+    /// So much of it, in words; shares are said of odds.
+    fn amount(self, value: f64) -> String {
+        match self {
+            Measure::Orders | Measure::Fills | Measure::Rejects => format!("{value:.1} {} a second", self.name()),
+            Measure::RejectShare => format!("{:.1}% of its orders rejected", 100.0 * share_of(value)),
+        }
+    }
+
+    /// The same without the word for it.
+    fn bare(self, value: f64) -> String {
+        match self {
+            Measure::Orders | Measure::Fills | Measure::Rejects => format!("{value:.1}"),
+            Measure::RejectShare => format!("{:.1}%", 100.0 * share_of(value)),
         }
     }
 }
 
-/// When an instance is far away. Rates are per second, over [`PeerOptions::window`].
+/// When an instance is far away. Rates are per second, over [`PeerOptions::window`]; of shares it is the odds that are so many times
+/// others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerOptions {
     /// What rates are taken over.
     pub window: Duration,
     /// Lower rates are never too high, per second: orders, fills, rejects.
-    pub rate_min: [u32; Measure::ALL.len()],
+    pub rate_min: [u32; Measure::RATES.len()],
+    /// When shares of rejects are looked at.
+    pub share: ShareOptions,
     /// So many times the peers' median is far.
     pub warn_factor: u32,
     /// So many times it is so far that the instance is halted.
@@ -105,6 +133,7 @@ impl Default for PeerOptions {
         PeerOptions {
             window: Duration::from_secs(1),
             rate_min: [200, 200, 50],
+            share: ShareOptions::default(),
             warn_factor: 4,
             halt_factor: 8,
             deviations: 10,
@@ -158,7 +187,7 @@ pub enum Found {
         instance: usize,
         /// What of it.
         measure: Measure,
-        /// How much, per second.
+        /// How much, per second; of a share its odds.
         rate: f64,
         /// From what.
         against: Against,
@@ -262,6 +291,23 @@ pub struct Peers {
     /// Half hours since 1970 of the last sample.
     bucket: Option<u64>,
     quiet: Quiet,
+    shares: Shares,
+    /// Orders and rejects of each instance that its share was last taken of.
+    parts: Vec<Part>,
+}
+
+/// One rate or share of an instance, and when it is far from what it is held against.
+struct Seen {
+    instance: usize,
+    measure: Measure,
+    /// What it is.
+    value: f64,
+    /// What is held against others, which is no more than that.
+    held: f64,
+    /// What is never too high, for a warning and for a halt.
+    least: [f64; 2],
+    /// How long it has to be far, for a warning and for a halt, in ns.
+    hold: [u64; 2],
 }
 
 impl Peers {
@@ -280,7 +326,9 @@ impl Peers {
         let watches = instances.iter().map(|_| core::array::from_fn(|_| watch.clone())).collect();
         let far = Far { factor: options.warn_factor, peers_min: options.peers_min };
         let quiet = Quiet::new(options.quiet.clone(), far, instances.len());
-        Peers { options, instances, watches, samples: std::collections::VecDeque::new(), bucket: None, quiet }
+        let (shares, parts) = (Shares::new(&options.share), vec![Part::default(); instances.len()]);
+        let samples = std::collections::VecDeque::new();
+        Peers { options, instances, watches, samples, bucket: None, quiet, shares, parts }
     }
 
     /// Goes on from what was saved. Instances are found by their names; what is not a rate is left out.
@@ -326,7 +374,8 @@ impl Peers {
                 None => Found::Resumed { instance, measure },
             });
         }
-        let window = u64::try_from(self.options.window.as_nanos()).unwrap_or(u64::MAX).max(1);
+        self.look_at_shares(mono, unix, counts, &mut found);
+        let window = nanos(self.options.window).max(1);
         self.samples.push_back((mono, counts.to_vec()));
         // The newest sample that is at least a window old stays: rates are taken from it.
         while self.samples.len() > SAMPLES_MAX
@@ -339,20 +388,42 @@ impl Peers {
         if elapsed < window {
             return found;
         }
-        let all_rates = Measure::ALL.map(|measure| -> Vec<f64> {
+        let all_rates = Measure::RATES.map(|measure| -> Vec<f64> {
             let per_second = |(now, then): (&Counts, &Counts)| {
                 measure.of(now).saturating_sub(measure.of(then)) as f64 * 1e9 / elapsed as f64
             };
             counts.iter().zip(before).map(per_second).collect()
         });
         let away: Vec<bool> = counts.iter().zip(before).map(|(now, then)| now.away || then.away).collect();
-        for (at, rates) in all_rates.iter().enumerate() {
-            for instance in 0..rates.len() {
-                let against = self.against((instance, at), rates, &away, unix);
-                self.judge(instance, at, rates[instance], &against, mono, &mut found);
+        let hold = [nanos(self.options.hold); 2];
+        for (measure, rates) in Measure::RATES.into_iter().zip(&all_rates) {
+            let least = [f64::from(self.options.rate_min[measure as usize]); 2];
+            for (instance, value) in rates.iter().copied().enumerate() {
+                let against = self.against((instance, measure), rates, &away, unix);
+                self.judge(&Seen { instance, measure, value, held: value, least, hold }, &against, mono, &mut found);
             }
         }
         found
+    }
+
+    /// Holds the share of rejects of each against those of the others.
+    fn look_at_shares(&mut self, mono: u64, unix: u64, counts: &[Counts], found: &mut Vec<Found>) {
+        let parts = self.shares.sample(mono, counts);
+        let odds: Vec<f64> = parts.iter().map(|part| part.odds_as_peer()).collect();
+        let silent: Vec<bool> =
+            parts.iter().zip(counts).map(|(part, counts)| counts.away || part.orders == 0).collect();
+        let ShareOptions { window, rejects_min, .. } = self.options.share;
+        let (hold, least) = (nanos(self.options.hold), self.options.share.least());
+        // A burst of rejects is in every count for as long as the window.
+        let hold = [hold, hold.max(nanos(window)).saturating_add(1)];
+        let measure = Measure::RejectShare;
+        for (instance, part) in parts.iter().enumerate() {
+            let held = if part.rejects < u64::from(rejects_min) { 0.0 } else { part.lowest_odds() };
+            let against = self.against((instance, measure), &odds, &silent, unix);
+            let value = odds_of(part.share());
+            self.judge(&Seen { instance, measure, value, held, least, hold }, &against, mono, found);
+        }
+        self.parts = parts;
     }
 
     /// A person has let an instance trade again: what it does is looked at anew, and if it is still far it is halted again.
@@ -390,16 +461,27 @@ impl Peers {
             });
             (measure.name().to_owned(), value)
         };
+        let percent = |odds: f64| round(100.0 * share_of(odds));
+        let share = |part: &Part, watch: &Watch| {
+            let usual = watch.usual[place];
+            json!({
+                "percent": round(100.0 * part.share()), "orders": part.orders, "rejects": part.rejects,
+                "usual_percent": percent(usual.level), "began_at_percent": percent(usual.reference), "days": usual.days,
+                "far": watch.warned, "halted": watch.halted, "drifted": watch.drifted,
+            })
+        };
         let one = |(at, instance): (usize, &Instance)| {
-            let all = Measure::ALL.iter().zip(&self.watches[at]);
+            let all = Measure::RATES.iter().zip(&self.watches[at]);
             let measures = all.map(|(of, watch)| measure(at, *of, watch)).collect::<serde_json::Map<_, _>>();
             let peers = self.instances.iter().filter(|i| i.group == instance.group && i.name != instance.name);
-            json!({ "session": instance.name, "peers": peers.map(|p| &p.name).collect::<Vec<_>>(), "rates": measures })
+            json!({ "session": instance.name, "peers": peers.map(|p| &p.name).collect::<Vec<_>>(), "rates": measures,
+                "reject_share": share(&self.parts[at], &self.watches[at][Measure::RejectShare as usize]) })
         };
         json!({
             "at": rfc3339(unix),
             "window_ms": u64::try_from(self.options.window.as_millis()).unwrap_or(u64::MAX),
             "quiet_window_ms": u64::try_from(self.options.quiet.window.as_millis()).unwrap_or(u64::MAX),
+            "share_window_ms": u64::try_from(self.options.share.window.as_millis()).unwrap_or(u64::MAX),
             "instances": self.instances.iter().enumerate().map(one).collect::<Vec<_>>(),
         })
     }
@@ -408,7 +490,7 @@ impl Peers {
     /// who was so at either end of the window.
     fn against(
         &self,
-        (instance, measure): (usize, usize),
+        (instance, measure): (usize, Measure),
         rates: &[f64],
         away: &[bool],
         unix: u64,
@@ -430,7 +512,7 @@ impl Peers {
             let peers = Against::Peers { count: peers.len(), median, mad };
             all.push((bound(options.warn_factor), bound(options.halt_factor), peers));
         }
-        let usual = self.watches[instance][measure].usual[(unix / BUCKET_NS) as usize % BUCKETS];
+        let usual = self.watches[instance][measure as usize].usual[(unix / BUCKET_NS) as usize % BUCKETS];
         if usual.days >= options.days_min {
             let warn = usual.level * f64::from(options.own_factor);
             // Its own past alone warns twice as early as it halts.
@@ -439,42 +521,33 @@ impl Peers {
         all
     }
 
-    fn judge(
-        &mut self,
-        instance: usize,
-        at: usize,
-        rate: f64,
-        against: &[(f64, f64, Against)],
-        mono: u64,
-        found: &mut Vec<Found>,
-    ) {
-        let hold = u64::try_from(self.options.hold.as_nanos()).unwrap_or(u64::MAX);
-        let (least, halts) = (f64::from(self.options.rate_min[at]), self.options.halts);
-        let measure = Measure::ALL[at];
-        let watch = &mut self.watches[instance][at];
+    fn judge(&mut self, seen: &Seen, against: &[(f64, f64, Against)], mono: u64, found: &mut Vec<Found>) {
+        let Seen { instance, measure, value: rate, held, least, hold } = *seen;
+        let halts = self.options.halts;
+        let watch = &mut self.watches[instance][measure as usize];
         watch.rate = rate;
-        let beyond = |halt: bool| {
-            let is = |(warn, stop, _): &&(f64, f64, Against)| rate > least && rate > if halt { *stop } else { *warn };
+        let beyond = |step: usize| {
+            let is = |(warn, stop, _): &&(f64, f64, Against)| held > least[step] && held > [*warn, *stop][step];
             against.iter().find(is).map(|(.., against)| *against)
         };
-        let mut held = [None; 2];
+        let mut long = [None; 2];
         for (step, since) in watch.since.iter_mut().enumerate() {
-            let far = beyond(step == 1);
+            let far = beyond(step);
             *since = far.and(Some(since.unwrap_or(mono)));
-            held[step] = far.filter(|_| since.is_some_and(|since| mono.saturating_sub(since) >= hold));
+            long[step] = far.filter(|_| since.is_some_and(|since| mono.saturating_sub(since) >= hold[step]));
         }
         if watch.since[0].is_none() {
             // What is far is not usual: the highest is only learned of what is not.
-            watch.highest = watch.highest.max(rate);
+            watch.highest = watch.highest.max(held);
             watch.halted = false;
             if core::mem::take(&mut watch.warned) {
                 found.push(Found::Back { instance, measure });
             }
         }
-        if let Some(against) = held[1].filter(|_| halts && !watch.halted) {
+        if let Some(against) = long[1].filter(|_| halts && !watch.halted) {
             (watch.warned, watch.halted) = (true, true);
             found.push(Found::Outlier { instance, measure, rate, against, halt: true });
-        } else if let Some(against) = held[0].filter(|_| !watch.warned) {
+        } else if let Some(against) = long[0].filter(|_| !watch.warned) {
             watch.warned = true;
             found.push(Found::Outlier { instance, measure, rate, against, halt: false });
         }
@@ -504,7 +577,12 @@ impl Peers {
                     usual.reference += (usual.level - usual.reference).clamp(-most, most);
                 }
                 usual.days = usual.days.saturating_add(1);
-                let far = usual.level > usual.reference * f64::from(self.options.drift_factor);
+                // Few rejects more are many times as few.
+                let little = match measure {
+                    Measure::Orders | Measure::Fills | Measure::Rejects => 0.0,
+                    Measure::RejectShare => self.options.share.least()[0],
+                };
+                let far = usual.level > (usual.reference * f64::from(self.options.drift_factor)).max(little);
                 if far && !watch.drifted {
                     let (level, reference) = (usual.level, usual.reference);
                     found.push(Found::Drift { instance, measure, level, reference });
@@ -513,6 +591,10 @@ impl Peers {
             }
         }
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The middle of `values`, or between the two in the middle; 0 of none.
@@ -534,21 +616,24 @@ impl Found {
             Found::Outlier { instance, measure, rate, against, .. } => {
                 let of = match against {
                     Against::Peers { count, median, mad } => {
-                        format!("{count} peers have {median:.1} (median; deviation {mad:.1})")
+                        let (median, mad) = (measure.bare(*median), measure.bare(*mad));
+                        format!("{count} peers have {median} (median; deviation {mad})")
                     }
                     Against::Itself { level, days } => {
-                        format!("at this time of day it had at most {level:.1} on {days} days")
+                        let level = measure.bare(*level);
+                        format!("at this time of day it had at most {level} on {days} days")
                     }
                 };
-                format!("session {} has {rate:.1} {} a second; {of}", name(instance), measure.name())
+                format!("session {} has {}; {of}", name(instance), measure.amount(*rate))
             }
             Found::Back { instance, measure } => {
-                format!("session {} is back among its peers in {}", name(instance), measure.name())
+                format!("session {} is back among its peers in {}", name(instance), measure.name().replace('_', " "))
             }
             Found::Drift { instance, measure, level, reference } => format!(
-                "session {} has drifted: usually {level:.1} {} a second at this time of day, {reference:.1} where it began",
+                "session {} has drifted: usually {} at this time of day, {} where it began",
                 name(instance),
-                measure.name()
+                measure.amount(*level),
+                measure.bare(*reference)
             ),
             Found::Quiet { instance, measure, rate, median, count } => format!(
                 "session {} has {rate:.1} {} a second, and did as its peers before; {count} peers have {median:.1} (median)",
@@ -670,6 +755,93 @@ mod tests {
             found.extend(run.quarter(&mood));
         }
         assert_eq!(found, []);
+    }
+
+    impl Run {
+        /// A quarter of a second in which each sends an order if `sends` says so of it, and has it rejected if it says that.
+        fn single(&mut self, mut sends: impl FnMut(&mut Noise, usize) -> (bool, bool)) -> Vec<Found> {
+            self.now += 250 * MS;
+            for (instance, counts) in self.counts.iter_mut().enumerate() {
+                let (order, rejected) = sends(&mut self.noise, instance);
+                counts.orders += u64::from(order);
+                counts.rejects += u64::from(order && rejected);
+                counts.fills += u64::from(order && !rejected);
+            }
+            self.peers.sample(self.now, self.now, &self.counts)
+        }
+    }
+
+    #[test]
+    fn one_whose_few_orders_are_all_rejected_is_warned_about_and_halted_if_that_goes_on() {
+        let mut run = Run::new(8, PeerOptions::default());
+        // One order in four seconds each; of the others one in fifty is rejected.
+        let go_on = |run: &mut Run, seconds: u64, all: bool| -> Vec<Found> {
+            let step =
+                |noise: &mut Noise, instance| (noise.below(16) == 0, (all && instance == 7) || noise.below(50) == 0);
+            (0..4 * seconds).flat_map(|_| run.single(step)).collect()
+        };
+        assert_eq!(go_on(&mut run, 600, false), []);
+        let found = go_on(&mut run, 60, true);
+        let [Found::Outlier { instance: 7, measure: Measure::RejectShare, halt: false, .. }] = found[..] else {
+            panic!("{found:?}")
+        };
+        let text = found[0].text(run.peers.instances());
+        assert!(text.contains("of its orders rejected; 7 peers have"), "{text}");
+        let found = go_on(&mut run, 120, true);
+        assert!(
+            matches!(found[..], [Found::Outlier { instance: 7, measure: Measure::RejectShare, halt: true, .. }]),
+            "{found:?}"
+        );
+        let shown = run.peers.to_json(run.now);
+        let share = &shown["instances"][7]["reject_share"];
+        assert_eq!((&share["percent"], &share["halted"]), (&json!(100.0), &json!(true)), "{share}");
+        // Put right, it is back within the window.
+        let back = go_on(&mut run, 120, false);
+        assert_eq!(back, [Found::Back { instance: 7, measure: Measure::RejectShare }]);
+    }
+
+    #[test]
+    fn a_burst_of_rejects_halts_nobody_and_one_that_hits_all_is_nobodys() {
+        let mut run = Run::new(8, PeerOptions::default());
+        let steady = |run: &mut Run, quarters: u64| -> Vec<Found> {
+            (0..quarters).flat_map(|_| run.single(|noise, _| (noise.below(4) == 0, false))).collect()
+        };
+        assert_eq!(steady(&mut run, 400), []);
+        // An instrument closes: one has forty orders rejected in ten seconds and goes on with others.
+        let mut found: Vec<Found> = (0..40).flat_map(|_| run.single(|_, instance| (true, instance == 3))).collect();
+        found.extend(steady(&mut run, 1_000));
+        assert!(found.iter().all(|f| !matches!(f, Found::Outlier { halt: true, .. })), "{found:?}");
+        // The venue closes: everybody's are rejected, for minutes.
+        let found: Vec<Found> = (0..1_000).flat_map(|_| run.single(|noise, _| (noise.below(4) == 0, true))).collect();
+        assert_eq!(found, []);
+    }
+
+    #[test]
+    fn healthy_ones_with_rejects_now_and_then_are_never_far_whatever_they_send() {
+        // One order in so many quarters of a second, and one reject in so many orders.
+        for (order, reject) in [(1, 5), (2, 10), (8, 20), (40, 10), (120, 5), (240, 3)] {
+            let mut run = Run::new(8, PeerOptions::default());
+            // One of them is ten times as busy as the others, one sends nothing.
+            let step = |noise: &mut Noise, instance: usize| {
+                let one_in = if instance == 0 { (order / 10).max(1) } else { order };
+                (instance != 7 && noise.below(one_in) == 0, noise.below(reject) == 0)
+            };
+            let found: Vec<Found> = (0..3_600 * 4).flat_map(|_| run.single(step)).collect();
+            assert_eq!(found, [], "one order in {order}, one reject in {reject}");
+        }
+    }
+
+    #[test]
+    fn too_few_rejects_and_too_few_peers_with_orders_say_nothing() {
+        let mut run = Run::new(8, PeerOptions::default());
+        let few = |noise: &mut Noise, instance: usize| (noise.below(80) == 0, instance == 7);
+        // Three in a minute, all rejected.
+        let found: Vec<Found> = (0..240).flat_map(|_| run.single(few)).collect();
+        assert!(run.counts[7].rejects < 5 && found.is_empty(), "{found:?}");
+        // Two peers with orders are too few, whatever the silent ones would seem to have.
+        let mut run = Run::new(8, PeerOptions::default());
+        let found: Vec<Found> = (0..1_000).flat_map(|_| run.single(|_, at| (at > 4, at == 7))).collect();
+        assert!(found.iter().all(|f| !matches!(f, Found::Outlier { measure: Measure::RejectShare, .. })), "{found:?}");
     }
 
     #[test]

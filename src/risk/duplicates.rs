@@ -2,7 +2,7 @@
 
 use crate::model::save::{Blank, saved_state, saved_value};
 use crate::model::{OrdType, Side};
-use crate::ring::huge::advise_slice;
+use crate::ring::huge::{Populated, advise_slice, populate_slice};
 use crate::risk::index::hash;
 use crate::units::MonoNanos;
 
@@ -104,6 +104,16 @@ impl DuplicateLog {
         log
     }
 
+    /// Takes the memory of the whole table now. See [`populate_slice`].
+    ///
+    /// # Errors
+    ///
+    /// As [`populate_slice`].
+    pub fn prefault(&self) -> Populated {
+        populate_slice(&self.buckets)?;
+        populate_slice(&self.ring)
+    }
+
     #[inline]
     fn place(&self, number: u64) -> usize {
         number as usize & (self.ring.len() - 1)
@@ -158,6 +168,13 @@ impl DuplicateLog {
         let bucket = &mut self.buckets[look.bucket as usize];
         let before = core::mem::replace(bucket, Bucket { latest: self.latest, at: now }).latest;
         self.ring[self.place(self.latest)] = Recent { what, at: now, before };
+    }
+
+    /// Where the order that comes after `ahead` others will be logged, in place of the oldest by then: to be prefetched.
+    #[inline]
+    #[must_use]
+    pub fn to_log(&self, ahead: u64) -> &impl Sized {
+        &self.ring[self.place(self.latest + 1 + ahead)]
     }
 
     /// The bucket of `what`: to be prefetched.

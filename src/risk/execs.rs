@@ -2,7 +2,7 @@
 
 use crate::model::Side;
 use crate::model::save::{saved_state, saved_value};
-use crate::ring::huge::advise;
+use crate::ring::huge::{Populated, advise, populate};
 use crate::risk::index::{IdIndex, hash};
 use crate::units::{ExecId, OrdId, SessionId};
 
@@ -66,6 +66,16 @@ impl ExecTable {
         let ring = Vec::with_capacity(capacity);
         advise(&ring);
         ExecTable { index: IdIndex::new(capacity), ring, oldest: 0, capacity, day: 0 }
+    }
+
+    /// Takes the memory of the whole table now. See [`populate`].
+    ///
+    /// # Errors
+    ///
+    /// As [`populate`].
+    pub fn prefault(&self) -> Populated {
+        self.index.prefault()?;
+        populate(&self.ring)
     }
 
     /// The execution with this id.

@@ -5,7 +5,7 @@
 //! followers back, so that no search is longer than it has to be.
 
 use crate::model::save::saved_state;
-use crate::ring::huge::advise_slice;
+use crate::ring::huge::{Populated, advise_slice, populate_slice};
 
 /// The longest run that a search follows; an insertion that would need a longer one is refused.
 const MAX_PROBE: usize = 1024;
@@ -52,6 +52,15 @@ impl IdIndex {
         let entries = vec![0; size].into_boxed_slice();
         advise_slice(&entries);
         IdIndex { entries, shift: 32 - size.trailing_zeros(), mask: size - 1 }
+    }
+
+    /// Takes the memory of the whole index now. See [`populate_slice`].
+    ///
+    /// # Errors
+    ///
+    /// As [`populate_slice`].
+    pub fn prefault(&self) -> Populated {
+        populate_slice(&self.entries)
     }
 
     #[inline]

@@ -2,7 +2,7 @@
 
 use crate::model::save::{saved_enum, saved_state, saved_value};
 use crate::model::{OrdType, Side};
-use crate::ring::huge::advise;
+use crate::ring::huge::{Populated, advise, populate, populate_slice};
 use crate::risk::index::{Full, IdIndex, Vacancy, hash};
 use crate::units::{InstrumentId, OrdId, SessionId, StrategyId};
 
@@ -171,6 +171,17 @@ impl OrderTable {
         }
     }
 
+    /// Takes the memory of the whole table now. See [`populate`].
+    ///
+    /// # Errors
+    ///
+    /// As [`populate`].
+    pub fn prefault(&self) -> Populated {
+        self.index.prefault()?;
+        populate(&self.slab)?;
+        populate_slice(&self.done)
+    }
+
     /// The order with this id, in whatever state it is.
     #[inline]
     #[must_use]
@@ -336,13 +347,20 @@ impl OrderTable {
         (self.done_len == self.done.len()).then_some(self.done_head)
     }
 
+    /// The slot of the order that will be forgotten `ahead` ends from now: to be prefetched.
+    #[inline]
+    #[must_use]
+    pub fn slot_to_forget(&self, ahead: usize) -> Option<&u32> {
+        let at = self.oldest()? + ahead;
+        let at = if at < self.done.len() { at } else { at - self.done.len() };
+        self.done.get(at)
+    }
+
     /// The order that will be forgotten `ahead` ends from now: to be prefetched.
     #[inline]
     #[must_use]
     pub fn to_forget(&self, ahead: usize) -> Option<&Order> {
-        let at = self.oldest()? + ahead;
-        let at = if at < self.done.len() { at } else { at - self.done.len() };
-        self.done.get(at).and_then(|&slot| self.slab.get(slot as usize))
+        self.slot_to_forget(ahead).and_then(|&slot| self.slab.get(slot as usize))
     }
 
     /// The place in the index that a look-up of this id starts at, and nothing else: to be prefetched.

@@ -3,7 +3,7 @@
 use crate::limits::Gauge;
 use crate::model::Side;
 use crate::model::save::{saved_state, saved_value};
-use crate::ring::huge::{advise, advise_slice};
+use crate::ring::huge::{Populated, advise, advise_slice, populate, populate_slice};
 use crate::risk::orders::NONE;
 use crate::units::{InstrumentId, REPRESENTABLE_MAX, StrategyId};
 
@@ -175,6 +175,16 @@ impl PairTable {
         }
     }
 
+    /// Takes the memory of the whole table now. See [`populate`].
+    ///
+    /// # Errors
+    ///
+    /// As [`populate`].
+    pub fn prefault(&self) -> Populated {
+        populate_slice(&self.index)?;
+        populate(&self.slab)
+    }
+
     /// The place of a pair in the index: to be prefetched.
     #[inline]
     #[must_use]
@@ -203,6 +213,14 @@ impl PairTable {
     #[must_use]
     pub fn has_room(&self, strategy: StrategyId, instrument: InstrumentId) -> bool {
         self.slab.len() < self.capacity || self.find(strategy, instrument).is_some()
+    }
+
+    /// The place of the pair that will be made after `ahead` others: to be prefetched, for there is nothing yet, and perhaps
+    /// no such place.
+    #[inline]
+    #[must_use]
+    pub fn to_make(&self, ahead: usize) -> *const Pair {
+        self.slab.as_ptr().wrapping_add(self.slab.len() + ahead)
     }
 
     /// The pair's slot, made if need be; `None` if there is no room. Both ids are known ones.

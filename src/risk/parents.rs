@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use crate::model::Side;
 use crate::model::save::{saved_enum, saved_state, saved_value};
-use crate::ring::huge::advise;
+use crate::ring::huge::{Populated, advise, populate};
 use crate::risk::index::{Full, IdIndex, hash};
 use crate::units::{InstrumentId, SessionId, StrategyId};
 
@@ -177,6 +177,16 @@ impl ParentTable {
             queue: VecDeque::with_capacity(capacity),
             totals: ParentTotals::default(),
         }
+    }
+
+    /// Takes the memory of the whole table now. See [`populate`].
+    ///
+    /// # Errors
+    ///
+    /// As [`populate`].
+    pub fn prefault(&self) -> Populated {
+        self.index.prefault()?;
+        populate(&self.slab)
     }
 
     /// The parent with this id.

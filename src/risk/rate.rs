@@ -12,7 +12,7 @@ use crate::limits::{LimitTable, RateKind, RateLimit, RateOf};
 use crate::model::save::{
     BadSave, In, Out, State, Value, restore_each, restore_places, save_each, save_places, saved_state,
 };
-use crate::ring::huge::advise;
+use crate::ring::huge::{Populated, advise, populate};
 use crate::ring::prefetch::lines;
 use crate::units::MonoNanos;
 
@@ -144,6 +144,15 @@ impl Rates {
         rates.starts.push(rates.meters.len() as u32);
         advise(&rates.times);
         rates
+    }
+
+    /// Takes the memory of the whole table now. See [`populate`].
+    ///
+    /// # Errors
+    ///
+    /// As [`populate`].
+    pub fn prefault(&self) -> Populated {
+        populate(&self.times)
     }
 
     /// The meters of `table`, with the state of `self` where a scope has a limit of the same thing and kind in the

@@ -381,6 +381,42 @@ fn an_approval_is_of_what_was_looked_at_and_not_of_what_came_since() {
     });
 }
 
+/// While an instance waits, incidents come and go around it: the audit has one record of it.
+#[test]
+fn a_quarantine_is_recorded_once_and_again_when_it_is_another() {
+    let fleet = Fleet::start(tempfile::tempdir().unwrap(), "[guard.attestation]\n");
+    let records = || {
+        let list = fleet.daemon().get("rita", "/v1/audit?action=quarantine&scope=session:gw-1")["entries"].clone();
+        let mut list: Vec<Value> = list.as_array().unwrap().clone();
+        list.sort_by_key(|entry| entry["at"].as_str().unwrap().to_owned());
+        list.iter().map(|entry| entry["outcome"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let gone = |gateway: Gateway| {
+        drop(gateway);
+        fleet.daemon().until("it has gone", |_| fleet.row("gw-1")["connected"] == false);
+    };
+    block_on(async {
+        gone(say(&fleet, "gw-1", "r1", &json!({})).await);
+        fleet.daemon().kill("strategy", "beta", "a runaway on server 8");
+        let fix = say(&fleet, "gw-1", "r2", &json!({})).await;
+        for (n, scope) in ["gw-2", "gw-3"].into_iter().enumerate() {
+            fleet.daemon().kill("session", scope, "to be sure");
+            fleet
+                .daemon()
+                .until("it is told of both", |_| fleet.reasons("gw-1").contains(&format!("and {} more", n + 1)));
+        }
+        fleet.daemon().until("it is recorded", |_| !records().is_empty());
+        gone(fix);
+        let same = say(&fleet, "gw-1", "r2", &json!({})).await;
+        fleet.daemon().until("its return is recorded", |_| records().len() >= 3);
+        assert_eq!(records(), ["done", "over", "done"]);
+        gone(same);
+        let _other = say(&fleet, "gw-1", "r3", &json!({})).await;
+        fleet.daemon().until("the other one is recorded", |_| records().len() >= 5);
+        assert_eq!(records(), ["done", "over", "done", "over", "done"]);
+    });
+}
+
 /// The incident is the instance's own halt: no re-arm could end it before the change is approved.
 #[test]
 fn a_change_of_an_instance_that_is_halted_itself_waits_for_an_approval() {

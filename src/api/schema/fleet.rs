@@ -254,6 +254,8 @@ pub struct Peers {
     pub window_ms: u64,
     /// How long silence among peers is looked at for.
     pub quiet_window_ms: u64,
+    /// How long rejects are counted for that are held against an instance's own orders.
+    pub share_window_ms: u64,
     /// Sessions that send orders.
     pub instances: Vec<PeerInstance>,
 }
@@ -267,6 +269,31 @@ pub struct PeerInstance {
     pub peers: Vec<String>,
     /// Its rates by measure.
     pub rates: BTreeMap<String, PeerRate>,
+    /// How much of what it sends is rejected.
+    pub reject_share: PeerShare,
+}
+
+/// How much of a session's orders is rejected.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PeerShare {
+    /// Now, in percent.
+    pub percent: f64,
+    /// Orders that it sent in the time that is looked at.
+    pub orders: u64,
+    /// Rejects in that time.
+    pub rejects: u64,
+    /// At this time of day, in percent.
+    pub usual_percent: f64,
+    /// What that was at first, in percent.
+    pub began_at_percent: f64,
+    /// Days that it was learned on.
+    pub days: u64,
+    /// Whether it is far from the others.
+    pub far: bool,
+    /// Whether the session was halted for it.
+    pub halted: bool,
+    /// Whether what is usual has moved far from where it began.
+    pub drifted: bool,
 }
 
 /// A rate of a session.

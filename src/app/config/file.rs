@@ -491,6 +491,7 @@ fn read_engine(table: Option<Reader<'_>>) -> EngineOptions {
         recent_orders: size("recent_orders", default.recent_orders),
         parents: size("parents", default.parents),
     };
+    let prefault = table.get("prefault").and_then(|f| f.boolean()).unwrap_or(EngineOptions::default().prefault);
     let (spin, nap) = match Idle::default() {
         Idle::Nap { spin, nap } => (spin, nap),
         Idle::Spin | Idle::Yield => (Duration::ZERO, Duration::ZERO),
@@ -512,7 +513,7 @@ fn read_engine(table: Option<Reader<'_>>) -> EngineOptions {
         1 => Idle::Yield,
         _ => Idle::Spin,
     };
-    EngineOptions { idle, sizing }
+    EngineOptions { idle, sizing, prefault }
 }
 
 /// The address, and where it is written if other machines can reach it and may.

@@ -79,6 +79,7 @@ fn read_peers(table: &mut Reader<'_>, peers: &mut PeerOptions) {
     span("window", &mut peers.window, SECOND_NS / 2, 60 * SECOND_NS);
     span("hold", &mut peers.hold, SECOND_NS / 2, 600 * SECOND_NS);
     span("quiet", &mut peers.quiet.window, SECOND_NS, 3_600 * SECOND_NS);
+    span("share_window", &mut peers.share.window, 10 * SECOND_NS, 3_600 * SECOND_NS);
     if peers.hold <= peers.window {
         let rule = format!(
             "must be longer than window = \"{}\": a burst is in every rate for that long",
@@ -88,6 +89,10 @@ fn read_peers(table: &mut Reader<'_>, peers: &mut PeerOptions) {
             Some(field) => field.refuse(rule),
             None => table.errors.missing(&table.spot, "hold", rule),
         }
+    }
+    // All of them would never be exceeded.
+    if let Some(points) = table.get("share_min").and_then(|f| f.basis_points(9_900)) {
+        peers.share.share_min = points as u32;
     }
     let mut number = |key, place: &mut u32, min, max| {
         if let Some(n) = table.get(key).and_then(|f| f.integer(min, max)) {
@@ -104,6 +109,7 @@ fn read_peers(table: &mut Reader<'_>, peers: &mut PeerOptions) {
     number("days_min", &mut peers.days_min, 1, 365);
     number("drift_factor", &mut peers.drift_factor, 2, 100);
     number("quiet_min", &mut peers.quiet.count_min, 1, 1_000_000_000);
+    number("share_rejects", &mut peers.share.rejects_min, 1, 1_000_000_000);
     let mut peers_min = peers.peers_min as u32;
     number("peers_min", &mut peers_min, 2, 1_000);
     peers.peers_min = peers_min as usize;
@@ -140,7 +146,9 @@ pub(super) fn print(options: &WatchOptions, out: &mut String) -> core::fmt::Resu
     writeln!(out, "deviations = {}\npeers_min = {}\nhalts = {}", peers.deviations, peers.peers_min, peers.halts)?;
     writeln!(out, "own_factor = {}\ndays_min = {}", peers.own_factor, peers.days_min)?;
     writeln!(out, "drift_factor = {}", peers.drift_factor)?;
-    writeln!(out, "quiet = \"{}\"\nquiet_min = {}", span(peers.quiet.window), peers.quiet.count_min)
+    writeln!(out, "quiet = \"{}\"\nquiet_min = {}", span(peers.quiet.window), peers.quiet.count_min)?;
+    writeln!(out, "share_window = \"{}\"\nshare_rejects = {}", span(peers.share.window), peers.share.rejects_min)?;
+    writeln!(out, "share_min = {}", peers.share.share_min)
 }
 
 #[cfg(test)]
@@ -160,11 +168,13 @@ mod tests {
                     rate_min = 7\nkept = 9\nper_second = 11\nowner = \"desk\"\n[guard.peers]\nwindow = \"2s\"\n\
                     hold = \"3s\"\norders_min = 1\nfills_min = 2\nrejects_min = 3\nwarn_factor = 5\nhalt_factor = 6\n\
                     deviations = 7\npeers_min = 4\nhalts = false\nown_factor = 8\ndays_min = 9\ndrift_factor = 10\n\
-                    quiet = \"5s\"\nquiet_min = 11\n";
+                    quiet = \"5s\"\nquiet_min = 11\nshare_window = \"30s\"\nshare_rejects = 12\nshare_min = \"40%\"\n";
         let read = options(text).unwrap();
         assert_eq!((read.signatures.learn, read.signatures.kept), (Duration::ZERO, 9));
         assert_eq!((read.peers.rate_min, read.peers.halts), ([1, 2, 3], false));
         assert_eq!((read.peers.quiet.window, read.peers.quiet.count_min), (Duration::from_secs(5), 11));
+        let share = &read.peers.share;
+        assert_eq!((share.window, share.rejects_min, share.share_min), (Duration::from_secs(30), 12, 4_000));
         let printed = effective("t", &format!("[service]\nstate_dir = \"s\"\n{text}")).unwrap();
         assert_eq!(load("p", &printed).unwrap().watch, read);
         assert_eq!(options("").unwrap(), WatchOptions::default());

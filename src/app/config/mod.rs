@@ -61,12 +61,20 @@ pub struct Service {
 }
 
 /// Section `[engine]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EngineOptions {
     /// What the engine's thread does without work.
     pub idle: Idle,
     /// How large its tables are.
     pub sizing: Sizing,
+    /// Whether their memory is taken at the start, not at its first use. See [`Engine::prefault`](crate::engine::core::Engine::prefault).
+    pub prefault: bool,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        EngineOptions { idle: Idle::default(), sizing: Sizing::default(), prefault: true }
+    }
 }
 
 /// Section `[ingest]`: the WebSocket listener.

@@ -64,7 +64,7 @@ fn write_sections(out: &mut String, file: &FileText) -> core::fmt::Result {
     }
     writeln!(out, "working_orders = {}\nremembered_orders = {}", sizing.working_orders, sizing.remembered_orders)?;
     writeln!(out, "execs = {}\npairs = {}\nrecent_orders = {}", sizing.execs, sizing.pairs, sizing.recent_orders)?;
-    writeln!(out, "parents = {}", sizing.parents)?;
+    writeln!(out, "parents = {}\nprefault = {}", sizing.parents, file.engine.prefault)?;
 
     let remote = |listen: core::net::SocketAddr| !listen.ip().is_loopback();
     writeln!(out, "\n[ingest]\nlisten = \"{}\"", file.ingest.listen)?;

@@ -137,6 +137,7 @@ const CASES: &[Case] = &[
     ("idle = \"nap\"", "idle = 7", "engine.idle", "idle", "must be a string; this is of type integer"),
     ("idle = \"nap\"", "idle = \"sleep\"", "engine.idle", "idle", "must be one of: nap, yield, spin"),
     ("idle = \"nap\"", "idle = \"spin\"\nnap = \"1ms\"", "engine.nap", "nap =", "only with idle = \"nap\""),
+    ("idle = \"nap\"", "prefault = 1", "engine.prefault", "prefault", "must be true or false"),
     ("idle = \"nap\"", "execs = 0", "engine.execs", "execs", "must be from 1 to"),
     ("idle = \"nap\"", "nap = \"1 s\"", "engine.nap", "nap =", "must be a whole number and one of"),
     ("idle = \"nap\"", "nap = \"1h\"", "engine.nap", "nap =", "must be from 0ns to 10ms"),
