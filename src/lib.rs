@@ -104,13 +104,16 @@
 //! | A role for some scopes halts and re-arms no others | `api::tests_login`: `role_for_some_scopes_halts_and_rearms_those_and_no_others` |
 //! | The document of the interface is the interface | `api::tests_openapi`: `every_endpoint_is_in_the_document_and_the_other_way_round` |
 //! | Every route is for its roles and scopes, and answers as its document says | `routes`: `every_route_is_for_the_roles_and_scopes_that_it_is_for_and_answers_as_its_document_says` |
-//! | A crowd keeps neither a kill out nor who comes from elsewhere | `api::server`: `the_largest_crowd_makes_room_and_in_it_who_waits_for_nothing_and_nobody_who_is_known`; `flood`: `every_kill_gets_through_slow_requests_and_floods_of_connections_and_of_wrong_tokens` |
+//! | A crowd keeps neither a kill out nor who comes from elsewhere | `api::places`: `the_largest_crowd_makes_room_and_in_it_who_waits_for_nothing_and_nobody_who_is_known`; `api::lobby`: `who_comes_alone_waits_for_one_of_each_crowd_and_is_never_turned_away_for_it`; `flood`: `every_kill_gets_through_slow_requests_and_floods_of_connections_and_of_wrong_tokens` |
+//! | One caller who holds all that one can keeps nobody else out | `callers`: `one_caller_who_holds_all_that_one_can_keeps_nobody_else_from_reading_and_acting`; `api::lanes`: `who_asks_for_much_is_to_the_others_one_who_asks_once` |
+//! | A change that was begun is done and recorded although its caller is gone | `service`: `a_kill_whose_sender_hangs_up_while_it_is_read_is_taken_and_recorded`, `a_change_whose_caller_hangs_up_while_it_is_made_is_recorded` |
 //! | Who does not show the right certificate is told nothing, also as a receiver of alerts | `tls`: `a_webhook_over_tls_is_told_if_its_authority_is_the_one_and_a_wrong_one_is_an_alert` |
 //! | A flood at one door leaves the other alone | `local`: `a_flood_at_the_network_leaves_local_kills_alone_and_a_local_one_those_over_the_network` |
 //! | A page raised past a service that stands or is dead is a halt | `local`: `a_page_that_is_raised_while_nobody_serves_is_in_force_at_the_next_start`, `a_page_raised_past_a_service_that_runs_is_told_to_sessions_and_latched` |
 //! | What the kill file halts stays halted while it is there | `app::killfile`: `what_the_file_halts_cannot_be_rearmed_while_it_is_there` |
 //! | Modes only rise; a re-arm never undoes a later kill | `kill::switch`: `kill_is_never_lost_to_a_rearm_at_the_same_time`; `kill::page`: `raise_never_lowers_and_always_changes_the_epoch` |
 //! | A halt said to be durable survives SIGKILL | `service`: `sigkill_at_any_moment_after_the_receipt_loses_no_halt`; `journal::latch`: `no_halt_that_was_durable_is_missing_after_a_crash` |
+//! | What is said to be durable has its cause on disk too | `kill::switch`: `halt_that_is_on_disk_without_its_cause_is_not_durable_and_one_write_has_both`; `recovery`: `a_kill_during_which_the_process_dies_at_any_step_of_the_latch_is_never_lost_once_it_was_confirmed` |
 //! | A latch that is missing, cut or damaged starts halted | `journal::latch`: `latch_cut_at_any_byte_starts_halted`, `latch_with_any_bit_flipped_starts_halted` |
 //! | Positions that a restart lost start halted | `service`: `positions_that_are_lost_with_a_restart_halt_the_firm`; `recovery`: `a_run_of_another_boot_that_was_not_ended_starts_halted`, `damage_in_the_middle_starts_halted_and_says_where` |
 //! | A killed process loses nothing that it decided | `recovery`: `positions_orders_and_sequences_are_exact_after_sigkill_at_random_moments`, `a_trip_whose_latch_was_not_written_is_latched_again` |
@@ -154,6 +157,7 @@
 //! | Each link of the Knight chain has a control that fires on it alone, at its place | `demo::alone::whole`: `the_controls_fire_in_the_order_of_the_events_that_they_answer` |
 //! | Where nothing is wrong no control finds anything | `demo::alone::whole`: `a_morning_as_it_should_have_been_has_no_finding_of_any_control`; `flow`, of a recorded flow: `a_real_order_flow_has_no_false_alarm_from_the_default_settings` |
 //! | An alert names what exists, and is tested | `sre`: `rules_and_dashboard_name_only_what_the_daemon_shows`, `every_alert_has_an_owner_a_summary_a_section_of_the_runbook_and_both_tests` |
+//! | Time in which haltline stands still makes no session silent | `ingest::tests`: `time_in_which_the_transport_stands_still_makes_nobody_silent` |
 //! | No event is lost or repeated over reconnects | `ingest::tests`: `random_cuts_lose_and_repeat_nothing` |
 //! | Children stay within their parent | `scenarios::conserve`: `what_children_fill_and_what_they_still_may_is_the_parents`, `child_after_its_parent_is_done_halts_its_instance` |
 //! | A session that goes has its orders canceled if it asked for that | `cancel_ways`: `a_session_that_is_gone_is_halted_and_its_orders_are_canceled_by_the_one_that_may` |

@@ -26,9 +26,10 @@ use serde_json::{Value, json};
 
 use crate::api::ApiParts;
 use crate::api::auth::Role;
+use crate::api::lanes::Lane;
 use crate::api::problem::Problem;
 use crate::api::routes::{
-    AnyQuery, Api, Caller, Fields, Lane, Shared, answer, not_found, parse_id, query_fields, read_fields,
+    AnyQuery, Api, Caller, Fields, Shared, answer, not_found, parse_id, query_fields, read_fields,
 };
 use crate::api::schema;
 use crate::guard::overrides::{Ask, Override, Place, Refused, State as Standing, parse_value};
@@ -210,11 +211,12 @@ impl Api {
     /// Has the desk do something beside the thread that takes kills.
     async fn at_the_desk<T: Send + 'static>(
         self: &Arc<Self>,
+        who: &str,
         call: impl FnOnce(&dyn LimitsDesk) -> Result<T, DeskRefused> + Send + 'static,
     ) -> Result<(T, String), Problem> {
         let desk = desk(self)?;
         let done = self
-            .beside(Lane::Limits, move |_| {
+            .beside(Lane::Limits, who, move |_| {
                 let done = call(&*desk);
                 (done, desk.etag())
             })
@@ -336,7 +338,7 @@ async fn ask(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body)
     let actor = caller.0.name.clone();
     let ask = Ask { place, value, for_ns: seconds * 1_000_000_000, actor, reason: reason.clone() };
     let entry = caller.entry("override").on(ScopeName::of(api.parts.switch.universe(), place.scope)).because(&reason);
-    let result = api.at_the_desk(move |desk| desk.ask(&ask, etag.as_deref())).await;
+    let result = api.at_the_desk(caller.name(), move |desk| desk.ask(&ask, etag.as_deref())).await;
     api.parts.audit.record(match &result {
         Ok((one, _)) => entry.detail(describe(&api, one)).outcome(outcome(one)),
         Err(problem) => entry.refused(problem.detail()),
@@ -382,7 +384,7 @@ async fn decide(
     fields.finish()?;
     let entry = caller.entry(action).because(&reason);
     let actor = caller.0.name.clone();
-    let result = api.at_the_desk(move |desk| call(desk, id, &actor, &reason)).await;
+    let result = api.at_the_desk(caller.name(), move |desk| call(desk, id, &actor, &reason)).await;
     api.parts.audit.record(match &result {
         Ok((one, _)) => entry.on(one.scope.clone()).detail(describe(api, one)).outcome(outcome(one)),
         Err(problem) => entry.detail(format!("override {id}")).refused(problem.detail()),
@@ -462,7 +464,7 @@ async fn what_if(State(api): Shared, caller: Caller, headers: HeaderMap, body: B
             return Err(fields.wrong("changes", &changes, "must be a list of 1 to 64 changes, or text a text"));
         }
     };
-    let (rows, etag) = api.at_the_desk(move |desk| desk.what_if(&proposal)).await?;
+    let (rows, etag) = api.at_the_desk(caller.name(), move |desk| desk.what_if(&proposal)).await?;
     let universe = api.parts.switch.universe();
     let rows: Vec<Value> = rows.iter().map(|row| would_be(universe, row)).collect();
     let above = rows.iter().filter(|row| row["above"] == true).count();
@@ -530,7 +532,8 @@ async fn replace(State(api): Shared, caller: Caller, headers: HeaderMap, body: B
     }
     let entry = caller.entry("limits").because(&reason);
     let (actor, etag) = (caller.0.name.clone(), if_match(&headers));
-    let result = api.at_the_desk(move |desk| desk.replace(&text, &actor, &reason, etag.as_deref())).await;
+    let result =
+        api.at_the_desk(caller.name(), move |desk| desk.replace(&text, &actor, &reason, etag.as_deref())).await;
     api.parts.audit.record(match &result {
         Ok((generation, _)) => entry.detail(format!("file written, generation {generation}")),
         Err(problem) => entry.refused(problem.detail()),
@@ -629,7 +632,7 @@ async fn promote_scope(
     let name = ScopeName::of(api.parts.switch.universe(), scope);
     let entry = caller.entry("promote").on(name.clone()).because(&reason);
     let actor = caller.0.name.clone();
-    let result = api.at_the_desk(move |desk| desk.promote(&name, &actor, &reason)).await;
+    let result = api.at_the_desk(caller.name(), move |desk| desk.promote(&name, &actor, &reason)).await;
     api.parts.audit.record(match &result {
         Ok((over, _)) => entry.detail(over.iter().map(|p| format!("after {}", p.after)).collect::<Vec<_>>().join(", ")),
         Err(problem) => entry.refused(problem.detail()),
@@ -670,9 +673,10 @@ pub(super) async fn prepare_rearm(
     if !api.parts.switch.would_lower(scope, epoch, agrees, api.parts.clock.now())? {
         return Ok(());
     }
-    let actor = actor.to_owned();
+    let for_desk = actor.to_owned();
     let busy = |problem: Problem| RearmRefused::NotPrepared(problem.detail().to_owned());
-    let done = api.beside(Lane::Limits, move |_| desk.before_rearm(scope, epoch, &actor)).await.map_err(busy)?;
+    let prepare = move |_: &ApiParts| desk.before_rearm(scope, epoch, &for_desk);
+    let done = api.beside(Lane::Limits, actor, prepare).await.map_err(busy)?;
     done.map_err(RearmRefused::NotPrepared)
 }
 

@@ -10,8 +10,9 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use crate::api::auth::Role;
+use crate::api::lanes::Lane;
 use crate::api::problem::Problem;
-use crate::api::routes::{AnyQuery, Api, Caller, Lane, Shared, answer, not_found, parse_id, query_fields, read_fields};
+use crate::api::routes::{AnyQuery, Api, Caller, Shared, answer, not_found, parse_id, query_fields, read_fields};
 use crate::api::schema;
 use crate::kill::drill::Report;
 use crate::kill::words::{ScopeName, rfc3339};
@@ -139,7 +140,7 @@ async fn begin(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bod
         entry = entry.on(ScopeName::of(api.parts.switch.universe(), scope));
     }
     let ask = DrillAsk { scope, forced, actor: caller.0.name.clone(), reason };
-    let result = api.beside(Lane::Drills, move |_| drills.run(&ask)).await?;
+    let result = api.beside(Lane::Drills, caller.name(), move |_| drills.run(&ask)).await?;
     api.parts.audit.record(match &result {
         Ok(report) => {
             let words = if report.passed { "passed" } else { "not passed" };

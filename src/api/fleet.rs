@@ -12,8 +12,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::auth::Role;
+use crate::api::lanes::Lane;
 use crate::api::problem::Problem;
-use crate::api::routes::{AnyQuery, Api, Caller, Fields, Lane, Shared, answer, not_found, query_fields, read_fields};
+use crate::api::routes::{AnyQuery, Api, Caller, Fields, Shared, answer, not_found, query_fields, read_fields};
 use crate::api::schema;
 use crate::guard::door::DeskRefused;
 use crate::kill::audit::Entry;
@@ -37,7 +38,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
 async fn sessions(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     query_fields(query)?.finish()?;
-    let rows = api.beside(Lane::Views, |parts| json!({ "sessions": parts.fleet.sessions() })).await?;
+    let rows = api.beside(Lane::Views, caller.name(), |parts| json!({ "sessions": parts.fleet.sessions() })).await?;
     Ok(answer(StatusCode::OK, &rows))
 }
 
@@ -48,7 +49,7 @@ async fn sessions(State(api): Shared, caller: Caller, query: AnyQuery) -> Result
 async fn manifest(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     query_fields(query)?.finish()?;
-    let view = api.beside(Lane::Views, |parts| json!(parts.fleet.manifest())).await?;
+    let view = api.beside(Lane::Views, caller.name(), |parts| json!(parts.fleet.manifest())).await?;
     Ok(answer(StatusCode::OK, &view))
 }
 
@@ -60,7 +61,7 @@ async fn manifest(State(api): Shared, caller: Caller, query: AnyQuery) -> Result
 async fn preflight(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     query_fields(query)?.finish()?;
-    let page = api.beside(Lane::Views, |parts| json!(parts.fleet.preflight())).await?;
+    let page = api.beside(Lane::Views, caller.name(), |parts| json!(parts.fleet.preflight())).await?;
     Ok(answer(StatusCode::OK, &page))
 }
 
@@ -107,7 +108,8 @@ async fn approve(
     }
     fields.finish()?;
     let (actor, entry) = (caller.0.name.clone(), caller.entry("approve_build").on(scope).because(&reason));
-    let result = api.beside(Lane::Reloads, move |parts| parts.fleet.approve(&name, &tag, &actor, &reason)).await?;
+    let approve = move |parts: &crate::api::ApiParts| parts.fleet.approve(&name, &tag, &actor, &reason);
+    let result = api.beside(Lane::Reloads, caller.name(), approve).await?;
     done(&api, entry, "approved", result)
 }
 
@@ -131,7 +133,7 @@ async fn wake(State(api): Shared, caller: Caller, headers: HeaderMap, body: Body
     fields.finish()?;
     let (actor, entry) = (caller.0.name.clone(), caller.entry("wake").on(scope).because(&reason));
     let wake = move |parts: &crate::api::ApiParts| parts.fleet.wake(&strategy, part.as_deref(), &actor, &reason);
-    let result = api.beside(Lane::Reloads, wake).await?;
+    let result = api.beside(Lane::Reloads, caller.name(), wake).await?;
     done(&api, entry, "woken", result)
 }
 
@@ -150,7 +152,7 @@ async fn reload(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bo
     let reason = reason(&mut fields, "a new manifest needs a reason")?;
     fields.finish()?;
     let (actor, entry) = (caller.0.name.clone(), caller.entry("manifest").because(&reason));
-    let result = api.beside(Lane::Reloads, move |parts| parts.fleet.reload(&actor, &reason)).await?;
+    let result = api.beside(Lane::Reloads, caller.name(), move |parts| parts.fleet.reload(&actor, &reason)).await?;
     match result {
         Ok(version) => {
             api.parts.audit.record(entry.detail(format!("version {version}")));

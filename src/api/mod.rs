@@ -50,8 +50,12 @@ pub mod drills;
 pub mod flat;
 mod fleet;
 mod guard;
+mod lanes;
+mod lobby;
 mod login;
 mod openapi;
+mod paced;
+mod places;
 pub mod problem;
 mod reads;
 mod routes;
@@ -139,6 +143,14 @@ impl Default for ApiOptions {
             stream_every: Duration::from_millis(100),
             stream_patience: Duration::from_secs(5),
         }
+    }
+}
+
+impl ApiOptions {
+    /// Open files that the connections of a door may need, those that wait for a place included.
+    #[must_use]
+    pub const fn files(&self) -> usize {
+        self.connections + self.reserved + lobby::WAITING_MAX
     }
 }
 

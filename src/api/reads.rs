@@ -9,8 +9,9 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use crate::api::auth::Role;
+use crate::api::lanes::Lane;
 use crate::api::problem::Problem;
-use crate::api::routes::{AnyQuery, Caller, Fields, Lane, NUMBER_MAX, Shared, answer, not_found, query_fields};
+use crate::api::routes::{AnyQuery, Caller, Fields, NUMBER_MAX, Shared, answer, not_found, query_fields};
 use crate::api::schema;
 use crate::api::{ApiParts, view};
 use crate::kill::audit::Entry;
@@ -104,7 +105,7 @@ pub(super) async fn strategies(State(api): Shared, caller: Caller, query: AnyQue
             None => return Err(fields.wrong("name", &name.into(), "must be the name of a strategy")),
         },
     };
-    let big = api.beside(Lane::Views, move |parts| {
+    let big = api.beside(Lane::Views, caller.name(), move |parts| {
         let table = parts.limits.read().unwrap_or_else(PoisonError::into_inner).clone();
         let universe = parts.switch.universe();
         let count = universe.strategies.len();
@@ -164,7 +165,7 @@ pub(super) async fn incidents(State(api): Shared, caller: Caller, query: AnyQuer
     let count = fields.query_number("count", "must be a whole number up to 500", 500)?.unwrap_or(50);
     let before = fields.text("before")?;
     fields.finish()?;
-    let list = api.beside(Lane::Files, move |parts| {
+    let list = api.beside(Lane::Files, caller.name(), move |parts| {
         let Some(dir) = &parts.files.incidents else { return Ok(Vec::new()) };
         list_incidents(dir, count, before.as_deref())
     });
@@ -191,7 +192,8 @@ pub(super) async fn incident_by_id(
     if !is_id(&id) {
         return Err(none());
     }
-    let read = api.beside(Lane::Files, move |parts| Some(read_incident(parts.files.incidents.as_ref()?, &id)));
+    let read =
+        api.beside(Lane::Files, caller.name(), move |parts| Some(read_incident(parts.files.incidents.as_ref()?, &id)));
     match read.await? {
         Some(Ok(report)) => Ok(answer(StatusCode::OK, &report)),
         Some(Err(error)) if error.kind() != std::io::ErrorKind::NotFound => Err(unreadable(&error)),
@@ -258,7 +260,7 @@ pub(super) async fn audit(State(api): Shared, caller: Caller, query: AnyQuery) -
     if api.parts.files.audit.is_none() {
         return Err(not_found("nothing is kept: the journal is not enabled"));
     }
-    let page = api.beside(Lane::Files, move |parts| match &parts.files.audit {
+    let page = api.beside(Lane::Files, caller.name(), move |parts| match &parts.files.audit {
         Some(read) => read(&query),
         None => Ok(AuditPage::default()),
     });

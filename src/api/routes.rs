@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Map, Value, json};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -26,6 +26,7 @@ use crate::api::console;
 use crate::api::flat;
 use crate::api::fleet;
 use crate::api::guard;
+use crate::api::lanes::{Lane, Lanes};
 use crate::api::openapi;
 use crate::api::problem::Problem;
 use crate::api::schema;
@@ -50,10 +51,6 @@ const WAIT_MS_MAX: u64 = 5_000;
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Idempotency keys that are remembered.
 const KEYS_MAX: usize = 1_000;
-/// Large answers of one lane made at once.
-const AT_ONCE: usize = 1;
-/// How long one waits for its turn.
-const TURN_MAX: Duration = Duration::from_secs(5);
 
 /// When the request's head was read; a press counts from here.
 #[derive(Clone, Copy)]
@@ -73,25 +70,8 @@ pub(super) struct Api {
     keys: Mutex<VecDeque<PressKey>>,
     /// Something has become durable.
     progressed: Arc<Notify>,
-    lanes: [Arc<Semaphore>; 6],
+    pub(super) lanes: Lanes,
     pub(super) stream: Hub,
-}
-
-/// What takes long is made beside the thread that takes kills, in lanes that do not wait for each other.
-#[derive(Clone, Copy)]
-pub(super) enum Lane {
-    /// State, limits, lists.
-    Views,
-    /// Metrics.
-    Scrapes,
-    /// Reloads.
-    Reloads,
-    /// Overrides and other changes of limits.
-    Limits,
-    /// Drills.
-    Drills,
-    /// What is read from disk: incidents, the audit.
-    Files,
 }
 
 struct PressKey {
@@ -116,7 +96,7 @@ pub(super) fn router(parts: Arc<ApiParts>, stop: watch::Receiver<bool>) -> Route
         parts,
         progressed,
         keys: Mutex::default(),
-        lanes: std::array::from_fn(|_| Arc::new(Semaphore::new(AT_ONCE))),
+        lanes: Lanes::default(),
     });
     let (router, document) = endpoints().split_for_parts();
     let router = router
@@ -264,7 +244,7 @@ impl FromRequestParts<Arc<Api>> for Caller {
         }
         let (caller, way) = known?;
         if let Some(line) = parts.extensions.get::<Line>() {
-            line.is_known();
+            line.is_known(&caller.name);
         }
         Ok(Caller(caller, source, way))
     }
@@ -594,7 +574,7 @@ async fn kills(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Re
     let mut fields = query_fields(query)?;
     let count = fields.query_number("count", "must be a whole number up to 1000", 1_000)?.unwrap_or(50);
     fields.finish()?;
-    let big = api.beside(Lane::Views, move |parts| {
+    let big = api.beside(Lane::Views, caller.name(), move |parts| {
         let latch = parts.switch.latch();
         let list = parts.switch.receipts(count);
         json!({ "kills": list.iter().map(|r| view::receipt(parts, &latch, r)).collect::<Vec<_>>() })
@@ -619,7 +599,7 @@ async fn kill_by_id(State(api): Shared, caller: Caller, Path(id): Path<String>) 
     // What is left is named as long as it can still be asked for. If nobody can say it now, the receipt is told without it.
     if receipt.cancels.is_some_and(|view| view.on && view.working > 0) {
         let scope = receipt.scope;
-        let remainder = api.beside(Lane::Views, move |parts| flat::remainder(parts, scope)).await;
+        let remainder = api.beside(Lane::Views, caller.name(), move |parts| flat::remainder(parts, scope)).await;
         shown["flat"]["remainder"] = remainder.unwrap_or(serde_json::Value::Null);
     }
     Ok(answer(StatusCode::OK, &shown))
@@ -646,7 +626,7 @@ async fn kill_preview(State(api): Shared, caller: Caller, query: AnyQuery) -> Re
     let scope = ScopeName { kind, name }.find(api.parts.switch.universe()).ok_or_else(|| {
         fields.wrong("name", &Value::Null, "must be the name of one in the configuration; the firm has none")
     })?;
-    let shown = api.beside(Lane::Views, move |parts| flat::preview(parts, scope)).await?;
+    let shown = api.beside(Lane::Views, caller.name(), move |parts| flat::preview(parts, scope)).await?;
     Ok(answer(StatusCode::OK, &shown))
 }
 
@@ -882,30 +862,6 @@ async fn rearm_by_id(State(api): Shared, caller: Caller, Path(id): Path<String>)
     Ok(answer(StatusCode::OK, &view::rearm(&api.parts.switch, &rearm, now)))
 }
 
-impl Api {
-    /// Makes a large answer beside the thread that takes kills. Few at once; who waits too long is told to come back.
-    pub(super) async fn beside<T: Send + 'static>(
-        self: &Arc<Self>,
-        lane: Lane,
-        make: impl FnOnce(&ApiParts) -> T + Send + 'static,
-    ) -> Result<T, Problem> {
-        let busy = |detail| {
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy", detail).header(header::RETRY_AFTER, "1")
-        };
-        let turn = tokio::time::timeout(TURN_MAX, self.lanes[lane as usize].clone().acquire_owned());
-        let Ok(Ok(permit)) = turn.await else {
-            return Err(busy("too many large answers are being made"));
-        };
-        let api = self.clone();
-        let made = tokio::task::spawn_blocking(move || {
-            let made = make(&api.parts);
-            drop(permit);
-            made
-        });
-        made.await.map_err(|_| busy("the answer could not be made"))
-    }
-}
-
 #[utoipa::path(
     get, path = "/v1/state", tag = "state",
     responses((status = 200, description = "Modes, causes, sessions, totals.", body = schema::State))
@@ -913,7 +869,7 @@ impl Api {
 async fn state(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<Response, Problem> {
     caller.0.needs(Role::Viewer)?;
     query_fields(query)?.finish()?;
-    Ok(answer(StatusCode::OK, &api.beside(Lane::Views, view::state).await?))
+    Ok(answer(StatusCode::OK, &api.beside(Lane::Views, caller.name(), view::state).await?))
 }
 
 #[utoipa::path(
@@ -956,7 +912,7 @@ async fn limits(State(api): Shared, caller: Caller, query: AnyQuery) -> Result<R
         Some(other) => return Err(fields.wrong("all", &other.into(), "must be true or false")),
     };
     let query = view::LimitsQuery { kind, scope, all, rows, from };
-    let big = api.beside(Lane::Views, move |parts| {
+    let big = api.beside(Lane::Views, caller.name(), move |parts| {
         let table = parts.limits.read().unwrap_or_else(PoisonError::into_inner).clone();
         view::limits(parts, &table, &query)
     });
@@ -979,7 +935,7 @@ async fn reload(State(api): Shared, caller: Caller, headers: HeaderMap, body: Bo
         return Err(fields.wrong("reason", &reason.into(), "a change of limits needs a reason"));
     }
     let (actor, entry) = (caller.0.name.clone(), caller.entry("limits").because(&reason));
-    let result = api.beside(Lane::Reloads, move |parts| (parts.reload)(&actor, &reason)).await?;
+    let result = api.beside(Lane::Reloads, caller.name(), move |parts| (parts.reload)(&actor, &reason)).await?;
     api.parts.audit.record(match &result {
         Ok(generation) => entry.detail(format!("generation {generation}")),
         Err(violations) => entry.refused("the new limits are invalid").detail(violations.join("; ")),
@@ -1044,10 +1000,14 @@ async fn readyz(State(api): Shared, RawQuery(query): RawQuery) -> Response {
         (status = 401, description = "Beyond loopback a token is needed."))
 )]
 async fn metrics(State(api): Shared, MaybeCaller(caller): MaybeCaller) -> Result<Response, Problem> {
+    // Who need not say who they are have one turn among them.
+    let mut who = String::new();
     if api.parts.options.metrics_need_token {
-        caller?.0.needs(Role::Viewer)?;
+        let caller = caller?;
+        caller.0.needs(Role::Viewer)?;
+        who = caller.0.name;
     }
-    let text = api.beside(Lane::Scrapes, |parts| (parts.render_metrics)()).await?;
+    let text = api.beside(Lane::Scrapes, &who, |parts| (parts.render_metrics)()).await?;
     let mut response = text.into_response();
     let plain = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);

@@ -179,7 +179,7 @@ pub fn serve(path: &Path) -> anyhow::Result<ExitCode> {
         tracing::warn!(event = "config", field = note.field, "{}", note.text);
     }
     let api = ApiOptions::default();
-    let doors = 2 * (api.connections + api.reserved) + loaded.ingest.max_connections;
+    let doors = 2 * api.files() + loaded.ingest.max_connections;
     socket::allow_open_files(doors as u64 + OTHER_FILES);
     // Before the state directory is taken: from then on an end has to be an orderly one.
     let signals = Signals::hear()?;

@@ -60,10 +60,20 @@ fn universe() -> Arc<Universe> {
     ))
 }
 
-struct Tokens;
+/// Token of somebody at whom the transport stands still, until it may go on.
+const STILL: &str = "stand still";
+
+struct Tokens {
+    stands: crossbeam_channel::Sender<()>,
+    go_on: crossbeam_channel::Receiver<()>,
+}
 
 impl Authenticate for Tokens {
     fn session(&self, bearer: &str) -> Option<SessionId> {
+        if bearer == STILL {
+            self.stands.send(()).unwrap();
+            self.go_on.recv().unwrap();
+        }
         ["t1", "t2", "t3"].iter().position(|t| *t == bearer).map(|i| SessionId(i as u16))
     }
 }
@@ -173,6 +183,8 @@ struct Rig {
     paused: Arc<AtomicBool>,
     refused: Arc<AtomicU64>,
     skip: Arc<AtomicU64>,
+    stands: crossbeam_channel::Receiver<()>,
+    go_on: crossbeam_channel::Sender<()>,
     engine_stop: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
@@ -202,6 +214,8 @@ impl Rig {
             skip: Arc::clone(&skip),
         };
         let (stop, stopped) = watch::channel(false);
+        let (tell_stands, stands) = crossbeam_channel::bounded(1);
+        let (go_on, may_go_on) = crossbeam_channel::bounded(1);
         let (texts, take_texts) = crossbeam_channel::bounded(4);
         let parts = IngestParts {
             door: Arc::new(OpenDoor),
@@ -210,7 +224,7 @@ impl Rig {
             board: board.clone(),
             port: edge,
             clock: Arc::new(SystemClock::new()),
-            auth: Arc::new(Tokens),
+            auth: Arc::new(Tokens { stands: tell_stands, go_on: may_go_on }),
             texts,
             listener,
             options,
@@ -237,6 +251,8 @@ impl Rig {
             paused,
             refused,
             skip,
+            stands,
+            go_on,
             engine_stop,
             stop,
             threads,
@@ -706,6 +722,39 @@ async fn silent_connection_is_closed_and_one_that_answers_pings_is_not() {
         }
     }
     assert!(rig.board.cell(0).unwrap().view().connected);
+}
+
+#[tokio::test]
+async fn time_in_which_the_transport_stands_still_makes_nobody_silent() {
+    let idle = Duration::from_millis(90);
+    let rig = Rig::new(64, IngestOptions { idle_timeout: idle, ..IngestOptions::default() });
+    let mut ws = rig.json().await;
+    for seq in 1..=12 {
+        let standing = async {
+            until(|| rig.stands.try_recv().is_ok()).await;
+            // Something has arrived when it goes on; or nothing, since no ping was sent that could be answered.
+            if seq % 2 == 0 {
+                say(&mut ws, &format!(r#"{{"type":"heartbeat","seq":{seq}}}"#)).await;
+            }
+            // The time that passes is what this is about; nothing is answered in it.
+            std::thread::sleep(idle * 2);
+            rig.go_on.send(()).unwrap();
+        };
+        let (refused, ()) = tokio::join!(rig.raw(STILL, "haltline.v1.json", None), standing);
+        assert!(refused.is_err());
+        if seq % 2 == 1 {
+            // The next ping is answered, and the one after it comes.
+            for _ in 0..2 {
+                let ping = guard(ws.next()).await;
+                assert!(matches!(ping, Some(Ok(Message::Ping(_)))), "{seq}: {ping:?}");
+            }
+            say(&mut ws, &format!(r#"{{"type":"heartbeat","seq":{seq}}}"#)).await;
+        }
+        assert_eq!(hear(&mut ws).await, Server::Applied { seq });
+    }
+    assert_eq!(rig.stats.idle_closed.load(Ordering::SeqCst), 0);
+    // Who really is silent is closed all the same.
+    until(|| rig.stats.idle_closed.load(Ordering::SeqCst) == 1).await;
 }
 
 #[tokio::test]

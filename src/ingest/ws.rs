@@ -79,7 +79,7 @@ pub struct IngestOptions {
     /// How long the look at what runs there may take: the first one reads the whole executable.
     pub door_timeout: Duration,
     /// A connection from which nothing came for this long, not even a pong, is closed. Pings go out three
-    /// times as often.
+    /// times as often. Time in which we stand still ourselves does not count.
     pub idle_timeout: Duration,
     /// How long a write may make no progress before the client counts as a slow reader.
     pub write_timeout: Duration,
@@ -1431,18 +1431,23 @@ async fn hello(edge: &Edge, ws: &mut WebSocketStream<TcpStream>, session: Sessio
     }
 }
 
+/// How many pings a connection leaves unanswered before it is closed.
+const PINGS_PER_IDLE: u32 = 3;
+
 /// Reads and writes until either side ends.
 async fn converse(edge: &Edge, ws: &mut WebSocketStream<TcpStream>, conn: &Conn, session: SessionId) {
-    let period = (edge.options.idle_timeout / 3).max(Duration::from_millis(1));
+    let period = (edge.options.idle_timeout / PINGS_PER_IDLE).max(Duration::from_millis(1));
     let mut tick = tokio::time::interval(period);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut heard = Instant::now();
+    // How many ticks in a row nothing was heard at.
+    let mut silent = 0;
     loop {
         if conn.end.get().is_some() || !write_out(edge, ws, conn, session).await {
             return;
         }
         tokio::select! {
-            () = conn.ready.notified() => {}
+            // What has arrived is read before anybody is called silent.
+            biased;
             message = ws.next() => {
                 let Some(Ok(message)) = message else { return };
                 // While we look for answers ourselves the engine need not wake us.
@@ -1466,7 +1471,7 @@ async fn converse(edge: &Edge, ws: &mut WebSocketStream<TcpStream>, conn: &Conn,
                     edge.wake.0.notify.notify_one();
                 }
                 // Only now: a client that we kept waiting for room in the ring was not silent.
-                heard = Instant::now();
+                silent = 0;
                 if !goes_on {
                     // What was decided is still said, if the client listens.
                     if conn.end.get().is_none() {
@@ -1475,11 +1480,16 @@ async fn converse(edge: &Edge, ws: &mut WebSocketStream<TcpStream>, conn: &Conn,
                     return;
                 }
             }
-            _ = tick.tick() => {
-                if heard.elapsed() > edge.options.idle_timeout {
+            () = conn.ready.notified() => {}
+            due = tick.tick() => {
+                // Whether a ping was answered can only be told if we listened. After a time in which we stood still (stopped, or
+                // without a processor) what is in the socket may not even be known to us yet.
+                let stood_still = due.elapsed() > period / 2;
+                if !stood_still && silent == PINGS_PER_IDLE {
                     count(&edge.stats.idle_closed, 1);
                     return;
                 }
+                silent += u32::from(!stood_still);
                 conn.outbox.borrow_mut().frames.push_back(Message::Ping(Bytes::new()));
             }
         }

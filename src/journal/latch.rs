@@ -209,7 +209,9 @@ impl LatchStore {
         let none = PreviousRun { took_events: false, unclean: false };
         let mut store =
             LatchStore { dir: dir.to_owned(), _lock: lock, found: Found::Missing, previous: none, attempts: 0 };
-        store.write(&Snapshot { changes: 0, next_epoch: 1, entries: Vec::new() }).map_err(io_error("write", dir))?;
+        store
+            .write(&Snapshot { changes: 0, causes: 0, next_epoch: 1, entries: Vec::new() })
+            .map_err(io_error("write", dir))?;
         if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
             sync_dir(parent).map_err(io_error("sync", parent))?;
         }
@@ -436,7 +438,7 @@ pub fn run_latch(
             let snapshot = switch.snapshot();
             match store.write(&snapshot) {
                 Ok(()) => {
-                    switch.latch_written(snapshot.changes, clock.now());
+                    switch.latch_written(&snapshot, clock.now());
                     pause = LOOK_EVERY;
                 }
                 Err(error) => {
@@ -493,7 +495,7 @@ mod tests {
 
     fn halted_snapshot() -> Snapshot {
         let entries = vec![entry("strategy", "alpha", Mode::Halted, 3), entry("session", "gw-1", Mode::ReduceOnly, 4)];
-        Snapshot { changes: 2, next_epoch: 5, entries }
+        Snapshot { changes: 2, causes: 2, next_epoch: 5, entries }
     }
 
     /// A state directory whose latch holds [`halted_snapshot`], and its bytes.
@@ -617,7 +619,7 @@ mod tests {
         let universe = universe();
         let mut store = LatchStore::open(&dir).unwrap();
         let gone = entry("strategy", "retired", Mode::Halted, 9);
-        store.write(&Snapshot { changes: 1, next_epoch: 10, entries: vec![gone.clone()] }).unwrap();
+        store.write(&Snapshot { changes: 1, causes: 1, next_epoch: 10, entries: vec![gone.clone()] }).unwrap();
         drop(store);
         let restored = LatchStore::open(&dir).unwrap().restore(&universe, now());
         assert_eq!(mode_of(&restored, &universe, "firm", ""), Mode::Halted);
@@ -643,7 +645,7 @@ mod tests {
         let mut store = LatchStore::open(&dir).unwrap();
         // The name that the next write wants is taken.
         fs::create_dir(dir.join("latch.new-1")).unwrap();
-        let empty = Snapshot { changes: 9, next_epoch: 9, entries: vec![] };
+        let empty = Snapshot { changes: 9, causes: 0, next_epoch: 9, entries: vec![] };
         assert!(store.write(&empty).is_err());
         assert_eq!(fs::read(dir.join("latch")).unwrap(), bytes);
         // The next try begins with another file.
@@ -763,7 +765,7 @@ mod tests {
                     5..=6 => {
                         let snapshot = switch.snapshot();
                         store.write(&snapshot).unwrap();
-                        switch.latch_written(snapshot.changes, clock.now());
+                        switch.latch_written(&snapshot, clock.now());
                         for entry in snapshot.entries {
                             let scope = entry.scope.find(switch.universe()).unwrap();
                             durable[switch.universe().slot(scope).unwrap()] = Some(entry.epoch);

@@ -38,6 +38,8 @@ pub struct Receipt {
     pub word: ModeWord,
     /// [`HaltPage::changes`](crate::kill::page::HaltPage::changes) right after the raise.
     pub changes: u64,
+    /// Which of all the causes that were recorded is this one's, see [`Snapshot::causes`](crate::kill::switch::Snapshot::causes).
+    pub cause: u64,
     /// Whether the engine raised the page, not a person.
     pub by_trip: bool,
     /// Whether it was pressed for a drill, which takes it back.
@@ -50,7 +52,7 @@ pub struct Receipt {
     pub pressed: Now,
     /// When the page showed it.
     pub raised: Now,
-    /// When the latch was on disk.
+    /// When the latch was on disk, with the halt and its cause.
     pub durable: Option<Now>,
     /// Sessions of the scope that can send orders.
     pub sessions: Vec<SessionRow>,

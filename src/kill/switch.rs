@@ -6,8 +6,9 @@
 //! a disk, a socket or the engine. The latch's writer is woken through a channel of one place: what it
 //! writes is the page's present state, so one wake-up that is pending is enough, whatever was raised since.
 //!
-//! Causes are recorded after the raise. A latch that is written in between has the halt without its cause;
-//! the wake-up that follows the record writes it again.
+//! Causes are recorded after the raise, and the latch's writer is woken when they are: one write for both. A latch that is
+//! written in between (for somebody else's halt, or because the writer looks by itself) has the halt without its cause; then the
+//! receipt is not durable before the next write, which has both.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -117,6 +118,8 @@ pub struct LatchEntry {
 pub struct Snapshot {
     /// [`HaltPage::changes`] before the words were read: everything up to it is in `entries`.
     pub changes: u64,
+    /// How many causes were recorded by then, over all scopes: those of halts up to here are in `entries`.
+    pub causes: u64,
     /// Beyond every epoch in `entries`.
     pub next_epoch: u64,
     /// Every scope that is not `Normal`, and halts of scopes that the configuration no longer has.
@@ -128,6 +131,8 @@ pub struct Snapshot {
 pub struct LatchStatus {
     /// [`HaltPage::changes`] up to which everything is on disk; `None` before the first write.
     pub durable_changes: Option<u64>,
+    /// [`Snapshot::causes`] up to which everything is on disk.
+    pub durable_causes: u64,
     /// When that was.
     pub durable_at: Option<Now>,
     /// Why the last write failed; `None` if it did not.
@@ -265,6 +270,8 @@ pub struct Switch {
 struct Records {
     next_id: u64,
     causes: HashMap<usize, Vec<Cause>>,
+    /// How many causes were recorded, kept or not.
+    recorded: u64,
     /// Since when each slot with causes has been cooling off: since the latest of them, kept or not.
     cooling: HashMap<usize, Age>,
     /// The latest epoch of each slot that a cause was recorded for, kept or not.
@@ -435,7 +442,7 @@ impl Switch {
             receipt.look_at_gates(|| self.clock.now().mono.0, |ns| tally.gates.record(ns));
         };
         confirm(&mut receipt, &mut tally);
-        self.page_changed();
+        self.wake_all();
         // A send takes some microseconds: most gates that were inside have left by now.
         confirm(&mut receipt, &mut tally);
 
@@ -452,9 +459,9 @@ impl Switch {
             trip: None,
         };
         let mut records = self.lock();
-        records.add_cause(slot, cause, pressed);
+        let cause = records.add_cause(slot, cause, pressed);
         let id = records.take_id();
-        receipt = Receipt { id, for_drill, actor, reason, sessions, working_orders, ..receipt };
+        receipt = Receipt { id, cause, for_drill, actor, reason, sessions, working_orders, ..receipt };
         confirm(&mut receipt, &mut tally);
         records.tally.gates.add(&tally.gates);
         records.tally.presses += 1;
@@ -489,6 +496,7 @@ impl Switch {
             asked,
             word,
             changes,
+            cause: 0,
             by_trip: false,
             for_drill: false,
             actor: String::new(),
@@ -523,10 +531,14 @@ impl Switch {
     /// Tells everybody who watches the page that it changed. The engine calls this after it raised the page
     /// by itself. Never blocks.
     pub fn page_changed(&self) {
+        self.wake_all();
+        self.ask_for_latch();
+    }
+
+    fn wake_all(&self) {
         for wake in &self.wakers {
             wake();
         }
-        self.ask_for_latch();
     }
 
     /// Full means that a wake-up is pending, and the writer looks at the page only after taking it. A writer
@@ -576,7 +588,7 @@ impl Switch {
             receipt.actor.clone_from(&cause.actor);
             receipt.reason.clone_from(&cause.reason);
             receipt.look_at_gates(|| self.clock.now().mono.0, |ns| records.tally.gates.record(ns));
-            records.add_cause(slot, cause, at);
+            receipt.cause = records.add_cause(slot, cause, at);
             records.trips.push(receipt);
             records.settle_durable();
         }
@@ -968,6 +980,7 @@ impl Switch {
         // After the words: an epoch is taken before it is written into a word.
         let next_epoch = self.page.next_epoch();
         let records = self.lock();
+        let causes = records.recorded;
         let mut entries: Vec<LatchEntry> = words
             .into_iter()
             .map(|(slot, scope, word)| LatchEntry {
@@ -978,13 +991,14 @@ impl Switch {
             })
             .collect();
         entries.extend(records.orphans.iter().cloned());
-        Snapshot { changes, next_epoch, entries }
+        Snapshot { changes, causes, next_epoch, entries }
     }
 
-    /// The latch's writer reports: everything up to `changes` is on disk since `at`.
-    pub fn latch_written(&self, changes: u64, at: Now) {
+    /// The latch's writer reports: `snapshot` is on disk since `at`.
+    pub fn latch_written(&self, snapshot: &Snapshot, at: Now) {
         let mut records = self.lock();
-        records.latch.durable_changes = Some(changes);
+        records.latch.durable_changes = Some(snapshot.changes);
+        records.latch.durable_causes = snapshot.causes;
         records.latch.durable_at = Some(at);
         records.latch.error = None;
         records.latch.writes += 1;
@@ -1086,8 +1100,9 @@ impl Records {
         policy.rules.may_lower(raised, self.last_drill.map(|(_, age)| age.ns(now)))
     }
 
-    /// `at`: when the page was raised for it, or later.
-    fn add_cause(&mut self, slot: usize, cause: Cause, at: Now) {
+    /// `at`: when the page was raised for it, or later. Returns which of all causes it is, counted from one.
+    fn add_cause(&mut self, slot: usize, cause: Cause, at: Now) -> u64 {
+        self.recorded += 1;
         self.cooling.insert(slot, Age::new(at));
         let explained = self.explained.entry(slot).or_default();
         *explained = (*explained).max(cause.epoch);
@@ -1104,13 +1119,16 @@ impl Records {
             causes.remove(goes);
         }
         causes.push(cause);
+        self.recorded
     }
 
-    /// Gives the time of the last successful write to everything that it covers and that has none yet.
+    /// Gives the time of the last successful write to everything that it covers and that has none yet. A halt is covered with
+    /// its cause only: whoever is told that it is on disk finds there why.
     fn settle_durable(&mut self) {
         let (Some(durable), Some(at)) = (self.latch.durable_changes, self.latch.durable_at) else { return };
+        let causes = self.latch.durable_causes;
         for receipt in self.receipts.iter_mut().chain(self.trips.iter_mut()) {
-            if receipt.durable.is_none() && receipt.changes <= durable {
+            if receipt.durable.is_none() && receipt.changes <= durable && receipt.cause <= causes {
                 receipt.durable = Some(at);
                 self.tally.durable.record(at.mono.since(receipt.raised.mono));
             }
@@ -1143,7 +1161,7 @@ mod tests {
     use super::*;
     use crate::kill::gates::AttachedGate;
     use crate::kill::rearm::RearmRules;
-    use crate::kill::testing::{TestClock, switch, universe};
+    use crate::kill::testing::{self, TestClock, switch, universe};
     use crate::model::cancel::CancelView;
     use crate::model::effect::Denial;
     use crate::model::{Rule, Why};
@@ -1173,9 +1191,9 @@ mod tests {
         assert!(receipt.missing().latch);
         assert_eq!(receipt.working_orders, Some(switch.universe().slot(ALPHA).unwrap() as i64 + 10));
 
-        switch.latch_written(receipt.changes - 1, clock.now());
+        switch.latch_written(&Snapshot { changes: receipt.changes - 1, ..switch.snapshot() }, clock.now());
         assert!(switch.receipt(receipt.id).unwrap().missing().latch, "an earlier state is on disk, not this one");
-        switch.latch_written(receipt.changes, clock.now());
+        switch.latch_written(&switch.snapshot(), clock.now());
         assert!(!switch.receipt(receipt.id).unwrap().is_confirmed());
         gw1.set_told(receipt.changes, clock.now().mono.0);
         gw1.set_confirmed(receipt.changes - 1, clock.now().mono.0);
@@ -1191,6 +1209,35 @@ mod tests {
     }
 
     #[test]
+    fn halt_that_is_on_disk_without_its_cause_is_not_durable_and_one_write_has_both() {
+        let clock = TestClock::new();
+        let world: Arc<OnceLock<(Switch, Receiver<()>)>> = Arc::default();
+        let looked: Arc<OnceLock<(Snapshot, bool)>> = Arc::default();
+        // Working orders are asked for when everybody is woken and before the cause is recorded.
+        let (found, of) = (looked.clone(), world.clone());
+        let look = move |_| {
+            let (switch, jobs) = of.get()?;
+            let _ = found.set((switch.snapshot(), jobs.is_empty()));
+            None
+        };
+        let (switch, jobs) = world.get_or_init(|| testing::switch_with(clock.clone(), Box::new(look)));
+        let receipt = switch.press(ALPHA, Stop::Halted, "olga", "it runs away", clock.now()).unwrap();
+        let (early, not_asked) = looked.get().unwrap();
+        assert!(early.entries[0].mode == Mode::Halted && early.entries[0].causes.is_empty());
+        // Had the writer been asked before, there would be two writes.
+        assert_eq!((*not_asked, jobs.len()), (true, 1), "it is asked for once, when both are there");
+
+        // It may look by itself, or for somebody else.
+        switch.latch_written(early, clock.now());
+        assert!(switch.is_durable(), "the page is");
+        assert!(switch.receipt(receipt.id).unwrap().missing().latch, "nobody would find out why");
+        let both = switch.snapshot();
+        assert_eq!(both.entries[0].causes[0].reason, "it runs away");
+        switch.latch_written(&both, clock.now());
+        assert!(!switch.receipt(receipt.id).unwrap().missing().latch);
+    }
+
+    #[test]
     fn session_that_drops_before_it_confirmed_stays_missing() {
         let clock = TestClock::new();
         let (switch, _jobs) = switch(clock.clone());
@@ -1198,7 +1245,7 @@ mod tests {
         let receipt = switch.press(Scope::Firm, Stop::Halted, "olga", "", clock.now()).unwrap();
         assert_eq!(receipt.reason, "none given");
         switch.board().cell(0).unwrap().set_connected(false);
-        switch.latch_written(receipt.changes, clock.now());
+        switch.latch_written(&switch.snapshot(), clock.now());
         assert_eq!(switch.receipt(receipt.id).unwrap().missing().sessions, 1);
     }
 
@@ -1278,8 +1325,8 @@ mod tests {
         let asked = switch.ask_rearm(Scope::Firm, epoch, "rita", "checked", clock.now()).unwrap();
         let done = switch.agree_rearm(asked.id, "sven", "ok", clock.now()).unwrap();
         assert_eq!(mode(&switch, Scope::Firm), Mode::Normal);
-        let RearmState::Lowered { changes, durable: None, .. } = done.state else { panic!("{:?}", done.state) };
-        switch.latch_written(changes, clock.now());
+        let RearmState::Lowered { durable: None, .. } = done.state else { panic!("{:?}", done.state) };
+        switch.latch_written(&switch.snapshot(), clock.now());
         let RearmState::Lowered { durable: Some(_), .. } = switch.rearm(asked.id, clock.now()).unwrap().state else {
             panic!("not durable")
         };
@@ -1476,7 +1523,7 @@ mod tests {
     #[test]
     fn thread_that_holds_the_lock_can_ask_whether_the_page_is_durable() {
         let (switch, _jobs) = switch(TestClock::new());
-        switch.latch_written(switch.page().changes(), Now::default());
+        switch.latch_written(&switch.snapshot(), Now::default());
         assert!(switch.is_known_durable());
         let held = switch.lock();
         assert!(!switch.is_known_durable());
@@ -1516,7 +1563,7 @@ mod tests {
         let all = switch.receipts(10);
         assert_eq!(all.iter().map(|r| &*r.actor).collect::<Vec<_>>(), ["olga", "engine"]);
         assert_eq!(all.iter().map(|r| r.missing().gates).collect::<Vec<_>>(), [1, 1]);
-        switch.latch_written(switch.page().changes(), clock.now());
+        switch.latch_written(&switch.snapshot(), clock.now());
         assert_eq!(switch.gates_unconfirmed(), 1, "one gate that two receipts wait for");
         inside.exit();
         assert_eq!(switch.gates_unconfirmed(), 0);

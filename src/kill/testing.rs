@@ -81,6 +81,14 @@ pub(crate) fn universe() -> Universe {
 
 /// A switch over [`universe`], and its latch jobs.
 pub(crate) fn switch(clock: Arc<dyn Clock>) -> (Switch, crossbeam_channel::Receiver<()>) {
+    switch_with(clock, Box::new(|slot| Some(slot as i64 + 10)))
+}
+
+/// As [`switch`], with another answer to how many orders work.
+pub(crate) fn switch_with(
+    clock: Arc<dyn Clock>,
+    working: Box<dyn Fn(usize) -> Option<i64> + Send + Sync>,
+) -> (Switch, crossbeam_channel::Receiver<()>) {
     let universe = Arc::new(universe());
     Switch::new(SwitchParts {
         page: Arc::new(HaltPage::new(universe.scope_count(), 1)),
@@ -89,7 +97,7 @@ pub(crate) fn switch(clock: Arc<dyn Clock>) -> (Switch, crossbeam_channel::Recei
         universe,
         clock,
         wakers: vec![],
-        working: Box::new(|slot| Some(slot as i64 + 10)),
+        working,
         policy: RearmPolicy::default(),
         causes: vec![],
         orphans: vec![],

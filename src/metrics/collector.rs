@@ -572,11 +572,11 @@ mod tests {
             world.published.event_latency.record(ns);
         }
         world.switch.board().cell(0).unwrap().set_connected(true);
-        let receipt = world.switch.press(alpha, Stop::Halted, "olga", "x", world.clock.now()).unwrap();
+        world.switch.press(alpha, Stop::Halted, "olga", "x", world.clock.now()).unwrap();
         let before = parse(&world.metrics.render());
         assert_eq!(before["haltline_latch_durable"].samples["haltline_latch_durable"], 0.0);
         assert_eq!(before["haltline_sessions_unconfirmed"].samples["haltline_sessions_unconfirmed"], 1.0);
-        world.switch.latch_written(receipt.changes, world.clock.now());
+        world.switch.latch_written(&world.switch.snapshot(), world.clock.now());
 
         let families = parse(&world.metrics.render());
         let value = |family: &str, series: &str| {

@@ -5,6 +5,7 @@ mod alerts;
 mod attest;
 mod c_client;
 mod c_gate;
+mod callers;
 mod cancel_ways;
 mod cancels;
 mod cli;

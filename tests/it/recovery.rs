@@ -301,8 +301,8 @@ fn a_kill_during_which_the_process_dies_at_any_step_of_the_latch_is_never_lost_o
             let mut daemon = Daemon::run_under(dir, &[("HALTLINE_ABORT_AT", &format!("{step}:{time}"))]);
             let scopes = [("strategy", "alpha"), ("strategy", "beta"), ("account", "main")];
             let confirmed = scopes.map(|(kind, name)| {
-                let scope = format!("{kind}:{name}");
-                let args = ["kill", "--config", "haltline.toml", "--scope", &scope, "--reason", "runaway"];
+                let (scope, reason) = (format!("{kind}:{name}"), format!("{name} runs away"));
+                let args = ["kill", "--config", "haltline.toml", "--scope", &scope, "--reason", &reason];
                 daemon.haltline(&args).status.code() == Some(0)
             });
             let status = daemon.wait();
@@ -315,6 +315,10 @@ fn a_kill_during_which_the_process_dies_at_any_step_of_the_latch_is_never_lost_o
             let halted = scopes.map(|(kind, name)| daemon.mode(kind, name) == "halted");
             let why = format!("{step}:{time}: {confirmed:?} confirmed, {latched:?} in the latch, {halted:?} halted");
             assert!(confirmed.iter().zip(latched).all(|(confirmed, latched)| *confirmed <= latched), "{why}");
+            // Not the halt alone: what is confirmed says why without the journal.
+            let explained = scopes.map(|(_, name)| latch.contains(&format!("{name} runs away")));
+            let all = confirmed.iter().zip(explained).all(|(confirmed, explained)| *confirmed <= explained);
+            assert!(all, "{why}, {explained:?} with their causes");
             assert!(latched.iter().zip(halted).all(|(latched, halted)| *latched <= halted), "{why}");
             assert!(confirmed.contains(&false), "{why}");
             in_force += latched.iter().filter(|latched| **latched).count();

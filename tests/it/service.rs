@@ -1,11 +1,11 @@
 //! The whole program from outside: what a gateway, an operator and an SRE see of it.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use serde_json::json;
 
-use crate::support::{Daemon, Gateway, LIMITS, ask, block_on, haltline, token};
+use crate::support::{Daemon, Gateway, LIMITS, PATIENCE, ask, block_on, haltline, token};
 
 #[test]
 fn a_halt_survives_sigkill() {
@@ -304,4 +304,78 @@ fn a_kill_whose_sender_hangs_up_at_once_is_taken_and_recorded() {
     };
     daemon.until("every press is taken", |daemon| presses(daemon) == 20);
     assert_eq!(daemon.mode("strategy", "alpha"), "halted");
+}
+
+/// hyper drops what it is at when the sender hangs up: what is begun has to be on its own by then.
+#[test]
+fn a_kill_whose_sender_hangs_up_while_it_is_read_is_taken_and_recorded() {
+    let daemon = Daemon::start(LIMITS);
+    let body = json!({ "scope": { "kind": "strategy", "name": "alpha" }, "reason": "gone meanwhile" }).to_string();
+    let head = format!(
+        "POST /v1/kill HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Authorization: Bearer {}\r\nExpect: 100-continue\r\n\r\n",
+        body.len(),
+        token("olaf")
+    );
+    const ROUNDS: usize = 4;
+    for round in 0..ROUNDS {
+        let mut stream = TcpStream::connect(&daemon.http).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        // It has begun, and waits for the body.
+        let mut goes_on = [0; 25];
+        stream.read_exact(&mut goes_on).unwrap();
+        assert_eq!(&goes_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+        // The body and the end are both there when it looks again.
+        daemon.signal("STOP");
+        stream.write_all(body.as_bytes()).unwrap();
+        if round % 2 == 0 {
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+        } else {
+            drop(stream);
+        }
+        daemon.signal("CONT");
+    }
+    let presses = |daemon: &Daemon| {
+        let kills = daemon.get("vera", "/v1/kills");
+        kills["kills"].as_array().unwrap().iter().filter(|kill| kill["reason"] == "gone meanwhile").count()
+    };
+    daemon.until("every press is taken", |daemon| presses(daemon) == ROUNDS);
+    daemon.until("every press is in the journal", |daemon| recorded(daemon, "kill", "gone meanwhile") == ROUNDS);
+}
+
+/// How many records of `action` the journal has for this reason.
+fn recorded(daemon: &Daemon, action: &str, reason: &str) -> usize {
+    let audit = daemon.get("rita", &format!("/v1/audit?action={action}"));
+    audit["entries"].as_array().unwrap().iter().filter(|record| record["reason"] == reason).count()
+}
+
+#[test]
+fn a_change_whose_caller_hangs_up_while_it_is_made_is_recorded() {
+    let daemon = Daemon::start(LIMITS);
+    let path = daemon.dir.path().join("haltline.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let body = json!({ "reason": "gone meanwhile" }).to_string();
+    let mut stream = TcpStream::connect(&daemon.http).unwrap();
+    write!(
+        stream,
+        "POST /v1/limits/reload HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Authorization: Bearer {}\r\n\r\n{body}",
+        body.len(),
+        token("rita")
+    )
+    .unwrap();
+    // Opened as soon as the service reads the limits: it is at it, and cannot go on.
+    let mut slow = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    drop(stream);
+    // The same thread answers this: it has seen the end of the other connection by then.
+    for _ in 0..3 {
+        assert_eq!(ask(&daemon.http, "vera", "GET", "/livez", None).0, 200);
+    }
+    slow.write_all(text.replace("order_qty = 1_000", "order_qty = 7").as_bytes()).unwrap();
+    drop(slow);
+    daemon.until("the limits are in force", |d| d.get("vera", "/v1/state")["limits_generation"] == 2);
+    daemon.until("who changed them is in the journal", |daemon| recorded(daemon, "limits", "gone meanwhile") == 1);
 }

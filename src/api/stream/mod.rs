@@ -56,10 +56,11 @@ use tokio::sync::broadcast::error::RecvError;
 pub(super) use self::hub::Hub;
 use self::hub::Joined;
 use crate::api::auth::Role;
+use crate::api::places::Busy;
 use crate::api::problem::Problem;
 use crate::api::routes::{AnyQuery, Api, Caller, Shared, query_fields};
 use crate::api::schema;
-use crate::api::server::{Busy, Line};
+use crate::api::server::Line;
 
 /// `GET /v1/stream`.
 #[utoipa::path(
