@@ -212,6 +212,7 @@ impl Source for DayOpen {
 mod tests {
     use super::*;
     use crate::kill::testing::{TestClock, switch};
+    use crate::units::StrategyId;
 
     const HOUR: u64 = 3_600_000_000_000;
 
@@ -334,6 +335,30 @@ mod tests {
         let halts = world.switch.halts();
         let actors: Vec<&str> = halts[0].causes.iter().map(|cause| cause.actor.as_str()).collect();
         assert_eq!(actors, [ACTOR, "olaf"]);
+    }
+
+    #[test]
+    fn a_restart_before_the_open_looks_at_the_page_before_anybody_rearms() {
+        let world = World::new();
+        drop(world.start(HOUR));
+        // The hold goes with the process.
+        world.switch.hold_because(ACTOR, Vec::new());
+        let day = world.start(HOUR);
+        assert!(world.rearm().unwrap_err().contains("not looked at yet"));
+        day.look(good);
+        world.rearm().unwrap();
+    }
+
+    #[test]
+    fn a_strategy_that_is_dormant_keeps_no_day_shut_and_one_that_a_person_halted_does() {
+        for (actor, opens) in [(crate::app::attest::ACTOR, true), ("olaf", false)] {
+            let world = World::new();
+            let day = world.start(HOUR);
+            let alpha = Scope::Strategy(StrategyId(0));
+            world.switch.press(alpha, Stop::Halted, actor, "it is dormant", world.clock.now()).unwrap();
+            day.look(good);
+            assert_eq!(world.rearm().is_ok(), opens, "{actor}");
+        }
     }
 
     #[test]

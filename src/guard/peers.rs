@@ -908,6 +908,27 @@ mod tests {
     }
 
     #[test]
+    fn a_past_of_too_few_days_says_nothing_and_one_of_enough_warns_before_it_halts() {
+        for (days, rate, said) in [(2, 3_000, vec![]), (3, 1_000, vec![false]), (3, 3_000, vec![true])] {
+            let mut run = Run::new(1, PeerOptions::default());
+            assert_eq!(mornings(&mut run, days, |_| 100), []);
+            run.now = MORNING + days * DAY;
+            let found = run.seconds(10, &[rate]);
+            let orders = found.iter().filter_map(|found| match found {
+                Found::Outlier { measure: Measure::Orders, halt, .. } => Some(*halt),
+                _ => None,
+            });
+            assert_eq!(orders.collect::<Vec<_>>(), said, "{rate} after {days} days: {found:?}");
+        }
+    }
+
+    #[test]
+    fn peers_that_lie_far_apart_make_nobody_far_who_has_a_few_times_their_median() {
+        let mut run = Run::new(8, PeerOptions::default());
+        assert_eq!(run.seconds(60, &[50, 100, 300, 400, 900, 1_600, 2_000, 2_400]), []);
+    }
+
+    #[test]
     fn a_slow_drift_is_not_learned_as_normal_without_being_told() {
         let mut run = Run::new(1, PeerOptions::default());
         // Five percent more every day: after a month more than four times as much.

@@ -222,13 +222,23 @@ mod tests {
         noise: u64,
         /// Who is not filled.
         unfilled: Option<usize>,
+        /// Who is excused for one second of each minute.
+        pauses: Option<usize>,
     }
 
     impl Run {
         fn new(count: usize) -> Run {
             let instances = (0..count).map(|n| Instance { name: format!("gw-{n}"), group: 0 }).collect();
             let quiet = Quiet::new(QuietOptions::default(), FAR, count);
-            Run { quiet, instances, counts: vec![Counts::default(); count], now: 0, noise: 7, unfilled: None }
+            Run {
+                quiet,
+                instances,
+                counts: vec![Counts::default(); count],
+                now: 0,
+                noise: 7,
+                unfilled: None,
+                pauses: None,
+            }
         }
 
         fn below(&mut self, n: u64) -> u64 {
@@ -241,6 +251,9 @@ mod tests {
             let mut turns = Vec::new();
             for _ in 0..minutes * 60 {
                 self.now += SECOND;
+                if let Some(at) = self.pauses {
+                    self.counts[at].excused = self.now / SECOND % 60 == 30;
+                }
                 for (at, orders) in orders.iter().enumerate() {
                     // In sixtieths, so that little is not nothing.
                     let sent = orders * 2 / 3 + self.below(orders * 2 / 3 + 1);
@@ -310,6 +323,33 @@ mod tests {
         (4..8).for_each(|at| run.counts[at].excused = true);
         run.counts[3].excused = true;
         assert_eq!(run.minutes(10, &[600, 600, 0, 0, 0, 0, 0, 0]), []);
+    }
+
+    #[test]
+    fn a_window_in_which_one_was_excused_says_nothing_and_those_after_it_do() {
+        let mut run = Run::new(8);
+        run.minutes(5, &[600; 8]);
+        let mut orders = [600; 8];
+        orders[3] = 0;
+        run.pauses = Some(3);
+        assert_eq!(run.minutes(10, &orders), []);
+        run.pauses = None;
+        run.counts[3].excused = false;
+        assert_eq!(quiet_ones(&run.minutes(5, &orders)), [(3, Measure::Orders)]);
+    }
+
+    #[test]
+    fn a_market_with_few_orders_and_a_group_of_its_own_say_nothing() {
+        let mut run = Run::new(8);
+        run.minutes(5, &[600; 8]);
+        let mut orders = [40; 8];
+        orders[3] = 0;
+        assert_eq!(run.minutes(10, &orders), []);
+        // What half of them do comes to its end, the others go on with theirs.
+        let mut run = Run::new(8);
+        run.instances[4..].iter_mut().for_each(|instance| instance.group = 1);
+        run.minutes(5, &[600; 8]);
+        assert_eq!(run.minutes(10, &[600, 600, 600, 600, 0, 0, 0, 0]), []);
     }
 
     #[test]

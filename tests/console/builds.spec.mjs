@@ -141,7 +141,10 @@ test.describe("with a signed manifest", () => {
     await until(async () => other.denied === 1, "its order is denied");
     // What the manifest says is not one person's to set aside.
     await expect(rita.getByRole("button", { name: /Approve the build/ })).toHaveCount(0);
-    const { status } = await haltline.ask("rita", "POST", "/v1/sessions/gw-2/approve", { tag: "0", reason: "let it be" });
+    const { status } = await haltline.ask("rita", "POST", "/v1/sessions/gw-2/approve", {
+      tag: "0",
+      reason: "let it be",
+    });
     expect(status).toBe(409);
     await expect(builds.locator(".chip")).toHaveText("quarantined");
 
