@@ -108,11 +108,11 @@ pub fn gaps<'a>(universe: &'a Universe, table: &'a LimitTable) -> impl Iterator<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kill::testing::universe;
+    use crate::limits::overlay::tests::universe;
 
     #[test]
     fn a_gap_is_what_is_demanded_and_limited_by_nobody() {
-        let universe = universe();
+        let universe = universe(&[0, 0]);
         let mut table = LimitTable::unlimited(&universe);
         assert_eq!(gaps(&universe, &table).count(), 0, "nothing is demanded");
         let demanded = 1 << Rule::Collar as u64 | 1 << Rule::ParentQty as u64 | 1 << Rule::ClockSkew as u64;

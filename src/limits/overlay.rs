@@ -251,7 +251,7 @@ fn shrink_rate(rate: &mut RateLimit, count: u32, bps: u16) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::model::universe::{AccountSpec, CurrencySpec, StrategySpec};
     use crate::model::{InstrumentSpec, SessionKind, SessionSpec};
@@ -260,7 +260,8 @@ mod tests {
     const ALPHA: Scope = Scope::Strategy(StrategyId(0));
     const GW: Scope = Scope::Session(SessionId(0));
 
-    fn universe(scales: &[u8]) -> Universe {
+    /// Strategies `alpha` and `beta`, and an instrument per quantity scale.
+    pub(in crate::limits) fn universe(scales: &[u8]) -> Universe {
         let instrument = |(n, scale): (usize, &u8)| InstrumentSpec {
             name: format!("i{n}"),
             currency: CurrencyId(0),
