@@ -54,6 +54,12 @@ test("a drill by the button passes, and its evidence is there", async ({ haltlin
   expect(body.drills).toHaveLength(1);
   await expect(olaf.locator("tbody tr")).toContainText(body.drills[0].proved[0]);
   expect(await haltline.mode("strategy", "drill")).toBe("normal");
+  // It is told for information: nobody has to answer it.
+  await goTo(olaf, "Alerts");
+  const told = olaf.locator("tbody tr").filter({ hasText: "drill passed" });
+  await expect(told).toContainText("noted");
+  await expect(told.getByRole("button")).toHaveCount(0);
+  await expect(olaf.getByRole("link", { name: /Alerts/ })).toHaveText("Alerts");
   gateway.order("arb-01", { then: "expire" });
   await until(async () => gateway.admitted === 1, "the others trade on");
 });

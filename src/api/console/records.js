@@ -72,8 +72,12 @@ export class Asking {
 const cell = (/** @type {import("./dom.js").Child[]} */ ...children) => h("td", {}, ...children);
 const tight = (/** @type {import("./dom.js").Child[]} */ ...children) => h("td", { class: "tight" }, ...children);
 
-/** An alert that nobody has answered. @param {import("./types.js").Alert} alert */
-export const isUnanswered = (alert) => alert.state === "firing" || alert.state === "escalated";
+/** An alert that waits for somebody's answer. What is told for information waits for none. @param {import("./types.js").Alert} alert */
+export const isUnanswered = (alert) =>
+  alert.severity !== "info" && (alert.state === "firing" || alert.state === "escalated");
+
+/** What an alert's state is called. @param {import("./types.js").Alert} alert */
+export const alertState = (alert) => (alert.severity === "info" && alert.state === "firing" ? "noted" : alert.state);
 
 /** How loud an alert's chip is. @param {import("./types.js").Alert} alert */
 export const alertLevel = (alert) =>
@@ -123,7 +127,7 @@ export class AlertsView extends Asking {
     return h(
       "tr",
       {},
-      tight(h("span", { class: "chip", "data-level": unanswered ? level || "warn" : "" }, alert.state)),
+      tight(h("span", { class: "chip", "data-level": unanswered ? level || "warn" : "" }, alertState(alert))),
       cell(
         h("b", {}, String(alert.name).replaceAll("_", " ")),
         " ",

@@ -9,7 +9,7 @@ import { openKill } from "./kill.js";
 import { limitRows } from "./limits.js";
 import { Plots } from "./plots.js";
 import { openRearm } from "./rearm.js";
-import { alertLevel, isUnanswered } from "./records.js";
+import { alertLevel, alertState, isUnanswered } from "./records.js";
 import { KINDS, sum } from "./store.js";
 
 /** @typedef {import("./app.js").Context} Context */
@@ -114,7 +114,11 @@ function alertLines(parent) {
         " ",
         h("span", { class: "chip", "data-level": isUnanswered(alert) ? alertLevel(alert) : "" }, alert.severity),
         " ",
-        h("span", { class: isUnanswered(alert) ? "chip" : "muted" }, isUnanswered(alert) ? "unanswered" : alert.state),
+        h(
+          "span",
+          { class: isUnanswered(alert) ? "chip" : "muted" },
+          isUnanswered(alert) ? "unanswered" : alertState(alert),
+        ),
         " ",
         h("span", { class: "muted num" }, moment(alert.last_at)),
         h("p", {}, alert.text),
