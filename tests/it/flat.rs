@@ -51,12 +51,7 @@ impl Running {
                 let hello = json!({ "type": "hello", "mass_cancel": mass_cancel });
                 let (mut gateway, _) = Gateway::connect_to(&ws, session, hello).await;
                 for n in 0..orders {
-                    gateway
-                        .event(json!({
-                            "type": "new", "strategy": "alpha", "instrument": "ACME", "id": format!("{session}/{n}"),
-                            "side": "buy", "ord_type": "limit", "qty": 1, "px": "10.00",
-                        }))
-                        .await;
+                    gateway.event(order(&format!("{session}/{n}"))).await;
                     gateway.event(json!({ "type": "ack", "id": format!("{session}/{n}") })).await;
                 }
                 let mut admitted = 0;
@@ -79,6 +74,13 @@ impl Running {
     }
 }
 
+fn order(id: &str) -> Value {
+    json!({
+        "type": "new", "strategy": "alpha", "instrument": "ACME", "id": id, "side": "buy", "ord_type": "limit", "qty": 1,
+        "px": "10.00",
+    })
+}
+
 async fn obey(
     gateway: &mut Gateway,
     venue: Venue,
@@ -87,11 +89,16 @@ async fn obey(
 ) -> Heard {
     let mut heard = Heard::default();
     let mut halted = true;
+    // What it asks last: whatever it was told before the answer to that it has heard by then.
+    let mut last = None;
     loop {
         let message = tokio::select! {
-            biased;
-            message = gateway.next() => message,
-            _ = &mut stopped => return heard,
+            message = gateway.next_if_open() => message.expect("an open connection"),
+            _ = &mut stopped, if last.is_none() => {
+                gateway.event(order(&format!("{session}/last"))).await;
+                last = Some(gateway.seq);
+                continue;
+            }
         };
         match message["type"].as_str().unwrap() {
             "mode" => {
@@ -111,6 +118,8 @@ async fn obey(
                     continue;
                 }
                 if matches!(venue, Venue::Loses(most) if heard.cancels > most) {
+                    // What it said before it dies has arrived: of the rest nobody knows.
+                    gateway.until_taken().await;
                     return heard;
                 }
                 let request = format!("cancel of {id}");
@@ -124,6 +133,7 @@ async fn obey(
                 }
             }
             "disconnect_request" => heard.disconnects += 1,
+            "verdict" if last.is_some_and(|last| message["seq"] == last) => return heard,
             _ => {}
         }
     }
@@ -142,8 +152,13 @@ fn outcome(venue: Venue, id: &str, request: &str, nth: usize) -> Value {
     }
 }
 
-/// No rates, two more gateways, and cancels that are repeated soon.
+/// No rates, two more gateways, and cancels that are told once, however slow the gateways are to answer.
 fn limits() -> String {
+    limits_repeating("1h")
+}
+
+/// As [`limits`], with cancels that are told twice, this long after each other, if nothing comes of them.
+fn limits_repeating(after: &str) -> String {
     let mut text =
         LIMITS.lines().filter(|line| !line.starts_with("order_rate")).fold(String::new(), |mut text, line| {
             let _ = writeln!(text, "{line}");
@@ -153,7 +168,7 @@ fn limits() -> String {
         let hash = blake3::hash(token(name).as_bytes()).to_hex();
         let _ = writeln!(text, "[sessions.{name}]\nkind = \"ask\"\ntoken_hash = \"{hash}\"");
     }
-    text + "[cancel]\nrepeat_after = \"200ms\"\nattempts = 2\nretry_after = \"1h\"\n"
+    text + &format!("[cancel]\nrepeat_after = \"{after}\"\nattempts = 2\nretry_after = \"1h\"\n")
 }
 
 /// The receipt's part about cancels, once it is `status`.
@@ -210,9 +225,9 @@ fn the_command_line_waits_for_flat_and_fails_with_what_is_left() {
             "haltline.toml",
             "--json",
             "--timeout",
-            "10000",
+            "60000",
             "--wait-flat",
-            "20",
+            "300",
             "--scope",
             scope,
         ];
@@ -257,7 +272,7 @@ fn what_the_venue_refuses_is_the_named_remainder() {
 
 #[test]
 fn a_venue_that_says_nothing_is_asked_again_and_then_to_be_cut_off() {
-    let daemon = Daemon::start(&limits());
+    let daemon = Daemon::start(&limits_repeating("200ms"));
     let gateway = Running::start(&daemon, "gw-1", 4, Venue::SaysNothing);
     let receipt = daemon.kill("firm", "", "runaway");
     let flat = flat_when(&daemon, &receipt, "remainder");
@@ -300,7 +315,7 @@ fn fills_that_are_faster_than_the_cancel_are_booked_and_counted() {
 
 #[test]
 fn nothing_is_told_for_a_halt_that_the_gateway_knows_to_be_over() {
-    let daemon = Daemon::start(&limits());
+    let daemon = Daemon::start(&limits_repeating("200ms"));
     let gateway = Running::start(&daemon, "gw-1", 300, Venue::SaysNothing);
     let scope = json!({ "kind": "strategy", "name": "alpha" });
     for _ in 0..20 {

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::kill::gates::AttachedGate;
-use crate::kill::rearm::RearmRules;
+use crate::kill::rearm::{RearmRefused, RearmRules, RearmState};
+use crate::kill::switch::records::CAUSES_KEPT;
+use crate::kill::switch::seen::CAUSE_WITHIN_NS;
 use crate::kill::testing::{self, TestClock, switch, universe};
 use crate::model::cancel::CancelView;
 use crate::model::effect::Denial;

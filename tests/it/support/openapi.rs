@@ -4,13 +4,13 @@
 //! client can know of.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpStream;
 use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use super::{PATIENCE, token, unchunk};
+use super::{exchange, token, unchunk};
 
 /// An answer as it came.
 #[derive(Debug)]
@@ -40,37 +40,44 @@ const EVENTS: usize = 3;
 pub fn send(http: &str, who: Option<&str>, method: &str, path: &str, headers: &str, body: Option<&Value>) -> Reply {
     let body = body.map(Value::to_string).unwrap_or_default();
     let bearer = who.map(|who| format!("Authorization: Bearer {}\r\n", token(who))).unwrap_or_default();
-    let mut stream = TcpStream::connect(http).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(
-        stream,
+    let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: {http}\r\n{bearer}Content-Type: application/json\r\nContent-Length: {}\r\n\
          {headers}Connection: close\r\n\r\n{body}",
         body.len()
-    )
-    .unwrap();
-    let mut reader = BufReader::new(stream);
-    let (mut head, mut text) = (String::new(), String::new());
-    while !head.ends_with("\r\n\r\n") {
-        assert!(reader.read_line(&mut head).unwrap() > 0, "{method} {path}: no answer: {head:?}");
-    }
-    let head = head.to_ascii_lowercase();
-    if head.contains("content-type: text/event-stream") {
-        while text.matches("\nevent: ").count() < EVENTS || !text.ends_with("\n\n") {
-            let mut line = String::new();
-            assert!(reader.read_line(&mut line).unwrap() > 0, "the stream ended: {text}");
-            // Sizes of chunks, which are hexadecimal numbers alone on their line.
-            let size = line.trim_end().bytes().all(|b| b.is_ascii_hexdigit()) && line.ends_with("\r\n");
-            text += if size || line == "\r\n" { "" } else { &line };
-        }
+    );
+    let answer = exchange(|| TcpStream::connect(http), &request, read_answer);
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{method} {path}: {answer:?}"));
+    let head = format!("{}\r\n\r\n", head.to_ascii_lowercase());
+    let text = if head.contains("transfer-encoding: chunked") && !head.contains("content-type: text/event-stream") {
+        unchunk(text)
     } else {
-        reader.read_to_string(&mut text).unwrap();
-        if head.contains("transfer-encoding: chunked") {
-            text = unchunk(&text);
-        }
-    }
+        text.to_owned()
+    };
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Reply { status, head, body: text }
+}
+
+/// All of an answer, as it comes; of a stream its first events, without the sizes of chunks.
+fn read_answer(stream: TcpStream) -> std::io::Result<String> {
+    let mut reader = BufReader::new(stream);
+    let mut all = String::new();
+    while !all.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut all)? == 0 {
+            return Ok(all);
+        }
+    }
+    if !all.to_ascii_lowercase().contains("content-type: text/event-stream") {
+        return reader.read_to_string(&mut all).map(|_| all);
+    }
+    let mut text = String::new();
+    while text.matches("\nevent: ").count() < EVENTS || !text.ends_with("\n\n") {
+        let mut line = String::new();
+        assert!(reader.read_line(&mut line)? > 0, "the stream ended: {text}");
+        // Sizes of chunks, which are hexadecimal numbers alone on their line.
+        let size = line.trim_end().bytes().all(|b| b.is_ascii_hexdigit()) && line.ends_with("\r\n");
+        text += if size || line == "\r\n" { "" } else { &line };
+    }
+    Ok(all + &text)
 }
 
 /// The document.
