@@ -267,10 +267,7 @@ fn client_that_reads_too_slowly_is_told() {
 
 #[test]
 fn stop_ends_streams_at_once_and_says_so() {
-    let world = World::new(Setup {
-        options: ApiOptions { drain: LONG, ..patient() },
-        ..Setup::default()
-    });
+    let world = World::new(Setup { options: ApiOptions { drain: LONG, ..patient() }, ..Setup::default() });
     let mut events = Events::open(&world, "token-of-vera");
     events.first();
     world.stop_api.send(true).unwrap();

@@ -770,7 +770,10 @@ impl Pulse {
 }
 
 /// Tries with longer and longer idle times until the client was quick enough by them: what was called silent then has to be.
-async fn with_idle_time_to_spare(shortest: Duration, attempt: impl AsyncFn(Duration, &mut Pulse) -> Result<(), String>) {
+async fn with_idle_time_to_spare(
+    shortest: Duration,
+    attempt: impl AsyncFn(Duration, &mut Pulse) -> Result<(), String>,
+) {
     let mut idle = shortest;
     loop {
         let mut pulse = Pulse::new();
