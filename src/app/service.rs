@@ -364,10 +364,13 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     }
     let named = Arc::new(OrderNames::default());
     let (queries, take_queries) = crossbeam_channel::bounded(QUERIES);
-    if loaded.engine.prefault
-        && let Err(error) = prepared.engine.prefault()
-    {
-        tracing::warn!(event = "memory", "the engine's tables get their memory when it is first used: {error}");
+    if loaded.engine.prefault {
+        match prepared.engine.prefault() {
+            Ok(bytes) => tracing::info!(event = "memory", bytes, "the engine's tables have their memory"),
+            Err(error) => {
+                tracing::warn!(event = "memory", "the engine's tables get their memory when it is first used: {error}");
+            }
+        }
     }
 
     // 4. The engine and its port.
