@@ -57,6 +57,7 @@ use crate::journal::audit::newest;
 use crate::journal::control::{ControlParts, run_control};
 use crate::journal::incident::{IncidentParts, run_incidents};
 use crate::journal::latch::{LatchStore, run_latch};
+use crate::journal::step::{HALT_RAISED, reached};
 use crate::kill::alerts::Alerts;
 use crate::kill::audit::{Audit, Entry};
 use crate::kill::board::SessionBoard;
@@ -343,7 +344,11 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     };
     let working = {
         let published = published.clone();
-        move |slot| published.scope(slot).map(|view| view.gauges[Gauge::Working as usize])
+        move |slot| {
+            // The switch asks for them between the two.
+            reached(HALT_RAISED);
+            published.scope(slot).map(|view| view.gauges[Gauge::Working as usize])
+        }
     };
     let (switch, latch_jobs) = Switch::new(SwitchParts {
         page: page.clone(),
