@@ -81,8 +81,27 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 mod tests {
     use futures_util::FutureExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::time::Instant;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_pause_that_a_whole_request_ended_is_not_the_pause_of_the_next() {
+        let used = Arc::<Used>::default();
+        let (mut sender, receiver) = tokio::io::duplex(1 << 10);
+        let mut paced = Paced::new(receiver, used.clone());
+        for request in 0..3 {
+            for _ in 0..FREE {
+                sender.write_all(b"x").await.unwrap();
+                assert!(paced.read(&mut [0; 8]).now_or_never().is_some());
+            }
+            sender.write_all(b"x").await.unwrap();
+            assert!(paced.read(&mut [0; 8]).now_or_never().is_none(), "request {request}");
+            // It would be over by the time that the next request comes in crumbs.
+            tokio::time::sleep(PAUSE).await;
+            used.is_whole();
+        }
+    }
 
     #[tokio::test]
     async fn what_comes_in_crumbs_is_read_seldom_and_a_whole_request_begins_anew() {
@@ -97,12 +116,14 @@ mod tests {
                 assert_eq!(read, Some(1), "crumb {crumb} of round {round}");
             }
             // From here on it is collected.
+            let begun = Instant::now();
             for _ in 0..20 {
                 sender.write_all(b"x").await.unwrap();
                 assert!(paced.read(&mut some).now_or_never().is_none());
             }
             if round == 0 {
                 assert_eq!(paced.read(&mut some).await.unwrap(), 20, "nothing is lost");
+                assert!(begun.elapsed() >= Duration::from_millis(200), "{:?}", begun.elapsed());
                 sender.write_all(b"x").await.unwrap();
                 assert!(paced.read(&mut some).now_or_never().is_none(), "the next read has to wait again");
             }
