@@ -47,9 +47,9 @@ const EPOCH_STEP: u64 = 1_000_000;
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Body {
+struct Body<Entries> {
     next_epoch: u64,
-    entries: Vec<LatchEntry>,
+    entries: Entries,
 }
 
 /// Why a state directory cannot be used. The service does not start.
@@ -279,9 +279,10 @@ impl LatchStore {
     /// # Errors
     /// What the file system said. Then the latch is the last durable one, or already this one.
     pub fn write(&mut self, snapshot: &Snapshot) -> io::Result<()> {
-        let body = Body { next_epoch: snapshot.next_epoch, entries: snapshot.entries.clone() };
-        let json = serde_json::to_string_pretty(&body)?;
-        let text = format!("{MAGIC} {VERSION} {}\n{json}\n", blake3::hash(format!("{json}\n").as_bytes()).to_hex());
+        let body = Body { next_epoch: snapshot.next_epoch, entries: snapshot.entries.as_slice() };
+        let mut json = serde_json::to_string_pretty(&body)?;
+        json.push('\n');
+        let text = format!("{MAGIC} {VERSION} {}\n{json}", blake3::hash(json.as_bytes()).to_hex());
         let path = self.dir.join("latch");
         match self.found {
             Found::Damaged(_) | Found::WrongVersion(_) => {
@@ -407,7 +408,7 @@ fn parse(bytes: &[u8]) -> Found {
     if *sum != *blake3::hash(json).to_hex() {
         return damaged("its check sum does not fit");
     }
-    match serde_json::from_slice::<Body>(json) {
+    match serde_json::from_slice::<Body<Vec<LatchEntry>>>(json) {
         Ok(body) => Found::Intact { next_epoch: body.next_epoch, entries: body.entries },
         Err(error) => Found::Damaged(format!("its check sum fits, but its content does not: {error}")),
     }
