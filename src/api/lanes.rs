@@ -39,6 +39,8 @@ pub(super) enum Lane {
 pub(super) struct Lanes([OneLane; 6]);
 
 struct OneLane {
+    /// [`TURN_MAX`].
+    turn_max: Duration,
     all: Arc<Semaphore>,
     /// By name. As many as there are in the configuration at most.
     callers: Mutex<HashMap<String, Arc<Semaphore>>>,
@@ -46,7 +48,7 @@ struct OneLane {
 
 impl Default for OneLane {
     fn default() -> OneLane {
-        OneLane { all: Arc::new(Semaphore::new(AT_ONCE)), callers: Mutex::default() }
+        OneLane { turn_max: TURN_MAX, all: Arc::new(Semaphore::new(AT_ONCE)), callers: Mutex::default() }
     }
 }
 
@@ -64,7 +66,7 @@ impl OneLane {
             }
         };
         let turn = async { Some((own.acquire_owned().await.ok()?, self.all.clone().acquire_owned().await.ok()?)) };
-        tokio::time::timeout(TURN_MAX, turn).await.ok()?
+        tokio::time::timeout(self.turn_max, turn).await.ok()?
     }
 }
 
@@ -98,7 +100,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_for_much_is_to_the_others_one_who_asks_once() {
-        let lane = OneLane::default();
+        let lane = OneLane { turn_max: Duration::from_secs(3_600), ..OneLane::default() };
         let first = lane.turn("vera").await.unwrap();
         // A crowd of one, and then somebody else: all wait, in this order.
         let order = Mutex::new(Vec::new());

@@ -22,6 +22,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 pub(super) struct Paced<S> {
     stream: S,
     used: Arc<Used>,
+    /// [`PAUSE`].
+    collect: Duration,
     pause: Option<Pin<Box<Sleep>>>,
     /// The pause before the next read is over.
     may_read: bool,
@@ -30,7 +32,7 @@ pub(super) struct Paced<S> {
 impl<S> Paced<S> {
     /// `used` counts the reads, and the requests that are whole.
     pub(super) fn new(stream: S, used: Arc<Used>) -> Paced<S> {
-        Paced { stream, used, pause: None, may_read: false }
+        Paced { stream, used, collect: PAUSE, pause: None, may_read: false }
     }
 }
 
@@ -40,7 +42,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         if this.used.reads() < FREE {
             this.pause = None;
         } else if !this.may_read {
-            ready!(this.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(PAUSE))).as_mut().poll(context));
+            let collect = this.collect;
+            ready!(this.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(collect))).as_mut().poll(context));
             this.pause = None;
             this.may_read = true;
         }
@@ -81,7 +84,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 mod tests {
     use futures_util::FutureExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::time::Instant;
 
     use super::*;
 
@@ -90,15 +92,21 @@ mod tests {
         let used = Arc::<Used>::default();
         let (mut sender, receiver) = tokio::io::duplex(1 << 10);
         let mut paced = Paced::new(receiver, used.clone());
+        let long = Duration::from_secs(3_600);
         for request in 0..3 {
+            paced.collect = long;
             for _ in 0..FREE {
                 sender.write_all(b"x").await.unwrap();
                 assert!(paced.read(&mut [0; 8]).now_or_never().is_some());
             }
             sender.write_all(b"x").await.unwrap();
             assert!(paced.read(&mut [0; 8]).now_or_never().is_none(), "request {request}");
-            // It would be over by the time that the next request comes in crumbs.
-            tokio::time::sleep(PAUSE).await;
+            // One that is over by the time that the next request comes in crumbs.
+            (paced.collect, paced.pause) = (Duration::from_millis(1), None);
+            while paced.read(&mut [0; 8]).now_or_never().is_some() {
+                sender.write_all(b"x").await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
             used.is_whole();
         }
     }
@@ -108,6 +116,9 @@ mod tests {
         let used = Arc::<Used>::default();
         let (mut sender, receiver) = tokio::io::duplex(1 << 10);
         let mut paced = Paced::new(receiver, used.clone());
+        // So long that no pause is over before this test says so.
+        let long = Duration::from_secs(3_600);
+        paced.collect = long;
         let mut some = [0; 1 << 10];
         for round in 0..3 {
             for crumb in 0..FREE {
@@ -116,14 +127,14 @@ mod tests {
                 assert_eq!(read, Some(1), "crumb {crumb} of round {round}");
             }
             // From here on it is collected.
-            let begun = Instant::now();
             for _ in 0..20 {
                 sender.write_all(b"x").await.unwrap();
                 assert!(paced.read(&mut some).now_or_never().is_none());
             }
             if round == 0 {
+                (paced.collect, paced.pause) = (Duration::from_millis(1), None);
                 assert_eq!(paced.read(&mut some).await.unwrap(), 20, "nothing is lost");
-                assert!(begun.elapsed() >= Duration::from_millis(200), "{:?}", begun.elapsed());
+                paced.collect = long;
                 sender.write_all(b"x").await.unwrap();
                 assert!(paced.read(&mut some).now_or_never().is_none(), "the next read has to wait again");
             }

@@ -431,12 +431,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn whole_requests_are_read_at_once_however_many_come_over_one_connection() {
-        let world = World::new(Setup::default());
-        let mut client = world.connect();
-        let begun = Instant::now();
-        for n in 0..200 {
+    /// So many requests over `client`, one after the other.
+    fn ask(client: &mut std::net::TcpStream, requests: usize) {
+        for n in 0..requests {
             client.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
             let mut answer = Vec::new();
             while !answer.ends_with(b"\r\n\r\nok\n") {
@@ -446,8 +443,26 @@ mod tests {
                 assert!(answer.len() < 4096, "request {n}: {}", String::from_utf8_lossy(&answer));
             }
         }
-        // Were they taken for crumbs, all but the first few would have waited for a quarter of a second.
-        assert!(begun.elapsed() < Duration::from_secs(190 / 4), "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn whole_requests_are_read_at_once_however_many_come_over_one_connection() {
+        const REQUESTS: usize = 50;
+        let world = World::new(Setup::default());
+        // Were they taken for crumbs, all but the first eight would wait for a quarter of a second. Where the machine is so slow
+        // itself, they are held against requests of which each has a connection of its own.
+        let waits = Duration::from_millis(250) * (REQUESTS as u32 - 8);
+        let at_once = || {
+            let begun = Instant::now();
+            ask(&mut world.connect(), REQUESTS);
+            let over_one = begun.elapsed();
+            over_one < waits || {
+                let begun = Instant::now();
+                (0..REQUESTS).for_each(|_| ask(&mut world.connect(), 1));
+                over_one < begun.elapsed() * 3
+            }
+        };
+        assert!((0..5).any(|_| at_once()));
     }
 
     #[test]

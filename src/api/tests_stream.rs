@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::ApiOptions;
-use super::tests::{ALPHA, Answer, Setup, World, alpha};
+use super::tests::{ALPHA, Answer, LONG, Setup, World, alpha, patient};
 use crate::engine::published::ScopeView;
 use crate::kill::switch::Stop;
 use crate::kill::testing::universe_of;
@@ -76,7 +76,7 @@ fn rows<'a>(data: &'a Value, key: &str) -> &'a [Value] {
 }
 
 fn quick() -> ApiOptions {
-    ApiOptions { stream_every: Duration::from_millis(1), ..ApiOptions::default() }
+    ApiOptions { stream_every: Duration::from_millis(1), ..patient() }
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn stream_begins_with_everything_and_goes_on_with_what_changed() {
     }
 
     world.post("token-of-olga", "/v1/kill", json!({ "scope": alpha(), "reason": "x" }));
-    let delta = events.until(&first, |delta| rows(delta, "scopes").iter().any(|row| row["name"] == "alpha"));
+    let mut delta = events.until(&first, |delta| rows(delta, "scopes").iter().any(|row| row["name"] == "alpha"));
     let row = &rows(&delta, "scopes")[0];
     assert_eq!((&row["mode"], &row["in_force"]), (&json!("halted"), &json!("halted")));
     assert!(row["epoch"].as_u64() > Some(0));
@@ -101,7 +101,7 @@ fn stream_begins_with_everything_and_goes_on_with_what_changed() {
     assert!(delta["set"]["journal"].is_null() && delta["set"]["alerts"].is_null(), "{delta}");
     // The halt is listed in the same event or, if its cause was recorded later, in one soon after.
     if delta["set"]["halts"].is_null() {
-        events.until(&delta, |delta| delta["set"]["halts"][0]["scope"] == alpha());
+        delta = events.until(&delta, |delta| delta["set"]["halts"][0]["scope"] == alpha());
     }
 
     world.switch.board().cell(0).unwrap().set_connected(true);
@@ -127,8 +127,10 @@ fn stream_says_that_the_engine_stands_still_and_goes_on_saying_it() {
     let mut events = Events::open(&world, "token-of-vera");
     let first = events.first();
     assert_eq!((&first["engine"]["stale"], &first["engine"]["last_round_age_ns"]), (&json!(true), &Value::Null));
-    world.published.last_round.set(world.clock.now().mono.0);
+    // A round so late that it is not old before it is looked at, however long that takes; then the last one is one of now.
+    world.published.last_round.set(world.clock.now().mono.0 + LONG.as_nanos() as u64);
     let moved = events.until(&first, |delta| delta["engine"]["stale"] == false);
+    world.published.last_round.set(world.clock.now().mono.0);
     let still = events.until(&moved, |delta| delta["engine"]["stale"] == true);
     assert!(still["engine"]["last_round_age_ns"].as_u64() > Some(1_000_000_000), "{still}");
     // With nothing to tell there is an event all the same.
@@ -191,8 +193,6 @@ fn streams_have_places_of_their_own_and_a_caller_has_eight() {
     world.get("nobody", "/v1/stream").problem(401, "unauthorized");
 }
 
-const LONG: Duration = Duration::from_secs(3_600);
-
 /// A world in which each event of the stream can be made to have hundreds of kilobytes: no socket holds many of them.
 struct Loud {
     world: World,
@@ -252,7 +252,7 @@ fn client_that_does_not_read_is_cut_off_and_its_place_is_free_again() {
 
 #[test]
 fn client_that_reads_too_slowly_is_told() {
-    let mut loud = Loud::new(ApiOptions { stream_patience: LONG, unanswered: LONG, ..quick() });
+    let mut loud = Loud::new(quick());
     let mut slow = Events::open(&loud.world, "token-of-vera");
     let mut healthy = Events::open(&loud.world, "token-of-olga");
     let mut last = healthy.first();
@@ -267,10 +267,7 @@ fn client_that_reads_too_slowly_is_told() {
 
 #[test]
 fn stop_ends_streams_at_once_and_says_so() {
-    let world = World::new(Setup {
-        options: ApiOptions { drain: Duration::from_secs(3_600), ..ApiOptions::default() },
-        ..Setup::default()
-    });
+    let world = World::new(Setup { options: ApiOptions { drain: LONG, ..patient() }, ..Setup::default() });
     let mut events = Events::open(&world, "token-of-vera");
     events.first();
     world.stop_api.send(true).unwrap();

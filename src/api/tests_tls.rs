@@ -11,7 +11,7 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde_json::{Value, json};
 
 use super::ApiOptions;
-use super::tests::{ALPHA, Setup, World, alpha};
+use super::tests::{ALPHA, Setup, World, alpha, patient};
 use super::tls::{Tls, TlsFiles};
 use crate::model::Mode;
 
@@ -68,7 +68,7 @@ fn world(dir: &Path, authority: &Authority, options: ApiOptions) -> (World, Arc<
 fn certificate_of_a_client_names_its_owner_and_a_token_is_taken_without_one() {
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::new("desk");
-    let (world, _) = world(dir.path(), &authority, ApiOptions::default());
+    let (world, _) = world(dir.path(), &authority, patient());
     let get = |config: &Arc<ClientConfig>, headers: &str| {
         send(&world, config, "GET", "/v1/me", headers, &Value::Null).map(|(status, _, body)| (status, body))
     };
@@ -106,7 +106,7 @@ fn certificate_of_a_client_names_its_owner_and_a_token_is_taken_without_one() {
 fn cookie_of_a_login_over_tls_is_sent_over_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::new("desk");
-    let (world, _) = world(dir.path(), &authority, ApiOptions::default());
+    let (world, _) = world(dir.path(), &authority, patient());
     let body = json!({ "token": "token-of-olga" });
     let (status, head, _) = send(&world, &authority.client(None), "POST", "/v1/login", "", &body).unwrap();
     assert!(status == 200 && head.contains("; secure"), "{head}");
@@ -116,7 +116,7 @@ fn cookie_of_a_login_over_tls_is_sent_over_nothing_else() {
 fn new_certificates_are_for_new_connections_and_open_ones_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::new("desk");
-    let (world, tls) = world(dir.path(), &authority, ApiOptions::default());
+    let (world, tls) = world(dir.path(), &authority, patient());
     let signed = authority.sign("carol", &[]);
     let carol = authority.client(Some(&signed));
     let shown = |stream: &mut Secure| {
@@ -146,7 +146,7 @@ fn new_certificates_are_for_new_connections_and_open_ones_go_on() {
 fn handshake_that_does_not_come_to_an_end_is_cut_off_and_takes_no_place_from_a_kill() {
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::new("desk");
-    let options = ApiOptions { header_timeout: Duration::from_millis(100), ..ApiOptions::default() };
+    let options = ApiOptions { header_timeout: Duration::from_millis(100), ..patient() };
     let (slow, _) = world(dir.path(), &authority, options);
     let mut silent = slow.connect();
     let mut half = slow.connect();
@@ -159,8 +159,7 @@ fn handshake_that_does_not_come_to_an_end_is_cut_off_and_takes_no_place_from_a_k
         }
     }
 
-    let options =
-        ApiOptions { connections: 3, reserved: 2, header_timeout: Duration::from_secs(3_600), ..ApiOptions::default() };
+    let options = ApiOptions { connections: 3, reserved: 2, ..patient() };
     let (world, _) = world(dir.path(), &authority, options);
     let flood: Vec<TcpStream> = (0..40).map(|_| world.connect()).collect();
     let kill = json!({ "scope": alpha(), "wait_ms": 0 });

@@ -203,7 +203,7 @@ mod tests {
     /// A manager that reads, an engine that this test turns, and what connects them.
     fn world() -> (UnixDatagram, Arc<Published>, Notifier) {
         let ours = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(unique()).unwrap()).unwrap();
-        ours.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        ours.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
         let socket = UnixDatagram::unbound().unwrap();
         let address = ours.local_addr().unwrap();
         let manager = Manager { socket, address, watchdog: Some(Duration::from_millis(4)) };
@@ -230,6 +230,9 @@ mod tests {
         // Not ready yet, so a reload is not to be heard of.
         tell(Told::Reloading);
         tell(Told::Reloaded);
+        while !notifier.tell.as_ref().unwrap().is_empty() {
+            std::thread::yield_now();
+        }
         published.progress.add(1);
         assert_eq!(hear(&manager), "READY=1\nSTATUS=serving");
         assert_eq!(hear(&manager), "WATCHDOG=1");

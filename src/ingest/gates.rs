@@ -256,6 +256,7 @@ pub fn run(parts: GateParts, stop: &AtomicBool) -> std::io::Result<()> {
     let looked = Arc::new(Looked { keys, wake: rustix::event::eventfd(0, flags)? });
     let mut server = Server {
         parts,
+        engine_patience: ENGINE_PATIENCE,
         membarrier,
         connections: Vec::new(),
         keys: 0,
@@ -273,6 +274,8 @@ pub fn run(parts: GateParts, stop: &AtomicBool) -> std::io::Result<()> {
 
 struct Server {
     parts: GateParts,
+    /// [`ENGINE_PATIENCE`].
+    engine_patience: Duration,
     membarrier: bool,
     connections: Vec<Connection>,
     keys: u64,
@@ -739,7 +742,7 @@ impl Server {
     fn send(&self, change: LaneChange) -> Result<(), (u16, String)> {
         self.parts
             .lane_changes
-            .send_timeout(change, ENGINE_PATIENCE)
+            .send_timeout(change, self.engine_patience)
             .map_err(|_| (status::UNAVAILABLE, "the engine takes nothing now".to_owned()))?;
         self.parts.bell.ring();
         Ok(())
@@ -750,7 +753,7 @@ impl Server {
         let (reply, answer) = crossbeam_channel::bounded(1);
         self.send(LaneChange::Expected { session, reply })?;
         answer
-            .recv_timeout(ENGINE_PATIENCE)
+            .recv_timeout(self.engine_patience)
             .map_err(|_| (status::UNAVAILABLE, "the engine does not answer now".to_owned()))
     }
 
@@ -860,6 +863,8 @@ mod tests {
         let universe = Arc::new(universe());
         let (keys, looked_at) = crossbeam_channel::unbounded();
         Server {
+            // The engine comes in the end, however busy the machine is.
+            engine_patience: Duration::from_secs(3_600),
             membarrier: false,
             connections: Vec::new(),
             keys: 0,
@@ -916,11 +921,14 @@ mod tests {
         let engine = takes(&changes, 2);
         attach(&mut server, 7).unwrap();
         engine.join().unwrap();
+        // For a while nobody takes anything.
+        let patience = std::mem::replace(&mut server.engine_patience, Duration::from_millis(20));
         server.process_ended(session);
         let connected = |server: &Server| server.parts.board.cell(0).unwrap().view().by_gate;
         assert!(!server.has_gate(session) && !connected(&server));
 
         let (status, _) = attach(&mut server, 8).unwrap_err();
+        server.engine_patience = patience;
         assert_eq!(status, status::UNAVAILABLE);
         assert!(!server.has_gate(session) && !connected(&server), "it says that somebody is there who is not");
         let engine = takes(&changes, 1);

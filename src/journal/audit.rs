@@ -131,7 +131,7 @@ mod tests {
         }
         let dir = bench.dir.path();
         assert!(segments(dir).unwrap().len() > 3);
-        let late = Instant::now() + Duration::from_secs(60);
+        let late = Instant::now() + Duration::from_secs(3_600);
         let times = |newest: &Newest| newest.found.iter().map(|found| found.entry.at).collect::<Vec<_>>();
         let all = newest(dir, 1_000, None, late, |_| true).unwrap();
         assert_eq!((all.found.len(), all.next), (120, None));

@@ -721,7 +721,7 @@ mod tests {
             // The engine raises the page and nobody is told.
             switch.page().raise(0, Mode::Halted);
             let begun = std::time::Instant::now();
-            while !switch.is_durable() && begun.elapsed() < Duration::from_secs(20) {
+            while !switch.is_durable() && begun.elapsed() < Duration::from_secs(120) {
                 std::thread::yield_now();
             }
             let durable = switch.is_durable();

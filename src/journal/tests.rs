@@ -327,7 +327,7 @@ fn a_disk_that_works_again_is_written_again_in_a_while() {
     }
     let begin = std::time::Instant::now();
     while bench.durability.state().failed_since.is_some() {
-        assert!(begin.elapsed().as_secs() < 20, "it never tries again");
+        assert!(begin.elapsed().as_secs() < 120, "it never tries again");
         bench.writer.round();
     }
     assert_eq!(read(bench.dir.path()).0.cells.len(), 4);
