@@ -36,7 +36,7 @@
 //! | `haltline-incidents` | [`journal::incident`]: a report per trip and kill | the disk; the journal for half a second |
 //! | `haltline-attest` | [`app::attest`]: looks at what instances run before they are let in, halts those that something stands against; `app::day` | files in `/proc` and the executables; the disk |
 //! | `haltline-latch` | [`journal::latch`]: makes the page's state durable | the disk |
-//! | `haltline-limits` | `app::desk`: ends overrides, moves probation, hands the limits in effect to the engine | the disk; the engine for a second |
+//! | `haltline-limits` | `app::desk`: ends overrides, moves probation, hands the limits in effect to the engine | the disk; the engine for five seconds |
 //! | `haltline-control` | [`journal::control`]: records, logs, raises alerts | the log's queue never; the disk once, for the first event |
 //! | `haltline-alerts` | [`alert::keeper`]: escalates alerts, halts what nobody answers for, writes down what is open | the disk |
 //! | `haltline-tell-…` | [`alert::delivery`]: alerts to an Alertmanager or a webhook, one thread each | its receiver, within a time-out |

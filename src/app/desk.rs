@@ -40,8 +40,9 @@ use crate::model::{Mode, Scope, Universe};
 use crate::ring::bell::Bell;
 use crate::units::{Now, SessionId, StrategyId};
 
-/// How long the engine may take to accept new limits before that is called a failure.
-const HAND_OVER: Duration = Duration::from_secs(1);
+/// How long the engine may take to accept new limits before that is called a failure: longer than a busy machine keeps it waiting, for
+/// a new build whose limits it has not taken stays denied.
+const HAND_OVER: Duration = Duration::from_secs(5);
 /// How often the thread looks whether something is over.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// So many rejects of the venue count as one breach of a probation.

@@ -127,6 +127,9 @@ static void race(uint16_t strategy, uint32_t instrument, const char *path) {
     (void)printf("%llu passes, %llu denials\n", (unsigned long long)passes, (unsigned long long)denials);
 }
 
+/* How long haltline may take to answer, in ms. */
+static uint32_t patience_ms = 120000;
+
 int main(void) {
     static char line[1024];
     (void)setvbuf(stdout, NULL, _IOLBF, 0);
@@ -141,7 +144,7 @@ int main(void) {
         uint16_t id16 = 0;
         uint32_t id32 = 0;
         if (strcmp(verb, "attach") == 0) {
-            const hl_status status = hl_attach(&gate, a, b, c, "puppet 1.0", 300, &error);
+            const hl_status status = hl_attach(&gate, a, b, c, "puppet 1.0", patience_ms, &error);
             if (status == HL_DONE)
                 (void)printf("done session %u %s %s\n", (unsigned)gate.session,
                              gate.kind == HL_KIND_ASK ? "asks" : "observes",
@@ -149,7 +152,10 @@ int main(void) {
             else
                 show_status(status);
         } else if (strcmp(verb, "reconnect") == 0) {
-            show_status(hl_reconnect(&gate, a, b, c, "puppet 1.0", 300, &error));
+            show_status(hl_reconnect(&gate, a, b, c, "puppet 1.0", patience_ms, &error));
+        } else if (strcmp(verb, "patience") == 0) {
+            patience_ms = (uint32_t)strtoul(a, NULL, 10);
+            (void)printf("done\n");
         } else if (strcmp(verb, "detach") == 0) {
             show_status(hl_detach(&gate, &error));
         } else if (strcmp(verb, "connected") == 0) {

@@ -26,7 +26,7 @@ int main(int argc, char **argv) {
     uint32_t instrument = 0;
     hl_gate *inside = nullptr;
     {
-        auto gate = haltline::Gate::attach(argv[1], argv[2], argv[3], "wrapper", 300, error);
+        auto gate = haltline::Gate::attach(argv[1], argv[2], argv[3], "wrapper", 60000, error);
         if (!gate) {
             std::cout << error.text << "\n";
             return 4;

@@ -14,8 +14,11 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 
-#define PATIENCE_NS UINT64_C(100000000)
+/* What waits for longer is given up; nobody but the gate decides how late an order may be. */
+#define PATIENCE_NS UINT64_C(10000000000)
 #define TIMEOUT_MS 1000u
+/* The first attach: haltline may read this executable before it answers. */
+#define ATTACH_TIMEOUT_MS 60000u
 #define BUILD "example gateway (C)"
 /* Orders that the venue may owe an answer. */
 #define OUTSTANDING 256u
@@ -153,7 +156,7 @@ int main(int argc, char **argv) {
     const int venue = connect_to(argv[4]);
 
     hl_event order = hl_event_of(HL_NEW);
-    if (hl_attach(&gate, argv[1], argv[2], token, BUILD, TIMEOUT_MS, &error) != HL_DONE ||
+    if (hl_attach(&gate, argv[1], argv[2], token, BUILD, ATTACH_TIMEOUT_MS, &error) != HL_DONE ||
         hl_strategy(&gate, argv[5], &order.strategy, &error) != HL_DONE ||
         hl_instrument(&gate, argv[6], &order.instrument, &error) != HL_DONE ||
         hl_asker_init(&gate, &asker, &error) != HL_DONE)

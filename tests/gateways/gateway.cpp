@@ -20,8 +20,11 @@
 
 namespace {
 
-constexpr uint64_t patience_ns = 100'000'000;
+// What waits for longer is given up; nobody but the gate decides how late an order may be.
+constexpr uint64_t patience_ns = 10'000'000'000;
 constexpr uint32_t timeout_ms = 1000;
+// The first attach: haltline may read this executable before it answers.
+constexpr uint32_t attach_timeout_ms = 60'000;
 constexpr const char *build = "example gateway (C++)";
 // Orders that the venue may owe an answer.
 constexpr unsigned most_outstanding = 256;
@@ -137,7 +140,7 @@ int main(int argc, char **argv) {
     Venue venue(argv[4]);
 
     hl_error error{};
-    auto gate = haltline::Gate::attach(socket, session, token, build, timeout_ms, error);
+    auto gate = haltline::Gate::attach(socket, session, token, build, attach_timeout_ms, error);
     if (!gate)
         die(error.text);
     const auto strategy = gate->strategy(argv[5], error);

@@ -21,12 +21,12 @@ use haltline::model::claim::BadClaim;
 use haltline::model::{Claim, Event, EventKind, OrdType, Side};
 use haltline::units::{OrdId, Px, Qty, SessionId};
 
-/// How long a verdict may take.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long a verdict may take. What waits for longer is given up; nobody but the gate decides how late an order may be.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long haltline may take to answer what is not an order.
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// The same for the first attach: haltline may read this executable before it answers.
-const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(60);
 /// Orders that the venue may owe an answer.
 const OUTSTANDING: u32 = 256;
 /// Places of the event lane that one order needs at most: itself, its ack, its end.

@@ -5,13 +5,15 @@ use std::io::Read as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Instant;
 
 use haltline::app::measure::digest_of;
 use haltline::guard::manifest::hex;
 use serde_json::{Value, json};
 
+use crate::gate::PATIENT;
 use crate::gateways::{Running, UNLIMITED, examples};
-use crate::support::{Daemon, Gateway, block_on, config, haltline, token};
+use crate::support::{Daemon, Gateway, PATIENCE, block_on, config, haltline, token};
 
 const SESSIONS: [&str; 3] = ["gw-1", "gw-2", "gw-3"];
 
@@ -35,7 +37,7 @@ pub fn done(out: Output) -> String {
 
 /// Makes the configuration with these limits, and a section `[guard.attestation]` with what may follow it.
 fn prepare(dir: &Path, gates: &Path, limits: &str, attestation: &str) {
-    let mut more = format!("{limits}\n[gate]\ndir = \"{}\"\nlease = \"10s\"\nlag = \"10s\"\n", gates.display());
+    let mut more = format!("{limits}\n[gate]\ndir = \"{}\"\n{PATIENT}", gates.display());
     for name in &SESSIONS[1..] {
         let hash = blake3::hash(token(name).as_bytes()).to_hex();
         more += &format!("[sessions.{name}]\nkind = \"ask\"\nstrategies = [\"alpha\"]\ntoken_hash = \"{hash}\"\n");
@@ -131,9 +133,17 @@ impl Fleet {
         assert!(problem["why"].as_str().unwrap().contains(why), "{why:?} is not in {problem}");
     }
 
+    /// The preflight's code and page. Asked again while the engine is late, which is a line of it as well.
     pub fn preflight(&self) -> (Option<i32>, Value) {
-        let out = self.daemon().haltline(&["preflight", "--config", "haltline.toml", "--json"]);
-        (out.status.code(), serde_json::from_slice(&out.stdout).unwrap())
+        let begin = Instant::now();
+        loop {
+            let out = self.daemon().haltline(&["preflight", "--config", "haltline.toml", "--json"]);
+            let page: Option<Value> = serde_json::from_slice(&out.stdout).ok();
+            if let Some(page) = page.filter(|page| line(page, "engine")["outcome"] == "pass") {
+                return (out.status.code(), page);
+            }
+            assert!(begin.elapsed() < PATIENCE, "{out:?}");
+        }
     }
 }
 

@@ -524,6 +524,15 @@ fn full_and_damaged_lanes_are_said() {
     }
 }
 
+/// Looks on closely for a while, then leaves the processor to the one that is looked at: there may be no other.
+fn pause(looks: u64) {
+    if looks.is_multiple_of(4_096) {
+        std::thread::yield_now();
+    } else {
+        std::hint::spin_loop();
+    }
+}
+
 /// How often the page is raised against each kind of gate.
 const KILLS: u64 = 20_000;
 
@@ -546,10 +555,11 @@ fn nothing_leaves_after_a_kill_was_confirmed() {
             stub.page_words[layout::AT_STATE].store(layout::RETIRED, Ordering::SeqCst);
         }
         let wait_for_pass = |after: u64| {
-            let begin = Instant::now();
+            let (begin, mut looks) = (Instant::now(), 0_u64);
             while race[1].load(Ordering::Relaxed) <= after {
                 assert!(begin.elapsed() < PATIENCE, "it passes no more");
-                std::hint::spin_loop();
+                looks += 1;
+                pause(looks);
             }
         };
         let mut inside = 0;
@@ -572,8 +582,10 @@ fn nothing_leaves_after_a_kill_was_confirmed() {
             let mut held = Vec::new();
             begin_grace(&slots, |h| held.push(h));
             inside += held.len();
+            let mut looks = 0;
             while held.iter().any(|&h| is_held(&slots, h)) {
-                std::hint::spin_loop();
+                looks += 1;
+                pause(looks);
             }
             let confirmed = clock();
             let passes = race[1].load(Ordering::Acquire);
@@ -717,11 +729,25 @@ fn a_look_up_that_was_answered_too_late_answers_no_other() {
         gate.expect("instrument ACME", "0");
         gate.expect("account main", "0");
         gate.expect("strategy gamma", "error 3 4 haltline refused: no such name");
+        gate.expect("detach", "done");
+        // For so long it waits for an answer from here on.
+        gate.expect("patience 300", "done");
+        let late = "error 2 0 haltline cannot be reached: receive: no answer in time";
+        let begin = Instant::now();
+        // On a busy machine everything may be too late, which is no answer; a wrong one is.
+        let until = |gate: &mut Puppet, question: &str, answer: &str| loop {
+            let got = gate.ask(question);
+            if got.starts_with(answer) {
+                return;
+            }
+            assert!(got == late && begin.elapsed() < PATIENCE, "{question}: {got}");
+        };
+        until(&mut gate, &stub.attach_command(), "done session 1 ");
         stub.change(|script| script.hold = true);
-        gate.expect("strategy beta", "error 2 0 haltline cannot be reached: receive: no answer in time");
+        gate.expect("strategy beta", late);
         // The answer to that, 1, comes now, before this one's.
-        gate.expect("strategy alpha", "0");
-        gate.expect("strategy beta", "1");
+        until(&mut gate, "strategy alpha", "0");
+        until(&mut gate, "strategy beta", "1");
     }
 }
 
@@ -817,13 +843,16 @@ fn wrapper_holds_and_gives_back_like_an_owner() {
     );
 }
 
-/// A lease that outlasts any time for which a busy machine keeps the service waiting: these tests are not about it.
-const PATIENT: &str = "lease = \"10s\"\nlag = \"10s\"\n";
-
 /// Attaches to the real service, and waits for the first lease.
 pub fn attached(host: &Host, language: Language) -> Puppet {
     let mut gate = Puppet::start(language);
-    let answer = gate.ask(&format!("attach {} gw-1 {}", host.socket().display(), token("gw-1")));
+    let attach = format!("attach {} gw-1 {}", host.socket().display(), token("gw-1"));
+    let begin = Instant::now();
+    let mut answer = gate.ask(&attach);
+    // The engine may be too late to be asked about it.
+    while answer.starts_with("error 3 6 ") && begin.elapsed() < PATIENCE {
+        answer = gate.ask(&attach);
+    }
     assert!(answer.starts_with("done session "), "{answer}");
     gate.expect("strategy alpha", "0");
     gate.expect("instrument ACME", "0");
@@ -842,9 +871,9 @@ fn working(daemon: &Daemon, orders: u32) -> bool {
 #[test]
 fn a_gate_in_c_obeys_the_real_service() {
     for language in Language::BOTH {
-        let host = Host::start(PATIENT);
+        let host = Host::start("");
         let mut gate = attached(&host, language);
-        let buy = |id: u32, qty: u32| format!("ask 1 0 0 1 {id} 0 {qty} 1000 20000");
+        let buy = |id: u32, qty: u32| format!("ask 1 0 0 1 {id} 0 {qty} 1000 600000");
         gate.expect(&buy(1, 100), "pass");
         gate.expect("asker_exit", "done");
         gate.expect(&buy(2, 1_001), "6 order_qty at strategy 0: breach, observed 1001, limit 1000");
@@ -858,20 +887,20 @@ fn a_gate_in_c_obeys_the_real_service() {
             "scope": { "kind": "strategy", "name": "alpha" }, "mode": "reduce_only", "reason": "test", "wait_ms": 5000,
         });
         let (code, receipt) = host.daemon.ask("olaf", "POST", "/v1/kill", Some(&press));
-        assert_eq!((code, &receipt["status"]), (200, &json!("confirmed")), "{receipt}");
+        assert_eq!(code, 200, "{receipt}");
+        host.daemon.confirmed(receipt);
         let denied = gate.ask(&buy(3, 1));
         assert!(denied.starts_with("6 mode at strategy 0: "), "{denied}");
-        gate.expect("ask 1 0 0 2 4 0 60 1000 20000", "pass");
+        gate.expect("ask 1 0 0 2 4 0 60 1000 600000", "pass");
         gate.expect("asker_exit", "done");
 
-        let receipt = host.daemon.kill("firm", "", "test");
-        assert_eq!(receipt["status"], "confirmed", "{receipt}");
+        let receipt = host.daemon.kill_confirmed("firm", "", "test");
         let row: &Value = &receipt["gates"][0];
         assert_eq!((&row["session"], &row["build"]), (&json!("gw-1"), &json!("puppet 1.0")), "{receipt}");
         assert_eq!((&row["pid"], &row["status"]), (&json!(gate.child.id()), &json!("confirmed")), "{receipt}");
         let denied = gate.ask("admit 0 0");
         assert!(denied.starts_with("1 firm is halted since epoch "), "{denied}");
-        let denied = gate.ask("ask 1 0 0 2 5 0 1 1000 20000");
+        let denied = gate.ask("ask 1 0 0 2 5 0 1 1000 600000");
         assert!(denied.starts_with("6 mode at firm: "), "{denied}");
         // A cancel needs no pass, and is reported in every mode.
         gate.expect("report 3 0 0 1 6 4 0 0", "done");
@@ -882,7 +911,7 @@ fn a_gate_in_c_obeys_the_real_service() {
 
 #[test]
 fn a_pass_held_in_c_keeps_the_receipt_unconfirmed() {
-    let host = Host::start(PATIENT);
+    let host = Host::start("");
     let mut gate = attached(&host, Language::C);
     gate.expect("admit 0 0", "pass");
     let press = json!({ "scope": { "kind": "firm", "name": "" }, "reason": "test", "wait_ms": 0 });
@@ -895,7 +924,7 @@ fn a_pass_held_in_c_keeps_the_receipt_unconfirmed() {
 
 #[test]
 fn a_frozen_service_closes_gates_in_c_and_a_new_one_takes_them_over() {
-    let host = Host::start("lease = \"50ms\"\nlag = \"10ms\"\n");
+    let host = Host::leasing("lease = \"50ms\"\nlag = \"50ms\"\n", "");
     let mut gate = attached(&host, Language::C);
     host.daemon.signal("STOP");
     let lapsed = loop {
@@ -920,15 +949,20 @@ fn a_frozen_service_closes_gates_in_c_and_a_new_one_takes_them_over() {
     assert!(refused.starts_with("error 2 0 haltline cannot be reached: "), "{refused}");
     let daemon = Daemon::run(files);
     assert_eq!(daemon.mode("firm", ""), "normal");
-    gate.expect(&reconnect, "done");
+    gate.until(&reconnect, "done");
     gate.expect("connected", "yes");
     gate.until("admit 0 0", "pass");
     gate.expect("exit", "done");
-    let receipt = daemon.kill("firm", "", "test");
-    let denied = gate.ask("admit 0 0");
+    let receipt = daemon.kill_confirmed("firm", "", "test");
+    // With a lease as short as this one it may have lapsed just now.
+    let denied = loop {
+        let denied = gate.ask("admit 0 0");
+        if !denied.starts_with("2 haltline's lease lapsed ") {
+            break denied;
+        }
+    };
     assert!(denied.starts_with("1 firm is halted since epoch "), "{denied}");
     assert_eq!(receipt["gates"][0]["pid"], gate.child.id(), "{receipt}");
-    assert_eq!(receipt["status"], "confirmed", "{receipt}");
     drop(dir);
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command as Process, ExitStatus};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,6 +35,7 @@ use haltline::units::{MonoNanos, Now, UnixNanos};
 
 use crate::oracle_test::{Case, Input, Maker, Rng, START, UNIX};
 use crate::snapshot::saved;
+use crate::support::PATIENCE;
 
 /// Names the directory of the process that is killed, the stream's seed, how many inputs it takes, and after how many
 /// microseconds it kills itself (0: it does not).
@@ -283,10 +284,11 @@ impl<'a> Run<'a> {
         self.world.take(&mut self.engine, &mut self.generation, effects, Some(&mut self.recorder));
     }
 
-    /// Waits for the next snapshot, for a while.
+    /// Waits for the next snapshot. There has to be more than a segment behind the last.
     pub fn until_another_snapshot(&self) {
         let (begin, before) = (std::time::Instant::now(), self.shown.snapshots.get());
-        while self.shown.snapshots.get() == before && begin.elapsed() < Duration::from_secs(2) {
+        while self.shown.snapshots.get() == before {
+            assert!(begin.elapsed() < PATIENCE, "no snapshot is made");
             std::thread::park_timeout(Duration::from_millis(1));
         }
     }
@@ -295,7 +297,7 @@ impl<'a> Run<'a> {
     pub fn until_quiet(&self) {
         let begin = std::time::Instant::now();
         while self.recorder.waiting() > 0 || self.shown.snapshots.get() == 0 {
-            assert!(begin.elapsed() < Duration::from_secs(60), "it is never written, or no snapshot is made");
+            assert!(begin.elapsed() < PATIENCE, "it is never written, or no snapshot is made");
             std::thread::park_timeout(Duration::from_millis(1));
         }
     }
@@ -359,9 +361,17 @@ fn the_process_that_is_killed() {
     assert!(saved(&run.engine) == world.state_behind(inputs), "the state is that of {inputs} inputs");
     let told = format!("{inputs} {from_snapshot}\n");
     std::fs::write(dir.join("recovered"), told).unwrap();
+    let taken = Arc::new(AtomicU64::new(0));
     if after > 0 {
+        let (taken, shown) = (taken.clone(), run.shown.clone());
         std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_micros(after));
+            // By what it has done, and for every second one after it has made a snapshot: in a time that is given it would do next
+            // to nothing on a busy machine.
+            while taken.load(Ordering::Relaxed) < after || (after.is_multiple_of(2) && shown.snapshots.get() == 0) {
+                std::thread::yield_now();
+            }
+            // And at any moment of what it is at then.
+            std::thread::sleep(Duration::from_micros(after % 1_000));
             let own = rustix::process::getpid();
             rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
         });
@@ -370,6 +380,7 @@ fn the_process_that_is_killed() {
     let mut effects = Effects::new();
     for n in 1..=count {
         run.take(&mut effects);
+        taken.store(n, Ordering::Relaxed);
         std::os::unix::fs::FileExt::write_all_at(&file, &run.engine.inputs().to_le_bytes(), 0).unwrap();
         // If it is to be killed at a step of the compactor, that gets its turns.
         if after == 0 && n.is_multiple_of(500) {
@@ -421,8 +432,8 @@ fn a_process_killed_at_any_moment_loses_nothing_and_comes_to_exactly_the_same_st
         let mut rng = Rng(seed);
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         for _ in 0..15 {
-            // It would go on for much longer.
-            let after = 1 + rng.below(30_000);
+            // Of a million inputs.
+            let after = 1 + rng.below(3_000);
             killed += u64::from(child(dir.path(), seed, 1_000_000, after, None).signal().is_some());
             behind_snapshots += u64::from(from_snapshot(dir.path()));
         }

@@ -1,8 +1,10 @@
 //! The rehearsal of the switch on the real program: what it proves, what it leaves, and that a real halt comes first.
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Gateway, LIMITS, ask, block_on};
+use crate::support::{Daemon, Gateway, LIMITS, PATIENCE, ask, block_on};
 
 /// [`LIMITS`], and a session and a strategy that rehearse.
 fn with_drill(more: &str) -> String {
@@ -16,10 +18,45 @@ fn drill(daemon: &Daemon, body: &Value) -> (u16, Value) {
     daemon.ask("rita", "POST", "/v1/drills", Some(body))
 }
 
+/// Rehearses until it is passed: a step that this machine takes longer for than three seconds is called failed, and what a rehearsal
+/// has sent may be shown after its end.
 fn passed(daemon: &Daemon) -> Value {
-    let (status, report) = drill(daemon, &json!({ "reason": "monthly" }));
-    assert_eq!((status, &report["passed"]), (200, &json!(true)), "{report:#}");
-    report
+    let begin = Instant::now();
+    loop {
+        let (status, report) = drill(daemon, &json!({ "reason": "monthly" }));
+        if report["passed"] == true {
+            assert_eq!(status, 200);
+            return report;
+        }
+        let is_shown_late = status == 409 && report["type"] == "urn:haltline:problem:trading";
+        assert!(status == 200 || is_shown_late, "{status}: {report:#}");
+        assert!(begin.elapsed() < PATIENCE, "{report:#}");
+    }
+}
+
+/// As [`passed`], with a gateway that obeys meanwhile; the report, and what the gateway was told.
+pub async fn rehearsed(daemon: &Daemon, gateway: &mut Gateway, reason: &'static str) -> (Value, Vec<Value>) {
+    let (begin, mut told) = (Instant::now(), Vec::new());
+    loop {
+        let http = daemon.http.clone();
+        let ran = tokio::task::spawn_blocking(move || {
+            ask(&http, "rita", "POST", "/v1/drills", Some(&json!({ "reason": reason })))
+        });
+        let mut ran = std::pin::pin!(ran);
+        let (status, report) = loop {
+            tokio::select! {
+                ran = &mut ran => break ran.unwrap(),
+                message = gateway.next_if_open() => told.push(message.expect("an open connection")),
+            }
+        };
+        if report["passed"] == true {
+            assert_eq!(status, 200);
+            return (report, told);
+        }
+        let is_shown_late = status == 409 && report["type"] == "urn:haltline:problem:trading";
+        assert!(status == 200 || is_shown_late, "{status}: {report:#}");
+        assert!(begin.elapsed() < PATIENCE, "{report:#}");
+    }
 }
 
 #[test]
@@ -44,7 +81,11 @@ fn a_drill_halts_denies_and_takes_it_back_and_files_the_evidence() {
     assert!(dir.join(format!("{id}.json")).exists());
     assert_eq!(daemon.get("vera", &format!("/v1/drills/{id}")), report);
     // It is filed: nobody is asked to answer for what is as it should be.
-    let alerts = || daemon.get("vera", "/v1/alerts")["alerts"].as_array().unwrap().clone();
+    // But for a rehearsal that this machine was too slow for.
+    let alerts = || {
+        let all = daemon.get("vera", "/v1/alerts")["alerts"].as_array().unwrap().clone();
+        all.into_iter().filter(|alert| alert["name"] != "drill_not_passed").collect::<Vec<_>>()
+    };
     daemon.until("all of it is filed", |_| alerts().len() >= 2);
     for alert in alerts() {
         assert_eq!((&alert["kind"], &alert["severity"]), (&json!("drill"), &json!("info")), "{alert}");
@@ -54,7 +95,7 @@ fn a_drill_halts_denies_and_takes_it_back_and_files_the_evidence() {
     let daemon = Daemon::run(daemon.terminate().1);
     assert_eq!(daemon.mode("strategy", "drill"), "normal");
     let list = daemon.get("vera", "/v1/drills");
-    assert_eq!(list["drills"].as_array().unwrap().len(), 2);
+    assert_eq!(list["drills"].as_array().unwrap().iter().filter(|one| one["passed"] == true).count(), 2, "{list}");
     assert!(list["last_passed"].is_string(), "{list}");
     passed(&daemon);
     let metrics = daemon.get("vera", "/metrics").as_str().unwrap().to_owned();
@@ -67,20 +108,9 @@ fn a_gateway_that_is_connected_has_to_obey_too() {
     block_on(async {
         let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
         assert_eq!(gateway.buy("1", 1).await["verdict"], "admit");
-        let http = daemon.http.clone();
-        let ran = tokio::task::spawn_blocking(move || {
-            ask(&http, "rita", "POST", "/v1/drills", Some(&json!({ "reason": "with company" })))
-        });
         // It is told of the halt, and confirms.
-        gateway.next_of("mode").await;
-        let mut ran = std::pin::pin!(ran);
-        let (_, report) = loop {
-            tokio::select! {
-                ran = &mut ran => break ran.unwrap(),
-                _ = gateway.next() => {}
-            }
-        };
-        assert_eq!(report["passed"], true, "{report:#}");
+        let (report, told) = rehearsed(&daemon, &mut gateway, "with company").await;
+        assert!(told.iter().any(|message| message["type"] == "mode"), "{told:?}");
         assert_eq!(report["observed"]["sessions"], json!([1, 1]));
         // Its own strategy traded on.
         assert_eq!(gateway.buy("2", 1).await["verdict"], "admit");
@@ -163,8 +193,16 @@ fn a_rearm_may_ask_for_a_drill_a_cause_a_nonce_and_time() {
     let problem = |kind: &str| json!(format!("urn:haltline:problem:{kind}"));
     let nonce = || daemon.get("rita", "/v1/rearm/nonce")["nonce"].clone();
     assert_eq!(kind(&body), problem("bad-nonce"));
-    body["nonce"] = nonce();
-    assert_eq!(kind(&body), problem("cool-off"), "just now");
+    // Just now: pressed again until this thread was not kept from asking for as long as that takes.
+    let begin = Instant::now();
+    loop {
+        body["nonce"] = nonce();
+        if kind(&body) == problem("cool-off") {
+            break;
+        }
+        assert!(begin.elapsed() < PATIENCE, "it is never too early");
+        body["epoch"] = daemon.kill("strategy", "alpha", "it is wrong")["epoch"].clone();
+    }
     assert_eq!(kind(&body), problem("bad-nonce"), "it was good once");
     daemon.until("it has cooled off", |_| {
         let mut again = body.clone();
@@ -192,22 +230,31 @@ fn a_rearm_may_ask_for_a_drill_a_cause_a_nonce_and_time() {
 fn a_drill_that_is_stamped_later_than_now_never_counts_and_later_ones_do() {
     let daemon = Daemon::start(&with_drill("[rearm]\ndrill_within = \"1h\"\n"));
     let mut report = passed(&daemon);
-    let (_, dir) = daemon.terminate();
+    let (_, mut dir) = daemon.terminate();
     let drills = dir.path().join("state/drills");
-    let old = report["id"].as_str().unwrap().to_owned();
+    let mut old = report["id"].as_str().unwrap().to_owned();
     let unix = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
-    // As a clock would have stamped it that was some seconds ahead.
-    let ahead = unix() + 4_000_000_000;
     let name = |id: &str, end: &str| drills.join(format!("{id}.{end}"));
-    let text = std::fs::read_to_string(name(&old, "json")).unwrap().replace(&old, &ahead.to_string());
-    std::fs::write(name(&ahead.to_string(), "json"), text).unwrap();
-    std::fs::remove_file(name(&old, "json")).unwrap();
+    // As a clock would have stamped it that was some seconds ahead: further, if the start took until then.
+    let mut by_ns = 4_000_000_000;
+    let (daemon, ahead) = loop {
+        let ahead = unix() + by_ns;
+        let text = std::fs::read_to_string(name(&old, "json")).unwrap().replace(&old, &ahead.to_string());
+        std::fs::remove_file(name(&old, "json")).unwrap();
+        old = ahead.to_string();
+        std::fs::write(name(&old, "json"), text).unwrap();
+        let daemon = Daemon::run(dir);
+        if unix() < ahead {
+            break (daemon, ahead);
+        }
+        dir = daemon.terminate().1;
+        by_ns *= 2;
+    };
     let kill = |daemon: &Daemon| {
         let receipt = daemon.kill("strategy", "alpha", "it is wrong");
         json!({ "scope": receipt["scope"], "epoch": receipt["epoch"], "reason": "it is right", "wait_ms": 5_000 })
     };
     let last_passed = |daemon: &Daemon| daemon.get("vera", "/v1/drills")["last_passed"].clone();
-    let daemon = Daemon::run(dir);
     assert_eq!(last_passed(&daemon), Value::Null);
     let rearm = kill(&daemon);
     assert_eq!(daemon.ask("rita", "POST", "/v1/rearm", Some(&rearm)).1["title"], "Drill needed");
@@ -234,18 +281,7 @@ fn under_a_halt_of_the_firm_the_switch_is_rehearsed_at_a_scope_of_its_own_and_th
     assert_eq!((status, &problem["type"]), (409, &json!("urn:haltline:problem:drill-needed")), "{problem}");
     block_on(async {
         let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
-        let http = daemon.http.clone();
-        let ran = tokio::task::spawn_blocking(move || {
-            ask(&http, "rita", "POST", "/v1/drills", Some(&json!({ "reason": "before it is re-armed" })))
-        });
-        let mut ran = std::pin::pin!(ran);
-        let (status, report) = loop {
-            tokio::select! {
-                ran = &mut ran => break ran.unwrap(),
-                _ = gateway.next() => {}
-            }
-        };
-        assert_eq!((status, &report["passed"]), (200, &json!(true)), "{report:#}");
+        let (report, _) = rehearsed(&daemon, &mut gateway, "before it is re-armed").await;
         let observed = &report["observed"];
         assert_eq!((&observed["sessions"], &observed["engine"]), (&json!([1, 1]), &json!([true, true])), "{report:#}");
         let own = format!("{}", report["proved"]);
@@ -267,16 +303,32 @@ fn under_a_halt_of_the_firm_the_switch_is_rehearsed_at_a_scope_of_its_own_and_th
 
 #[test]
 fn after_a_rearm_the_scope_has_a_fraction_until_it_was_clean_or_somebody_promotes_it() {
-    let daemon = Daemon::start(&with_drill("[rearm]\nprobation = { fraction = \"25%\", for = \"2s\" }\n"));
-    let rearm = |receipt: &Value| {
+    let probation = |long: &str| {
+        let daemon =
+            Daemon::start(&with_drill(&format!("[rearm]\nprobation = {{ fraction = \"25%\", for = \"{long}\" }}\n")));
+        let receipt = daemon.kill("strategy", "alpha", "stop");
         let body = json!({
             "scope": receipt["scope"], "epoch": receipt["epoch"], "reason": "it is right", "wait_ms": 5_000,
         });
         let (status, done) = daemon.ask("rita", "POST", "/v1/rearm", Some(&body));
         assert_eq!(status, 200, "{done}");
+        daemon
     };
-    let on_probation = || daemon.get("vera", "/v1/probation")["probation"].as_array().unwrap().len();
-    rearm(&daemon.kill("strategy", "alpha", "stop"));
+    let on_probation = |daemon: &Daemon| daemon.get("vera", "/v1/probation")["probation"].as_array().unwrap().len();
+    let has_all = |daemon: &Daemon| {
+        daemon.until("the engine has all of it", |d| {
+            d.get("vera", "/v1/state")["limits_generation"] == d.get("vera", "/v1/limits?kind=firm")["generation"]
+        });
+        block_on(async {
+            let (mut gateway, _) = Gateway::connect(daemon, "gw-1").await;
+            assert_eq!(gateway.buy("3", 1_000).await["verdict"], "admit");
+        });
+    };
+    let daemon = probation("1s");
+    daemon.until("it was clean for long enough", |daemon| on_probation(daemon) == 0);
+    has_all(&daemon);
+
+    let daemon = probation("1h");
     let list = daemon.get("vera", "/v1/probation");
     assert_eq!(list["probation"][0]["fraction_percent"], 25.0, "{list}");
     block_on(async {
@@ -285,18 +337,10 @@ fn after_a_rearm_the_scope_has_a_fraction_until_it_was_clean_or_somebody_promote
         assert_eq!((&verdict["rule"], &verdict["limit"]), (&json!("order_qty"), &json!("250")));
         assert_eq!(gateway.buy("2", 250).await["verdict"], "admit");
     });
-    daemon.until("it was clean for long enough", |_| on_probation() == 0);
-    rearm(&daemon.kill("strategy", "alpha", "stop again"));
-    assert_eq!(on_probation(), 1);
+    assert_eq!(on_probation(&daemon), 1);
     let path = "/v1/probation/strategy/alpha/promote";
     assert_eq!(daemon.ask("olaf", "POST", path, Some(&json!({ "reason": "fine" }))).0, 403);
     assert_eq!(daemon.ask("rita", "POST", path, Some(&json!({ "reason": "fine" }))).0, 200);
-    assert_eq!(on_probation(), 0);
-    daemon.until("the engine has all of it", |d| {
-        d.get("vera", "/v1/state")["limits_generation"] == d.get("vera", "/v1/limits?kind=firm")["generation"]
-    });
-    block_on(async {
-        let (mut gateway, _) = Gateway::connect(&daemon, "gw-1").await;
-        assert_eq!(gateway.buy("3", 1_000).await["verdict"], "admit");
-    });
+    assert_eq!(on_probation(&daemon), 0);
+    has_all(&daemon);
 }

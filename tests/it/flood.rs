@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, LIMITS, PATIENCE, ask, token};
+use crate::support::{Daemon, LIMITS, PATIENCE, Patient, ask, exchange, token};
 
 /// Presses per case and door: enough for a 99th percentile that is not the maximum.
 const PRESSES: usize = 200;
@@ -21,17 +21,18 @@ const HELD: usize = 500;
 /// What a crowd has to have done before the presses begin.
 const CROWD: u64 = 1_200;
 
-fn press(mut stream: impl Read + Write, headers: &str) {
+fn press<S: Patient>(connect: impl Fn() -> std::io::Result<S>, headers: &str) {
     let body = json!({ "scope": { "kind": "strategy", "name": "alpha" }, "reason": "flood", "wait_ms": 0 }).to_string();
     let request = format!(
         "POST /v1/kill HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n\
          {headers}Content-Length: {}\r\n\r\n{body}",
         body.len()
     );
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    // One whose place was taken away before it was heard would be closed: an empty answer.
-    stream.read_to_string(&mut answer).unwrap();
+    // One whose place was taken away before it was heard would be closed, without an answer: that fails.
+    let answer = exchange(connect, &request, |mut stream| {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map(|_| answer)
+    });
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
 }
 
@@ -51,14 +52,10 @@ fn presses(what: &str, press: impl Fn()) {
 
 fn at_both_doors(daemon: &Daemon, what: &str) {
     presses(&format!("{what}, over TCP"), || {
-        let stream = TcpStream::connect(&daemon.http).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        press(stream, &format!("Authorization: Bearer {}\r\n", token("olaf")));
+        press(|| TcpStream::connect(&daemon.http), &format!("Authorization: Bearer {}\r\n", token("olaf")));
     });
     presses(&format!("{what}, over the local socket"), || {
-        let stream = UnixStream::connect(daemon.socket()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        press(stream, "");
+        press(|| UnixStream::connect(daemon.socket()), "");
     });
 }
 

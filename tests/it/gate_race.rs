@@ -34,6 +34,8 @@ const THREADS: usize = 2;
 const CONFIRMED: usize = 0;
 /// Everybody ends.
 const STOP: usize = 16;
+/// 1: the gates do by themselves what a processor may do to a gate without a barrier: they look at the page before they enter.
+const REORDERED: usize = 24;
 /// Each thread's own: passes, looks that were denied, passes held after a confirmation.
 const ADMITTED: usize = 0;
 const DENIED: usize = 1;
@@ -132,8 +134,13 @@ fn admit_until_stopped(mut slot: Slot, page: &PageView, board: &[AtomicU64], own
         for pulse in PULSES {
             own[pulse].store(hold, Ordering::Relaxed);
         }
+        let looked = (board[REORDERED].load(Ordering::Relaxed) == 1).then(|| {
+            let looked = page.check_modes(StrategyId(0), InstrumentId(0), false);
+            std::thread::yield_now();
+            looked
+        });
         slot.enter();
-        if page.check_modes(StrategyId(0), InstrumentId(0), false).is_err() {
+        if looked.unwrap_or_else(|| page.check_modes(StrategyId(0), InstrumentId(0), false)).is_err() {
             slot.exit();
             count(DENIED);
             std::thread::yield_now();
@@ -267,6 +274,13 @@ impl Race {
             self.board[CONFIRMED].fetch_add(1, Ordering::SeqCst);
             kills += 1;
             spin(dice.below(512));
+            if self.board[REORDERED].load(Ordering::Relaxed) == 1 {
+                // However few processors there are, whoever is to be late has been by then.
+                let steps = |thread| self.counted(thread, ADMITTED) + self.counted(thread, DENIED);
+                let threads = 0..THREADS * usize::from(GATEWAYS);
+                let before: Vec<u64> = threads.clone().map(steps).collect();
+                until("every gate goes on", || threads.clone().all(|thread| steps(thread) > before[thread]));
+            }
             self.board[CONFIRMED].fetch_add(1, Ordering::SeqCst);
             self.page.lower(scope, word.epoch).unwrap();
             for _ in 0..dice.below(64) {
@@ -321,8 +335,16 @@ fn nothing_is_admitted_after_a_confirmation_by_gates_without_fences() {
 
 #[test]
 fn gates_that_nobody_makes_a_barrier_for_are_caught() {
+    let race = Race::start(Barrier::Nobody);
     let begin = Instant::now();
-    let outcome = Race::start(Barrier::Nobody).run(|o| o.late > 0 || begin.elapsed() > Duration::from_secs(120));
-    assert!(outcome.late > 0, "the race cannot find what is wrong: {outcome:?}");
+    let mut outcome = race.run(|o| o.late > 0 || begin.elapsed() > Duration::from_secs(10));
     println!("{outcome:?}");
+    if outcome.late == 0 {
+        // It takes a gate and a kill that run at the very same time, which they may never do on a busy machine.
+        println!("no processor has shown it: the gates do it themselves");
+        race.board[REORDERED].store(1, Ordering::Relaxed);
+        let begin = Instant::now();
+        outcome = race.run(|o| o.late > 0 || begin.elapsed() > PATIENCE);
+    }
+    assert!(outcome.late > 0, "the race cannot find what is wrong: {outcome:?}");
 }

@@ -54,18 +54,22 @@ fn buy(daemon: &Daemon, id: &str, qty: u64) -> Value {
 fn an_override_is_in_force_is_seen_and_ends_by_itself() {
     let daemon = Daemon::start(LIMITS);
     assert_eq!(buy(&daemon, "1", 1_500)["limit"], "1000");
-    let (status, one) = daemon.ask("rita", "POST", "/v1/overrides", Some(&qty(2_000, 2, &etag(&daemon))));
+    let (status, one) = daemon.ask("rita", "POST", "/v1/overrides", Some(&qty(2_000, 3_600, &etag(&daemon))));
     assert_eq!((status, &one["status"], &one["limit"]), (201, &json!("active"), &json!("2000")), "{one}");
     assert_eq!(buy(&daemon, "2", 1_500)["verdict"], "admit");
     let metrics = daemon.get("vera", "/metrics").to_string();
     assert!(metrics.contains("haltline_overrides_active 1"), "{metrics}");
     let state = daemon.get("vera", "/v1/state").to_string();
     assert!(state.contains("override_begun") && state.contains("a large block"), "{state}");
+    // Another one in its place, which ends while this test waits.
+    let (status, one) = daemon.ask("rita", "POST", "/v1/overrides", Some(&qty(1_900, 1, &etag(&daemon))));
+    assert_eq!(status, 201, "{one}");
     daemon.until("its time is over", |d| active(d) == 0);
     let verdict = buy(&daemon, "3", 1_500);
     assert_eq!((&verdict["rule"], &verdict["limit"]), (&json!("order_qty"), &json!("1000")));
     let list = daemon.get("vera", "/v1/overrides");
-    assert_eq!(list["overrides"][0]["ended"], "expired", "{list}");
+    let last = list["overrides"].as_array().unwrap().iter().find(|other| other["id"] == one["id"]);
+    assert_eq!(last.unwrap()["ended"], "expired", "{list}");
 }
 
 #[test]
@@ -73,14 +77,14 @@ fn who_may_override_and_what_is_refused() {
     let daemon = Daemon::start(&(limits() + "\n[ceilings.strategy.alpha]\norder_qty = 3_000\n"));
     let now = etag(&daemon);
     let post = |who: &str, body: &Value| daemon.ask(who, "POST", "/v1/overrides", Some(body));
-    assert_eq!(post("olaf", &qty(2_000, 60, &now)).0, 403);
-    assert_eq!(post("rita", &qty(2_000, 60, &Value::Null)).0, 428, "a raise names what it was decided on");
-    assert_eq!(post("rita", &qty(2_000, 60, &json!("other"))).0, 412);
-    let (status, problem) = post("rita", &qty(3_001, 60, &now));
+    assert_eq!(post("olaf", &qty(2_000, 3_600, &now)).0, 403);
+    assert_eq!(post("rita", &qty(2_000, 3_600, &Value::Null)).0, 428, "a raise names what it was decided on");
+    assert_eq!(post("rita", &qty(2_000, 3_600, &json!("other"))).0, 412);
+    let (status, problem) = post("rita", &qty(3_001, 3_600, &now));
     assert_eq!((status, &problem["type"]), (403, &json!("urn:haltline:problem:above-ceiling")), "{problem}");
     let (status, problem) = post("rita", &qty(2_000, 86_400, &now));
     assert_eq!((status, &problem["field"]), (422, &json!("for_seconds")), "{problem}");
-    let mut wrong = qty(2_000, 60, &now);
+    let mut wrong = qty(2_000, 3_600, &now);
     wrong["rule"] = json!("heartbeat_loss");
     assert_eq!(post("rita", &wrong).1["field"], "rule");
     wrong["limit"] = json!("12.5");
@@ -88,7 +92,7 @@ fn who_may_override_and_what_is_refused() {
     assert_eq!(post("rita", &wrong).1["field"], "limit");
     assert_eq!(active(&daemon), 0);
     // What tightens needs no second look at anything.
-    assert_eq!(post("rita", &qty(5, 60, &Value::Null)).0, 201);
+    assert_eq!(post("rita", &qty(5, 3_600, &Value::Null)).0, 201);
     assert_eq!(buy(&daemon, "1", 6)["limit"], "5");
 }
 
@@ -396,15 +400,15 @@ fn a_role_that_counts_for_one_scope_changes_no_other() {
         let (status, problem) = daemon.ask("rita", method, path, Some(body));
         assert_eq!((status, &problem["type"]), (403, &json!("urn:haltline:problem:other-scope")), "{path}: {problem}");
     };
-    other("POST", "/v1/overrides", &qty(5, 60, &Value::Null));
-    let (status, one) = daemon.ask("ruth", "POST", "/v1/overrides", Some(&qty(5, 60, &Value::Null)));
+    other("POST", "/v1/overrides", &qty(5, 3_600, &Value::Null));
+    let (status, one) = daemon.ask("ruth", "POST", "/v1/overrides", Some(&qty(5, 3_600, &Value::Null)));
     assert_eq!(status, 201, "{one}");
     let reason = json!({ "reason": "r" });
     other("DELETE", &format!("/v1/overrides/{}", one["id"].as_str().unwrap()), &reason);
     other("POST", "/v1/probation/strategy/alpha/promote", &reason);
     other("POST", "/v1/drills", &reason);
     other("PUT", "/v1/limits", &json!({ "text": text, "reason": "r" }));
-    let mut own = qty(5, 60, &Value::Null);
+    let mut own = qty(5, 3_600, &Value::Null);
     own["scope"]["name"] = json!("beta");
     assert_eq!(daemon.ask("rita", "POST", "/v1/overrides", Some(&own)).0, 201);
     assert_eq!(active(&daemon), 2);

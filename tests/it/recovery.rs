@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 use haltline::journal::step::STEPS;
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Gateway, block_on, haltline};
+use crate::support::{Daemon, Gateway, PATIENCE, block_on, haltline};
 
 /// Stops nothing, and shows positions and working orders.
 const LIMITS: &str = r#"
@@ -303,8 +303,12 @@ fn a_kill_during_which_the_process_dies_at_any_step_of_the_latch_is_never_lost_o
             let confirmed = scopes.map(|(kind, name)| {
                 let (scope, reason) = (format!("{kind}:{name}"), format!("{name} runs away"));
                 let args = ["kill", "--config", "haltline.toml", "--scope", &scope, "--reason", &reason];
-                daemon.haltline(&args).status.code() == Some(0)
+                daemon.haltline(&[&args[..], &["--timeout", "60000"]].concat()).status.code() == Some(0)
             });
+            // A disk that took longer than a press waits may have got more than one with one write.
+            while daemon.is_running() {
+                daemon.haltline(&["kill", "--config", "haltline.toml", "--scope", "instrument:ACME"]);
+            }
             let status = daemon.wait();
             assert_eq!(status.signal(), Some(6), "{step}:{time}: {status}");
             let dir = daemon.sigkill();
@@ -529,7 +533,8 @@ fn a_full_disk_denies_new_flow_after_the_grace_takes_a_kill_and_goes_on_when_the
     let dir = Daemon::start(LIMITS).terminate().1;
     let path = dir.path().join("haltline.toml");
     let text = std::fs::read_to_string(&path).unwrap();
-    let text = text.replace("segment_bytes = 1_048_576", "segment_bytes = 65_536\ngrace = \"50ms\"");
+    let text = text.replace("segment_bytes = 1_048_576", "segment_bytes = 65_536");
+    let text = text.replace("grace = \"1h\"", "grace = \"50ms\"");
     std::fs::write(&path, text).unwrap();
     let journal = dir.path().join("state/journal");
     let kept: Vec<_> = segments(dir.path()).into_iter().map(|p| (p.clone(), std::fs::read(p).unwrap())).collect();
@@ -547,14 +552,18 @@ fn a_full_disk_denies_new_flow_after_the_grace_takes_a_kill_and_goes_on_when_the
         let denied = loop {
             n += 1;
             let verdict = gateway.buy(&format!("order {n}"), 1).await;
-            if verdict["verdict"] == "deny" {
-                break verdict;
-            }
             assert!(n < 20_000, "the disk is never full");
+            if verdict["verdict"] == "admit" {
+                continue;
+            }
+            assert_eq!(verdict["rule"], "journal", "{verdict}");
+            // One that is merely slow denies as well, for a while.
+            let state = daemon.get("vera", "/v1/state")["journal"].clone();
+            if state["state"].as_str().unwrap().starts_with("failed since ") {
+                break state;
+            }
         };
-        assert_eq!(denied["rule"], "journal", "{denied}");
-        let state = daemon.get("vera", "/v1/state")["journal"].clone();
-        assert!(state["state"].as_str().unwrap().starts_with("failed since "), "{state}");
+        let state = denied;
         assert_eq!((&state["denies_new_flow"], state["error"].is_string()), (&json!(true), true), "{state}");
         // What reports is taken all the same, and so is a kill: the latch is on another file system.
         send(&mut gateway, &Sent::Fill("order 1".into(), 1), n).await;
@@ -568,7 +577,11 @@ fn a_full_disk_denies_new_flow_after_the_grace_takes_a_kill_and_goes_on_when_the
         disk.resize("4m");
         daemon.until("it is written again", |d| d.get("vera", "/v1/state")["journal"]["state"] == "ok");
         daemon.until("it has caught up", |d| d.get("vera", "/v1/state")["journal"]["denies_new_flow"] == false);
-        assert_eq!(gateway.buy("after", 1).await["verdict"], "admit");
+        let begin = std::time::Instant::now();
+        while gateway.buy(&format!("after {n}"), 1).await["verdict"] != "admit" {
+            n += 1;
+            assert!(begin.elapsed() < PATIENCE, "it does not go on");
+        }
     });
     // What was decided in the meantime is not lost.
     let before = shown(&daemon);
@@ -696,7 +709,7 @@ fn a_start_goes_on_from_a_snapshot_and_falls_back_from_a_damaged_one_but_never_t
         let begin = std::time::Instant::now();
         let begins = |dir: &std::path::Path| segments(dir).first().is_none_or(|path| path.ends_with("00000001.seg"));
         while begins(daemon.dir.path()) || snapshots(daemon.dir.path()).len() < 2 {
-            assert!(begin.elapsed() < Duration::from_secs(60), "segments are never removed");
+            assert!(begin.elapsed() < PATIENCE, "segments are never removed");
             for _ in 0..100 {
                 let next = book.next(&mut random, n);
                 book.take(&next);

@@ -87,7 +87,7 @@ const ROUTES: [Route; 48] = [
     (
         "POST",
         "/v1/overrides",
-        r#"{"scope":{"kind":"strategy","name":"STRATEGY"},"rule":"order_qty","limit":"7","for_seconds":60,"reason":"r"}"#,
+        r#"{"scope":{"kind":"strategy","name":"STRATEGY"},"rule":"order_qty","limit":"7","for_seconds":3600,"reason":"r"}"#,
         Risk,
         Named,
         201,
@@ -124,7 +124,7 @@ const MORE: &str = r#"
 [limits_api]
 write = true
 [rearm]
-probation = { fraction = "25%", for = "10m" }
+probation = { fraction = "25%", for = "1h" }
 [drill]
 session = "drill"
 strategy = "drill"
@@ -199,7 +199,7 @@ impl Desk {
         let etag = daemon.get("vera", "/v1/overrides")["etag"].clone();
         let [own, other] = ["alpha", "beta"].map(|name| {
             let body = json!({ "scope": scope("strategy", name), "rule": "order_qty", "limit": "2000",
-                "for_seconds": 60, "reason": "a large client", "etag": etag });
+                "for_seconds": 3600, "reason": "a large client", "etag": etag });
             id(&post("rita", "/v1/overrides", body))
         });
         words.push(("OVERRIDE", own, other));

@@ -91,7 +91,7 @@ impl Edge {
     }
 
     /// Tells a session what to cancel, unless the scope was re-armed in the meantime: nothing is canceled because of a halt that
-    /// is over.
+    /// is over, by what the session was told before this. One that was raised again since is told first.
     fn take_instruction(&self, hub: &mut Hub, instruction: &Instruction) {
         let Instruction { to, scope, what } = *instruction;
         let text_of = |hub: &Hub, of: SessionId, id: OrdId| {
@@ -107,7 +107,9 @@ impl Edge {
             }
             Instruct::MassCancel | Instruct::Disconnect => None,
         };
-        let halted = self.universe.slot(scope).is_some_and(|slot| self.page.get(slot).mode != Mode::Normal);
+        self.look_at_page(hub);
+        let told = |slot: usize| hub.words.get(slot).is_some_and(|word| word.mode != Mode::Normal);
+        let halted = self.universe.slot(scope).is_some_and(told);
         let conn = hub.sessions.get(usize::from(to.0)).and_then(|s| s.conn.clone());
         let Some(conn) = conn.filter(|_| halted) else { return };
         let scope = ScopeName::of(scope, &self.universe);

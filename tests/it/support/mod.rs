@@ -42,7 +42,8 @@ fn hash(name: &str) -> String {
     blake3::hash(token(name).as_bytes()).to_hex().to_string()
 }
 
-/// A configuration with two strategies, one stock and one gateway, on ports of the system's choice.
+/// A configuration with two strategies, one stock and one gateway, on ports of the system's choice. A disk that is slow, as it may be
+/// while tests run, denies nothing.
 pub fn config(state_dir: &Path, limits: &str) -> String {
     let mut text = format!(
         r#"
@@ -63,6 +64,7 @@ listen = "127.0.0.1:0"
 segment_bytes = 1_048_576
 ring_cells = 32_768
 ring_dir = "{}"
+grace = "1h"
 [accounts.main]
 [strategies.alpha]
 account = "main"
@@ -203,6 +205,11 @@ impl Daemon {
         (status, self.into_dir())
     }
 
+    /// Whether it has not ended yet.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     pub fn wait(&mut self) -> ExitStatus {
         let begin = Instant::now();
         loop {
@@ -221,12 +228,13 @@ impl Daemon {
     /// One request as `who`; the status and the body as JSON (or as a string, if it is none). Every answer is held against the
     /// OpenAPI document.
     pub fn ask(&self, who: &str, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
-        let reply = openapi::send(&self.http, Some(who), method, path, "", body);
+        let reply = not_busy(|| openapi::send(&self.http, Some(who), method, path, "", body), |reply| reply.status);
         let document = openapi::Document::of(&self.http);
         if let Some(template) = document.template(method, path) {
             assert_eq!(document.complaints(method, template, &reply), [""; 0], "{}", reply.body);
         }
-        (reply.status, serde_json::from_str(&reply.body).unwrap_or(Value::String(reply.body)))
+        let answer = (reply.status, serde_json::from_str(&reply.body).unwrap_or(Value::String(reply.body)));
+        once_on_disk(&self.http, body, answer)
     }
 
     pub fn get(&self, who: &str, path: &str) -> Value {
@@ -255,15 +263,79 @@ impl Daemon {
     pub fn kill(&self, kind: &str, name: &str, reason: &str) -> Value {
         kill(&self.http, kind, name, reason)
     }
+
+    /// As [`Daemon::kill`]; the receipt when everybody who has to confirm it has.
+    pub fn kill_confirmed(&self, kind: &str, name: &str, reason: &str) -> Value {
+        let receipt = self.kill(kind, name, reason);
+        self.confirmed(receipt)
+    }
+
+    /// A receipt as it is when everybody who has to confirm it has: the press itself waits for no more than five seconds.
+    pub fn confirmed(&self, receipt: Value) -> Value {
+        receipt_when(&self.http, receipt, |receipt| receipt["status"] == "confirmed")
+    }
+
+    /// Runs the program in the service's directory until it ends with this code, as it may not if it, or the service, was kept from
+    /// going on for longer than it waits.
+    #[track_caller]
+    pub fn haltline_until(&self, args: &[&str], code: i32) -> std::process::Output {
+        let begin = Instant::now();
+        loop {
+            let out = self.haltline(args);
+            if out.status.code() == Some(code) {
+                return out;
+            }
+            assert!(begin.elapsed() < PATIENCE, "{args:?} does not end with {code}: {out:?}");
+        }
+    }
 }
 
-/// Presses kill as the operator and returns the receipt.
+/// Presses kill as the operator and returns the receipt, once the halt is on disk.
 pub fn kill(http: &str, kind: &str, name: &str, reason: &str) -> Value {
     let scope = json!({ "kind": kind, "name": name });
     let press = json!({ "scope": scope, "reason": reason, "wait_ms": 5000 });
     let (status, receipt) = ask(http, "olaf", "POST", "/v1/kill", Some(&press));
     assert_eq!(status, 200, "{receipt}");
+    receipt_when(http, receipt, |receipt| receipt["latch"]["durable"] == true)
+}
+
+/// The receipt, looked at again until `holds` of it.
+pub fn receipt_when(http: &str, mut receipt: Value, holds: impl Fn(&Value) -> bool) -> Value {
+    let path = format!("/v1/kills/{}", receipt["id"].as_str().unwrap());
+    let begin = Instant::now();
+    while !holds(&receipt) {
+        assert!(begin.elapsed() < PATIENCE, "waited in vain: {receipt}");
+        receipt = ask(http, "vera", "GET", &path, None).1;
+    }
     receipt
+}
+
+/// Asks again while the service says that it is busy, which it says of itself where this machine is.
+fn not_busy<T>(ask: impl Fn() -> T, status: impl Fn(&T) -> u16) -> T {
+    let begin = Instant::now();
+    loop {
+        let answer = ask();
+        if status(&answer) != 503 || begin.elapsed() > PATIENCE {
+            return answer;
+        }
+    }
+}
+
+/// A re-arm that was to wait for the disk and did so for as long as a request does, when it is there.
+fn once_on_disk(http: &str, request: Option<&Value>, (status, answer): (u16, Value)) -> (u16, Value) {
+    let waits = request.is_some_and(|request| request["wait_ms"] != 0);
+    if !waits || status != 202 || answer["status"] != "lowered" {
+        return (status, answer);
+    }
+    let path = format!("/v1/rearm/{}", answer["id"].as_str().unwrap());
+    let begin = Instant::now();
+    loop {
+        let (_, now) = ask(http, "rita", "GET", &path, None);
+        if now["status"] == "done" {
+            return (200, now);
+        }
+        assert!(begin.elapsed() < PATIENCE, "never on disk: {now}");
+    }
 }
 
 impl Drop for Daemon {
@@ -284,6 +356,11 @@ pub fn ask(http: &str, who: &str, method: &str, path: &str, body: Option<&Value>
 
 /// As [`ask`], with more headers, each with its end of line.
 pub fn ask_with(http: &str, who: &str, method: &str, path: &str, headers: &str, body: Option<&Value>) -> (u16, Value) {
+    let answer = not_busy(|| ask_once(http, who, method, path, headers, body), |answer| answer.0);
+    once_on_disk(http, body, answer)
+}
+
+fn ask_once(http: &str, who: &str, method: &str, path: &str, headers: &str, body: Option<&Value>) -> (u16, Value) {
     let body = body.map(Value::to_string).unwrap_or_default();
     let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
@@ -326,7 +403,7 @@ impl Patient for UnixStream {
 
 /// How long a connection may be there before a service that has not got its request is right to close it: a little less than its
 /// three seconds.
-const TOLERATED: Duration = Duration::from_millis(2_500);
+pub const TOLERATED: Duration = Duration::from_millis(2_500);
 
 /// Sends `request` on a connection of its own, in one piece, and gives what `read` has read. If this thread was kept from sending
 /// for so long that the service was right to hang up on it, it tries again: a request that did not come is no request.
