@@ -88,6 +88,30 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn a_pause_that_a_whole_request_ended_is_not_the_pause_of_the_next() {
+        let used = Arc::<Used>::default();
+        let (mut sender, receiver) = tokio::io::duplex(1 << 10);
+        let mut paced = Paced::new(receiver, used.clone());
+        let long = Duration::from_secs(3_600);
+        for request in 0..3 {
+            paced.collect = long;
+            for _ in 0..FREE {
+                sender.write_all(b"x").await.unwrap();
+                assert!(paced.read(&mut [0; 8]).now_or_never().is_some());
+            }
+            sender.write_all(b"x").await.unwrap();
+            assert!(paced.read(&mut [0; 8]).now_or_never().is_none(), "request {request}");
+            // One that is over by the time that the next request comes in crumbs.
+            (paced.collect, paced.pause) = (Duration::from_millis(1), None);
+            while paced.read(&mut [0; 8]).now_or_never().is_some() {
+                sender.write_all(b"x").await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            used.is_whole();
+        }
+    }
+
+    #[tokio::test]
     async fn what_comes_in_crumbs_is_read_seldom_and_a_whole_request_begins_anew() {
         let used = Arc::<Used>::default();
         let (mut sender, receiver) = tokio::io::duplex(1 << 10);

@@ -398,3 +398,99 @@ impl Body for Arriving {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::fd::OwnedFd;
+    use std::sync::mpsc;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::api::tests::{Setup, World};
+
+    /// A door that gives a second handle of each connection away, by which to see what of it was not read yet.
+    struct Watched {
+        listener: UnixListener,
+        accepted: mpsc::Sender<OwnedFd>,
+    }
+
+    impl Door for Watched {
+        type Stream = UnixStream;
+
+        async fn connected(&self) -> io::Result<(UnixStream, Origin)> {
+            let (stream, origin) = self.listener.connected().await?;
+            let _ = self.accepted.send(stream.as_fd().try_clone_to_owned()?);
+            Ok((stream, origin))
+        }
+
+        fn prepare(_: &UnixStream, _: &ApiOptions) {}
+
+        fn tls(_: &ApiParts) -> Option<Arc<Tls>> {
+            None
+        }
+    }
+
+    /// So many requests over `client`, one after the other.
+    fn ask(client: &mut std::net::TcpStream, requests: usize) {
+        for n in 0..requests {
+            client.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n\r\nok\n") {
+                let mut byte = [0];
+                client.read_exact(&mut byte).unwrap();
+                answer.push(byte[0]);
+                assert!(answer.len() < 4096, "request {n}: {}", String::from_utf8_lossy(&answer));
+            }
+        }
+    }
+
+    #[test]
+    fn whole_requests_are_read_at_once_however_many_come_over_one_connection() {
+        const REQUESTS: usize = 50;
+        let world = World::new(Setup::default());
+        // Were they taken for crumbs, all but the first eight would wait for a quarter of a second. Where the machine is so slow
+        // itself, they are held against requests of which each has a connection of its own.
+        let waits = Duration::from_millis(250) * (REQUESTS as u32 - 8);
+        let at_once = || {
+            let begun = Instant::now();
+            ask(&mut world.connect(), REQUESTS);
+            let over_one = begun.elapsed();
+            over_one < waits || {
+                let begun = Instant::now();
+                (0..REQUESTS).for_each(|_| ask(&mut world.connect(), 1));
+                over_one < begun.elapsed() * 3
+            }
+        };
+        assert!((0..5).any(|_| at_once()));
+    }
+
+    #[test]
+    fn a_head_that_comes_in_crumbs_is_read_seldom() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = StdUnixListener::bind(&path).unwrap();
+        let (accepted, connections) = mpsc::channel();
+        let serve_it = move |_, parts, stop| {
+            listener.set_nonblocking(true)?;
+            let listening =
+                async { serve(Watched { listener: UnixListener::from_std(listener)?, accepted }, parts, stop).await };
+            on_a_runtime(listening)
+        };
+        let options = ApiOptions { header_timeout: Duration::from_secs(3_600), ..ApiOptions::default() };
+        let world = World::new(Setup { serve: Box::new(serve_it), options, ..Setup::default() });
+        let mut client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let connection = connections.recv_timeout(Duration::from_secs(60)).unwrap();
+        let mut crumb = |crumb: u8| {
+            // On a local socket what is written is there at once.
+            client.write_all(&[crumb]).unwrap();
+            world.until("it is read", || rustix::io::ioctl_fionread(&connection).unwrap() == 0);
+        };
+        let (last, first) = b"GET /liv".split_last().unwrap();
+        first.iter().for_each(|byte| crumb(*byte));
+        let begun = Instant::now();
+        crumb(*last);
+        crumb(b'e');
+        assert!(begun.elapsed() >= Duration::from_millis(200), "{:?}", begun.elapsed());
+    }
+}

@@ -55,8 +55,13 @@ pub(super) struct Setup {
     pub(super) files: Files,
     pub(super) tls: Option<Arc<tls::Tls>>,
     pub(super) render: Box<dyn Fn() -> String + Send + Sync>,
+    pub(super) serve: Serve,
     pub(super) clock: Arc<dyn Clock>,
 }
+
+/// What serves, on a thread of its own.
+pub(super) type Serve =
+    Box<dyn FnOnce(TcpListener, Arc<ApiParts>, tokio::sync::watch::Receiver<bool>) -> std::io::Result<()> + Send>;
 
 impl Default for Setup {
     fn default() -> Setup {
@@ -68,6 +73,7 @@ impl Default for Setup {
             files: Files::default(),
             tls: None,
             render: Box::new(|| "# nothing\n".to_owned()),
+            serve: Box::new(run),
             clock: Arc::new(SystemClock::new()),
         }
     }
@@ -252,7 +258,7 @@ impl World {
             drills: None,
             options: setup.options,
         };
-        threads.push(std::thread::spawn(move || run(listener, Arc::new(parts), stopped).unwrap()));
+        threads.push(std::thread::spawn(move || (setup.serve)(listener, Arc::new(parts), stopped).unwrap()));
         World { addr, switch, published, alerts, limits, clock, dir, auth, stop_api, stop, threads, _tmp: tmp }
     }
 

@@ -6,10 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use rustls::crypto::ring;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde_json::{Value, json};
 
 use super::ApiOptions;
@@ -17,58 +15,16 @@ use super::tests::{ALPHA, Setup, World, alpha, patient};
 use super::tls::{Tls, TlsFiles};
 use crate::model::Mode;
 
-/// An authority, and what it signs.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-    der: CertificateDer<'static>,
-}
+#[path = "../../tests/it/support/authority.rs"]
+mod authority;
 
-impl Authority {
-    fn new(name: &str) -> Authority {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).unwrap();
-        let (pem, der) = (certificate.pem(), certificate.der().clone());
-        Authority { issuer: Issuer::new(params, key), pem, der }
-    }
+use authority::Authority;
 
-    fn sign(&self, subject: &str, names: &[&str]) -> (CertificateDer<'static>, String, KeyPair) {
-        let key = KeyPair::generate().unwrap();
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names).unwrap();
-        params.distinguished_name.remove(DnType::CommonName);
-        params.distinguished_name.push(DnType::CommonName, subject);
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        (certificate.der().clone(), certificate.pem(), key)
-    }
-
-    /// A server's certificate as files in `dir`.
-    fn serve(&self, dir: &Path) -> TlsFiles {
-        let (_, pem, key) = self.sign("server", &["127.0.0.1"]);
-        std::fs::write(dir.join("certificate"), pem).unwrap();
-        std::fs::write(dir.join("key"), key.serialize_pem()).unwrap();
-        std::fs::write(dir.join("clients"), &self.pem).unwrap();
-        TlsFiles { certificate: dir.join("certificate"), key: dir.join("key"), client_ca: Some(dir.join("clients")) }
-    }
-
-    fn client(&self, identity: Option<(CertificateDer<'static>, KeyPair)>) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.der.clone()).unwrap();
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots);
-        Arc::new(match identity {
-            None => builder.with_no_client_auth(),
-            Some((certificate, key)) => {
-                let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-                builder.with_client_auth_cert(vec![certificate], key).unwrap()
-            }
-        })
-    }
+/// A server's certificate of `authority` as files in `dir`.
+fn serve(authority: &Authority, dir: &Path) -> TlsFiles {
+    authority.sign("server", &["127.0.0.1"]).write(dir, "server");
+    std::fs::write(dir.join("clients"), &authority.pem).unwrap();
+    TlsFiles { certificate: dir.join("server.pem"), key: dir.join("server.key"), client_ca: Some(dir.join("clients")) }
 }
 
 type Secure = StreamOwned<ClientConnection, TcpStream>;
@@ -104,7 +60,7 @@ fn send(
 }
 
 fn world(dir: &Path, authority: &Authority, options: ApiOptions) -> (World, Arc<Tls>) {
-    let tls = Arc::new(Tls::load(authority.serve(dir)).unwrap());
+    let tls = Arc::new(Tls::load(serve(authority, dir)).unwrap());
     (World::new(Setup { tls: Some(tls.clone()), options, ..Setup::default() }), tls)
 }
 
@@ -121,8 +77,8 @@ fn certificate_of_a_client_names_its_owner_and_a_token_is_taken_without_one() {
     assert_eq!((status, &me["name"], &me["way"]), (200, &json!("olga"), &json!("token")));
     assert_eq!(get(&nobody, "").unwrap().0, 401);
 
-    let (certificate, _, key) = authority.sign("carol", &[]);
-    let carol = authority.client(Some((certificate, key)));
+    let signed = authority.sign("carol", &[]);
+    let carol = authority.client(Some(&signed));
     let (status, me) = get(&carol, "").unwrap();
     assert_eq!((status, &me["name"], &me["way"]), (200, &json!("carol"), &json!("certificate")));
     // A token that is sent along is who asks.
@@ -136,11 +92,11 @@ fn certificate_of_a_client_names_its_owner_and_a_token_is_taken_without_one() {
     assert_eq!((status, &receipt["actor"], world.mode(ALPHA)), (200, &json!("carol"), Mode::Halted));
 
     // In order, and nobody in the configuration.
-    let (certificate, _, key) = authority.sign("mallory", &["carol"]);
-    assert_eq!(get(&authority.client(Some((certificate, key))), "").unwrap().0, 401);
+    let signed = authority.sign("mallory", &["carol"]);
+    assert_eq!(get(&authority.client(Some(&signed)), "").unwrap().0, 401);
     // Of another authority, with the right name.
-    let (certificate, _, key) = Authority::new("desk").sign("carol", &[]);
-    assert!(get(&authority.client(Some((certificate, key))), "").is_err());
+    let signed = Authority::new("desk").sign("carol", &[]);
+    assert!(get(&authority.client(Some(&signed)), "").is_err());
     // Who does not speak TLS is not spoken to.
     assert_eq!(world.send("GET", "/livez", "", "").status, 0);
     assert_eq!(get(&nobody, "authorization: Bearer token-of-olga\r\n").unwrap().0, 200);
@@ -161,8 +117,8 @@ fn new_certificates_are_for_new_connections_and_open_ones_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::new("desk");
     let (world, tls) = world(dir.path(), &authority, patient());
-    let (certificate, _, key) = authority.sign("carol", &[]);
-    let carol = authority.client(Some((certificate, key)));
+    let signed = authority.sign("carol", &[]);
+    let carol = authority.client(Some(&signed));
     let shown = |stream: &mut Secure| {
         stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
         let mut status = [0; 12];
@@ -173,7 +129,7 @@ fn new_certificates_are_for_new_connections_and_open_ones_go_on() {
     let mut open = connect(&world, &carol);
     let first = shown(&mut open);
     // Another certificate, and other authorities for clients.
-    let (other, files) = (Authority::new("other"), authority.serve(dir.path()));
+    let (other, files) = (Authority::new("other"), serve(&authority, dir.path()));
     std::fs::write(files.client_ca.unwrap(), &other.pem).unwrap();
     tls.reload().unwrap();
     let second = shown(&mut connect(&world, &authority.client(None)));

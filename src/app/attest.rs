@@ -317,7 +317,9 @@ impl Attestor {
         let entry = Entry::new(ACTOR, "quarantine").on(name.clone()).because(&text);
         let was_over = state.over.remove(&name.to_string());
         // Nor is one from before a restart, whose halt is still there.
-        if !halted || (known.is_none() && !self.has_cause(scope, &text)) {
+        let kept = state.fleet.was_quarantined_for(&name.to_string(), &finding.causes) && self.is_own_halt(scope);
+        state.fleet.quarantined_for(name.to_string(), &finding.causes);
+        if !halted || (known.is_none() && !kept) {
             // A session or strategy of the universe can be halted.
             if let Ok(receipt) = self.parts.switch.press(scope, Stop::Halted, ACTOR, &text, self.parts.clock.now()) {
                 let detail = format!("epoch {}, receipt {}", receipt.word.epoch, receipt.id);
@@ -337,11 +339,11 @@ impl Attestor {
         }
     }
 
-    fn has_cause(&self, scope: Scope, text: &str) -> bool {
-        let text = crate::kill::words::clean(text);
+    /// Whether attestation is among those who halted `scope`.
+    fn is_own_halt(&self, scope: Scope) -> bool {
         let halts = self.parts.switch.halts();
         let mut causes = halts.iter().filter(|halt| halt.scope == scope).flat_map(|halt| &halt.causes);
-        causes.any(|cause| cause.actor == ACTOR && cause.reason == text)
+        causes.any(|cause| cause.actor == ACTOR)
     }
 
     /// Halts that are neither attestation's own nor that of a day that is not open yet: the builds of a day come in before it is.

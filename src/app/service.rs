@@ -57,6 +57,7 @@ use crate::journal::audit::newest;
 use crate::journal::control::{ControlParts, run_control};
 use crate::journal::incident::{IncidentParts, run_incidents};
 use crate::journal::latch::{LatchStore, run_latch};
+use crate::journal::step::{HALT_RAISED, reached};
 use crate::kill::alerts::Alerts;
 use crate::kill::audit::{Audit, Entry};
 use crate::kill::board::SessionBoard;
@@ -343,7 +344,11 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     };
     let working = {
         let published = published.clone();
-        move |slot| published.scope(slot).map(|view| view.gauges[Gauge::Working as usize])
+        move |slot| {
+            // The switch asks for them between the two.
+            reached(HALT_RAISED);
+            published.scope(slot).map(|view| view.gauges[Gauge::Working as usize])
+        }
     };
     let (switch, latch_jobs) = Switch::new(SwitchParts {
         page: page.clone(),
@@ -364,10 +369,13 @@ pub fn start(loaded: Loaded, options: StartOptions) -> anyhow::Result<Running> {
     }
     let named = Arc::new(OrderNames::default());
     let (queries, take_queries) = crossbeam_channel::bounded(QUERIES);
-    if loaded.engine.prefault
-        && let Err(error) = prepared.engine.prefault()
-    {
-        tracing::warn!(event = "memory", "the engine's tables get their memory when it is first used: {error}");
+    if loaded.engine.prefault {
+        match prepared.engine.prefault() {
+            Ok(bytes) => tracing::info!(event = "memory", bytes, "the engine's tables have their memory"),
+            Err(error) => {
+                tracing::warn!(event = "memory", "the engine's tables get their memory when it is first used: {error}");
+            }
+        }
     }
 
     // 4. The engine and its port.

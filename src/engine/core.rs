@@ -439,12 +439,8 @@ impl Engine {
     ///
     /// There is not that much memory, or the kernel does not know the request. The engine works as it is.
     pub fn prefault(&self) -> Populated {
-        self.orders.prefault()?;
-        self.execs.prefault()?;
-        self.pairs.prefault()?;
-        self.recent.prefault()?;
-        self.rates.prefault()?;
-        self.parents.prefault()
+        let orders = self.orders.prefault()? + self.recent.prefault()? + self.parents.prefault()?;
+        Ok(orders + self.execs.prefault()? + self.pairs.prefault()? + self.rates.prefault()?)
     }
 
     /// Steps through `batch`, asking for each event's memory a few events ahead of its turn: first the indices, then

@@ -277,6 +277,20 @@ impl Fleet {
         &self.memory
     }
 
+    /// Whether the latest quarantine of `scope`, of this run or an earlier one, was for these `causes`.
+    #[must_use]
+    pub fn was_quarantined_for(&self, scope: &str, causes: &BTreeSet<String>) -> bool {
+        self.memory.quarantined.get(scope) == Some(causes)
+    }
+
+    /// `scope` is quarantined, for these `causes`: a restart is to know its halt again whatever the words are by then.
+    pub fn quarantined_for(&mut self, scope: String, causes: &BTreeSet<String>) {
+        if !self.was_quarantined_for(&scope, causes) {
+            self.memory.quarantined.insert(scope, causes.clone());
+            self.unsaved = Unsaved::Facts;
+        }
+    }
+
     /// How pressing it is to keep it; [`Fleet::saved`] when that was done.
     #[must_use]
     pub fn unsaved(&self) -> Unsaved {
@@ -558,11 +572,9 @@ impl Fleet {
         let at = usize::from(session.0);
         let Some(identity) = self.identity(at) else { return };
         let name = &self.universe.sessions[at].name;
-        let changes = match self.memory.instances.get(name) {
-            Some(known) => known.identity.changes(&identity),
-            None if self.memory.lost.is_some() => return,
-            None => Vec::new(),
-        };
+        // Who was never seen has not changed; what is said of who is not known any more is rule 1's.
+        let Some(known) = self.memory.instances.get(name) else { return };
+        let changes = known.identity.changes(&identity);
         if let Some(incident) = incidents.first()
             && !changes.is_empty()
         {

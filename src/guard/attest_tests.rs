@@ -339,6 +339,42 @@ fn a_change_during_an_incident_waits_until_it_is_closed_or_approved() {
 }
 
 #[test]
+fn what_a_change_is_and_what_it_waits_for_is_named() {
+    let mut world = World::new(Demand::Interlock);
+    let come = |world: &mut World, name: &str, n: u8, flags: &[(&str, &str)]| {
+        let measured = Measured::Digest(digest(n));
+        let id = world.come(name, Way::Gate, claim(&format!("r{n}"), flags, None), measured);
+        (id, world.against(name))
+    };
+    let (first, nothing) = come(&mut world, "gw-0", 3, &[]);
+    assert_eq!(nothing, "");
+    let incident = |scope, text: &str| Incident { scope, text: text.into() };
+    let [own, other] = ["gw-0", "gw-1"].map(|name| Scope::Session(world.session(name)));
+    world.incidents = vec![incident(Scope::Strategy(StrategyId(1)), "beta is halted")];
+    world.fleet.leave(world.session("gw-0"), first, NOW);
+    assert_eq!(come(&mut world, "gw-1", 4, &[]).1, "", "it was never seen");
+    assert_eq!(come(&mut world, "gw-0", 3, &[]).1, "", "it is what it was");
+    let (_, text) = come(&mut world, "gw-0", 4, &[]);
+    let change = "build r3 (030303030303…) → r4 (040404040404…)";
+    let ways = "close the incident, or approve the change";
+    assert_eq!(text, format!("it changed during an incident ({change}; beta is halted): {ways}"));
+    world.incidents.push(incident(other, "gw-1 is halted"));
+    assert_eq!(
+        world.against("gw-0"),
+        format!("it changed during an incident ({change}; beta is halted and 1 more): {ways}")
+    );
+    world.incidents.push(incident(own, "gw-0 is halted"));
+    assert_eq!(
+        world.against("gw-0"),
+        format!("it changed during an incident of its own ({change}; gw-0 is halted and 2 more): approve the change")
+    );
+    let (_, text) = come(&mut world, "gw-0", 4, &[("x", "1")]);
+    assert!(text.contains(&format!("({change}, flag x not said → 1; gw-0")), "{text}");
+    world.incidents.clear();
+    assert_eq!(world.against("gw-0"), "");
+}
+
+#[test]
 fn what_is_quarantined_is_not_what_it_is_known_for_whatever_a_later_manifest_says() {
     let mut without = manifest("mixed_builds = true");
     without.strategies[0].builds.retain(|build| build.id != "r2");

@@ -8,7 +8,7 @@
 //!
 //! What is damaged is not guessed at: without this memory a change in the middle of an incident cannot be seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,9 @@ pub struct Memory {
     pub exercised: BTreeMap<String, BTreeMap<String, u64>>,
     /// By session and build: when it first came with it, Unix ns.
     pub first_seen: BTreeMap<String, BTreeMap<String, u64>>,
+    /// By the names of scopes: what the latest quarantine of each was for, see [`Finding::causes`](super::attest::Finding::causes).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub quarantined: BTreeMap<String, BTreeSet<String>>,
     /// Why what was remembered before is lost: until a person has approved them, instances that are not in here are not
     /// known rather than new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -177,6 +180,7 @@ mod tests {
         memory.instances.insert("gw-1".into(), Known { identity, at: 5 });
         memory.exercise("alpha", "strategy", 9);
         memory.exercise("alpha", "strategy", 8);
+        memory.quarantined.insert("session gw-1".into(), BTreeSet::from(["its build".to_owned()]));
         memory
     }
 

@@ -267,6 +267,28 @@ mod tests {
         }
     }
 
+    impl Run {
+        /// So many seconds in which each sends exactly so many orders, all of them filled, and a look at their end.
+        fn exactly(&mut self, seconds: u64, orders: [u64; 4]) -> Vec<Turn> {
+            self.now += seconds * SECOND;
+            for (at, orders) in orders.into_iter().enumerate() {
+                self.counts[at].orders += orders;
+                self.counts[at].fills += if self.unfilled == Some(at) { 0 } else { orders };
+            }
+            self.quiet.sample(self.now, &self.instances, &self.counts)
+        }
+
+        /// Four that have begun, and sent two hundred orders each in a window.
+        fn of_four() -> Run {
+            let mut run = Run::new(4);
+            assert_eq!(run.exactly(1, [0; 4]), []);
+            assert_eq!(run.exactly(60, [200; 4]), []);
+            run
+        }
+    }
+
+    const NONE_OF_FOUR: [u64; 4] = [0, 200, 200, 200];
+
     fn quiet_ones(turns: &[Turn]) -> Vec<(usize, Measure)> {
         turns.iter().filter(|turn| turn.quiet.is_some()).map(|turn| (turn.instance, turn.measure)).collect()
     }
@@ -285,6 +307,85 @@ mod tests {
         let back = run.minutes(3, &[600; 8]);
         assert_eq!(back, [Turn { instance: 3, measure: Measure::Orders, quiet: None }]);
         assert_eq!(run.quiet.count(), 0);
+    }
+
+    #[test]
+    fn silence_is_told_at_the_end_of_its_second_window_in_a_row_with_what_it_was() {
+        let mut run = Run::of_four();
+        assert_eq!(run.exactly(60, NONE_OF_FOUR), [], "one window is none");
+        assert_eq!(run.exactly(60, [200; 4]), []);
+        assert_eq!(run.exactly(60, NONE_OF_FOUR), [], "nor are two that are not in a row");
+        let per_second = 1e9 / 60e9;
+        let quiet = Some((30.0 * per_second, 200.0 * per_second, 3));
+        assert_eq!(run.exactly(30, [0, 100, 100, 100]), [], "the window is not over");
+        assert_eq!(run.exactly(30, [30, 100, 100, 100]), [Turn { instance: 0, measure: Measure::Orders, quiet }]);
+        assert_eq!(run.quiet.pace(0, Measure::Rejects), Pace::Unknown, "of those nothing is known");
+    }
+
+    #[test]
+    fn who_is_quiet_while_its_peers_are_as_well_is_back_once_and_still_told_later() {
+        let mut run = Run::of_four();
+        let told = [(0, Measure::Orders)];
+        assert_eq!(run.exactly(60, NONE_OF_FOUR), []);
+        assert_eq!(quiet_ones(&run.exactly(60, NONE_OF_FOUR)), told);
+        assert_eq!(run.exactly(60, [0; 4]), [Turn { instance: 0, measure: Measure::Orders, quiet: None }]);
+        assert_eq!((run.exactly(60, [0; 4]), run.quiet.pace(0, Measure::Orders)), (vec![], Pace::Usual));
+        assert_eq!(run.exactly(60, NONE_OF_FOUR), []);
+        assert_eq!(quiet_ones(&run.exactly(60, NONE_OF_FOUR)), told);
+    }
+
+    #[test]
+    fn nothing_is_expected_of_who_was_not_seen_to_do_it() {
+        let begun = || {
+            let mut run = Run::new(4);
+            assert_eq!(run.exactly(1, [0; 4]), []);
+            run
+        };
+        // A market with few orders shows of nobody how they do.
+        let mut run = begun();
+        for orders in [[0, 50, 50, 50], NONE_OF_FOUR, NONE_OF_FOUR, NONE_OF_FOUR] {
+            assert_eq!(run.exactly(60, orders), []);
+        }
+        assert_eq!(run.quiet.pace(0, Measure::Orders), Pace::Unknown);
+        // Nor does silence show how often somebody is filled.
+        let mut run = begun();
+        run.unfilled = Some(0);
+        for orders in [NONE_OF_FOUR, NONE_OF_FOUR, [200; 4], [200; 4], [200; 4]] {
+            assert_eq!(run.exactly(60, orders), []);
+        }
+    }
+
+    #[test]
+    fn a_window_that_took_twice_as_long_says_nothing() {
+        for (seconds, told) in [(119, vec![(0, Measure::Orders)]), (120, vec![])] {
+            let mut run = Run::of_four();
+            assert_eq!(run.exactly(60, NONE_OF_FOUR), []);
+            assert_eq!(quiet_ones(&run.exactly(seconds, NONE_OF_FOUR)), told, "{seconds} s");
+        }
+    }
+
+    #[test]
+    fn a_hundred_orders_of_three_peers_are_enough_and_no_fewer_of_either() {
+        for (median, told) in [(100, vec![(0, Measure::Orders)]), (99, vec![])] {
+            let mut run = Run::of_four();
+            assert_eq!(run.exactly(60, [0, median, median, median]), []);
+            assert_eq!(quiet_ones(&run.exactly(60, [0, median, median, median])), told, "{median} orders");
+        }
+        // Who is excused is no peer, whatever it still sends.
+        let mut run = Run::of_four();
+        run.counts[3].excused = true;
+        assert_eq!(run.exactly(60, NONE_OF_FOUR), []);
+        assert_eq!(run.exactly(60, NONE_OF_FOUR), []);
+        assert_eq!(run.exactly(60, NONE_OF_FOUR), []);
+    }
+
+    #[test]
+    fn far_is_a_part_of_the_median_and_further_than_peers_lie_apart() {
+        // All the same: less than a quarter, one more everywhere.
+        assert!(far_below(24.0, &[103.0; 3], 103.0, FAR) && !far_below(25.0, &[103.0; 3], 103.0, FAR));
+        // Half and twice the median: five deviations are a 170th.
+        let apart = [499.0, 499.0, 999.0, 1_999.0, 1_999.0];
+        assert!(far_below(4.0, &apart, 999.0, FAR) && !far_below(5.0, &apart, 999.0, FAR));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::io;
 
-/// What came of asking for memory ahead of its use.
-pub type Populated = io::Result<()>;
+/// What came of asking for memory ahead of its use: the bytes that are there now.
+pub type Populated = io::Result<usize>;
 
 /// The pages that can be asked for.
 const HUGE: usize = 2 << 20;
@@ -43,14 +43,14 @@ fn populate_range(start: *const u8, bytes: usize) -> Populated {
     let begin = (start as usize).next_multiple_of(page);
     let end = (start as usize + bytes) / page * page;
     if begin >= end {
-        return Ok(());
+        return Ok(0);
     }
     let start = start.wrapping_add(begin - start as usize).cast_mut().cast();
     // JUSTIFICATION: there is no safe form of madvise.
     // SAFETY: the range lies within one live allocation of the caller's; MADV_POPULATE_WRITE faults its pages in as a write
     // would, and changes neither contents nor protection.
     unsafe { rustix::mm::madvise(start, end - begin, rustix::mm::Advice::LinuxPopulateWrite) }?;
-    Ok(())
+    Ok(end - begin)
 }
 
 fn advise_range(start: *const u8, bytes: usize) {
@@ -88,7 +88,8 @@ mod tests {
         table.extend([7, 8, 9]);
         advise(&table);
         let before = resident();
-        populate(&table).unwrap();
+        let there = populate(&table).unwrap();
+        assert!(there <= bytes && there > bytes - (1 << 20), "{there} of {bytes}");
         assert!(resident() >= before + bytes * 9 / 10);
         assert_eq!(table, [7, 8, 9]);
         assert_eq!(table.capacity(), bytes / 8);
@@ -96,8 +97,8 @@ mod tests {
 
     #[test]
     fn a_table_of_less_than_a_page_needs_nothing() {
-        populate(&vec![1u8; 100]).unwrap();
-        populate::<u64>(&Vec::new()).unwrap();
-        populate_slice::<u32>(&[]).unwrap();
+        assert_eq!(populate(&vec![1u8; 100]).unwrap(), 0);
+        assert_eq!(populate::<u64>(&Vec::new()).unwrap(), 0);
+        assert_eq!(populate_slice::<u32>(&[]).unwrap(), 0);
     }
 }

@@ -110,8 +110,7 @@ impl DuplicateLog {
     ///
     /// As [`populate_slice`].
     pub fn prefault(&self) -> Populated {
-        populate_slice(&self.buckets)?;
-        populate_slice(&self.ring)
+        Ok(populate_slice(&self.buckets)? + populate_slice(&self.ring)?)
     }
 
     #[inline]

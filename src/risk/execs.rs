@@ -74,8 +74,7 @@ impl ExecTable {
     ///
     /// As [`populate`].
     pub fn prefault(&self) -> Populated {
-        self.index.prefault()?;
-        populate(&self.ring)
+        Ok(self.index.prefault()? + populate(&self.ring)?)
     }
 
     /// The execution with this id.

@@ -177,9 +177,7 @@ impl OrderTable {
     ///
     /// As [`populate`].
     pub fn prefault(&self) -> Populated {
-        self.index.prefault()?;
-        populate(&self.slab)?;
-        populate_slice(&self.done)
+        Ok(self.index.prefault()? + populate(&self.slab)? + populate_slice(&self.done)?)
     }
 
     /// The order with this id, in whatever state it is.

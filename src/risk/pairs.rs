@@ -181,8 +181,7 @@ impl PairTable {
     ///
     /// As [`populate`].
     pub fn prefault(&self) -> Populated {
-        populate_slice(&self.index)?;
-        populate(&self.slab)
+        Ok(populate_slice(&self.index)? + populate(&self.slab)?)
     }
 
     /// The place of a pair in the index: to be prefetched.

@@ -185,8 +185,7 @@ impl ParentTable {
     ///
     /// As [`populate`].
     pub fn prefault(&self) -> Populated {
-        self.index.prefault()?;
-        populate(&self.slab)
+        Ok(self.index.prefault()? + populate(&self.slab)?)
     }
 
     /// The parent with this id.

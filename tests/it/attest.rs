@@ -251,6 +251,12 @@ pub async fn say(fleet: &Fleet, session: &str, build: &str, flags: &Value) -> Ga
     Gateway::connect_saying(fleet.daemon(), session, hello).await.0
 }
 
+/// Hangs up, and waits until it is known at the door.
+pub fn gone(fleet: &Fleet, gateway: Gateway) {
+    drop(gateway);
+    fleet.daemon().until("it has gone", |_| fleet.row("gw-1")["connected"] == false);
+}
+
 /// Link 3: a flag that was used for something else before. Nothing else is wrong: both builds are approved, and may differ.
 #[test]
 fn one_flag_with_two_live_meanings_stops_both() {
@@ -367,16 +373,12 @@ fn a_change_during_an_incident_waits_also_over_a_restart_of_haltline() {
 fn an_approval_is_of_what_was_looked_at_and_not_of_what_came_since() {
     let fleet = Fleet::start(tempfile::tempdir().unwrap(), "[guard.attestation]\n");
     let approve = |body: &Value| fleet.daemon().ask("rita", "POST", "/v1/sessions/gw-1/approve", Some(body));
-    let gone = |gateway: Gateway| {
-        drop(gateway);
-        fleet.daemon().until("it has gone", |_| fleet.row("gw-1")["connected"] == false);
-    };
     block_on(async {
-        gone(say(&fleet, "gw-1", "r1", &json!({})).await);
+        gone(&fleet, say(&fleet, "gw-1", "r1", &json!({})).await);
         fleet.daemon().kill("strategy", "beta", "a runaway on server 8");
         let fix = say(&fleet, "gw-1", "r2", &json!({})).await;
         let looked_at = fleet.tag("gw-1");
-        gone(fix);
+        gone(&fleet, fix);
         let _other = say(&fleet, "gw-1", "r3", &json!({})).await;
         let (status, problem) = approve(&json!({ "reason": "r2 was looked at" }));
         assert_eq!((status, &problem["field"]), (422, &json!("tag")), "{problem}");
@@ -401,12 +403,8 @@ fn a_quarantine_is_recorded_once_and_again_when_it_is_another() {
         list.sort_by_key(|entry| entry["at"].as_str().unwrap().to_owned());
         list.iter().map(|entry| entry["outcome"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    let gone = |gateway: Gateway| {
-        drop(gateway);
-        fleet.daemon().until("it has gone", |_| fleet.row("gw-1")["connected"] == false);
-    };
     block_on(async {
-        gone(say(&fleet, "gw-1", "r1", &json!({})).await);
+        gone(&fleet, say(&fleet, "gw-1", "r1", &json!({})).await);
         fleet.daemon().kill("strategy", "beta", "a runaway on server 8");
         let fix = say(&fleet, "gw-1", "r2", &json!({})).await;
         for (n, scope) in ["gw-2", "gw-3"].into_iter().enumerate() {
@@ -416,14 +414,59 @@ fn a_quarantine_is_recorded_once_and_again_when_it_is_another() {
                 .until("it is told of both", |_| fleet.reasons("gw-1").contains(&format!("and {} more", n + 1)));
         }
         fleet.daemon().until("it is recorded", |_| !records().is_empty());
-        gone(fix);
+        gone(&fleet, fix);
         let same = say(&fleet, "gw-1", "r2", &json!({})).await;
         fleet.daemon().until("its return is recorded", |_| records().len() >= 3);
         assert_eq!(records(), ["done", "over", "done"]);
-        gone(same);
+        gone(&fleet, same);
         let _other = say(&fleet, "gw-1", "r3", &json!({})).await;
         fleet.daemon().until("the other one is recorded", |_| records().len() >= 5);
         assert_eq!(records(), ["done", "over", "done", "over", "done"]);
+    });
+}
+
+/// An incident that opened meanwhile gives the reason other words; what it is about is the same.
+#[test]
+fn a_quarantine_is_the_same_one_after_a_restart_whatever_its_words_are_then() {
+    let mut fleet = Fleet::start(tempfile::tempdir().unwrap(), "[guard.attestation]\n");
+    let epoch = |fleet: &Fleet| {
+        let state = fleet.daemon().get("vera", "/v1/state");
+        let halts = state["halts"].as_array().unwrap();
+        halts.iter().find(|halt| halt["scope"]["name"] == "gw-1").unwrap()["epoch"].clone()
+    };
+    let (before, reasons) = block_on(async {
+        gone(&fleet, say(&fleet, "gw-1", "r1", &json!({})).await);
+        fleet.daemon().kill("strategy", "beta", "a runaway on server 8");
+        let _fix = say(&fleet, "gw-1", "r2", &json!({})).await;
+        let reasons = fleet.reasons("gw-1");
+        fleet.daemon().kill("session", "gw-2", "to be sure");
+        (epoch(&fleet), reasons)
+    });
+    fleet.restart();
+    block_on(async {
+        let same = say(&fleet, "gw-1", "r2", &json!({})).await;
+        let words = fleet.reasons("gw-1");
+        assert!(words != reasons && words.contains("and 1 more"), "{words}");
+        assert_eq!(epoch(&fleet), before, "it was pressed again");
+        // Another change is another one, also after a restart.
+        drop(same);
+    });
+    fleet.restart();
+    block_on(async {
+        let _other = say(&fleet, "gw-1", "r3", &json!({})).await;
+        assert_ne!(epoch(&fleet), before);
+    });
+    // Nor is a person's halt the quarantine of before.
+    fleet.restart();
+    for (kind, name) in [("strategy", "beta"), ("session", "gw-2"), ("session", "gw-1")] {
+        assert_eq!(fleet.rearm(kind, name).0, 200);
+    }
+    fleet.daemon().kill("session", "gw-1", "it runs away");
+    fleet.restart();
+    let by_hand = epoch(&fleet);
+    block_on(async {
+        let _same = say(&fleet, "gw-1", "r3", &json!({})).await;
+        assert_ne!(epoch(&fleet), by_hand, "{}", fleet.reasons("gw-1"));
     });
 }
 
@@ -432,8 +475,7 @@ fn a_quarantine_is_recorded_once_and_again_when_it_is_another() {
 fn a_change_of_an_instance_that_is_halted_itself_waits_for_an_approval() {
     let fleet = Fleet::start(tempfile::tempdir().unwrap(), "[guard.attestation]\n");
     block_on(async {
-        drop(say(&fleet, "gw-1", "r1", &json!({})).await);
-        fleet.daemon().until("it has gone", |_| fleet.row("gw-1")["connected"] == false);
+        gone(&fleet, say(&fleet, "gw-1", "r1", &json!({})).await);
         fleet.daemon().kill("session", "gw-1", "it runs away");
         let mut fixed = say(&fleet, "gw-1", "r2", &json!({})).await;
         let reasons = fleet.reasons("gw-1");

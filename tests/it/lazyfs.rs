@@ -10,25 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::oracle_test::Rng;
-use crate::support::{Daemon, Gateway, PATIENCE, block_on, config, haltline};
-
-/// Stops nothing, and shows positions and working orders.
-const LIMITS: &str = r#"
-[limits.firm]
-working_orders = 1_000_000
-others = "unlimited"
-[limits.account."*"]
-others = "unlimited"
-[limits.strategy."*"]
-others = "unlimited"
-[limits.pair."*"]
-others = "unlimited"
-[limits.instrument."*"]
-position_long = 1_000_000_000
-others = "unlimited"
-[limits.session."*"]
-others = "unlimited"
-"#;
+use crate::support::{Daemon, Gateway, PATIENCE, SHOWN as LIMITS, block_on, config, haltline};
 
 /// The file system, mounted for as long as this lives.
 struct LazyFs {

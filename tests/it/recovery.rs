@@ -1,32 +1,13 @@
 //! The real program, killed and started again: what was decided is not lost.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use haltline::journal::step::STEPS;
+use haltline::journal::step::{HALT_RAISED, STEPS};
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Gateway, PATIENCE, block_on, haltline};
-
-/// Stops nothing, and shows positions and working orders.
-const LIMITS: &str = r#"
-[limits.firm]
-working_orders = 1_000_000
-others = "unlimited"
-[limits.account."*"]
-others = "unlimited"
-[limits.strategy."*"]
-others = "unlimited"
-[limits.pair."*"]
-others = "unlimited"
-[limits.instrument."*"]
-position_long = 1_000_000_000
-position_short = 1_000_000_000
-others = "unlimited"
-[limits.session."*"]
-others = "unlimited"
-"#;
+use crate::support::{Daemon, Gateway, PATIENCE, SHOWN as LIMITS, block_on, haltline};
 
 /// A small generator, so that a failure can be run again.
 struct Random(u64);
@@ -329,6 +310,41 @@ fn a_kill_during_which_the_process_dies_at_any_step_of_the_latch_is_never_lost_o
         }
     }
     assert!(in_force >= 3, "{in_force}");
+}
+
+/// The latch may be written between a halt and its cause. Whoever is told then that the halt is durable would find nothing after a
+/// crash that says why.
+#[test]
+fn a_halt_that_is_on_disk_without_its_cause_is_not_confirmed_before_the_process_dies() {
+    let holds = tempfile::tempdir().unwrap();
+    let hold = |step: &str| std::fs::write(holds.path().join(step), "").unwrap();
+    let dir = Daemon::start(LIMITS).terminate().1;
+    let daemon = Daemon::run_under(dir, &[("HALTLINE_HOLD_IN", holds.path().to_str().unwrap())]);
+    hold(HALT_RAISED);
+    let latch = daemon.dir.path().join("state/latch");
+    let latched = || std::fs::read_to_string(&latch).unwrap();
+    let receipt = std::thread::scope(|scope| {
+        let press = scope.spawn(|| {
+            let scope = json!({ "kind": "strategy", "name": "alpha" });
+            let body = json!({ "scope": scope, "reason": "it runs away", "wait_ms": 300 });
+            daemon.ask("olaf", "POST", "/v1/kill", Some(&body))
+        });
+        let begin = Instant::now();
+        while !latched().contains("\"alpha\"") {
+            assert!(begin.elapsed() < PATIENCE, "the writer does not look by itself: {}", latched());
+            std::thread::yield_now();
+        }
+        // What is written from now on gets no further than its new file.
+        hold("latch written");
+        std::fs::remove_file(holds.path().join(HALT_RAISED)).unwrap();
+        press.join().unwrap()
+    });
+    let dir = daemon.sigkill();
+    let latch = std::fs::read_to_string(dir.path().join("state/latch")).unwrap();
+    assert!(latch.contains("\"alpha\"") && !latch.contains("it runs away"), "{latch}");
+    let (status, receipt) = receipt;
+    assert_eq!((status, &receipt["missing"]["latch"]), (200, &json!(true)), "{receipt}");
+    assert_eq!(Daemon::run(dir).mode("strategy", "alpha"), "halted");
 }
 
 #[test]

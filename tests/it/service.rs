@@ -287,6 +287,12 @@ fn a_reload_that_read_an_older_file_does_not_undo_a_newer_one() {
     });
 }
 
+/// Receipts of presses for this reason.
+fn presses(daemon: &Daemon, reason: &str) -> usize {
+    let kills = daemon.get("vera", "/v1/kills");
+    kills["kills"].as_array().unwrap().iter().filter(|kill| kill["reason"] == reason).count()
+}
+
 /// A script that dies, or a tool that closes its side as soon as it has sent everything.
 #[test]
 fn a_kill_whose_sender_hangs_up_at_once_is_taken_and_recorded() {
@@ -309,11 +315,7 @@ fn a_kill_whose_sender_hangs_up_at_once_is_taken_and_recorded() {
         }
     }
     daemon.signal("CONT");
-    let presses = |daemon: &Daemon| {
-        let kills = daemon.get("vera", "/v1/kills");
-        kills["kills"].as_array().unwrap().iter().filter(|kill| kill["reason"] == "gone at once").count()
-    };
-    daemon.until("every press is taken", |daemon| presses(daemon) == 20);
+    daemon.until("every press is taken", |daemon| presses(daemon, "gone at once") == 20);
     assert_eq!(daemon.mode("strategy", "alpha"), "halted");
 }
 
@@ -355,12 +357,8 @@ fn a_kill_whose_sender_hangs_up_while_it_is_read_is_taken_and_recorded() {
         judged += usize::from(begin.elapsed() < TOLERATED);
         daemon.signal("CONT");
     }
-    let presses = |daemon: &Daemon| {
-        let kills = daemon.get("vera", "/v1/kills");
-        kills["kills"].as_array().unwrap().iter().filter(|kill| kill["reason"] == "gone meanwhile").count()
-    };
     let sure = judged..=round;
-    daemon.until("every press is taken", |daemon| sure.contains(&presses(daemon)));
+    daemon.until("every press is taken", |daemon| sure.contains(&presses(daemon, "gone meanwhile")));
     daemon.until("every press is in the journal", |daemon| sure.contains(&recorded(daemon, "kill", "gone meanwhile")));
 }
 
@@ -397,4 +395,27 @@ fn a_change_whose_caller_hangs_up_while_it_is_made_is_recorded() {
     drop(slow);
     daemon.until("the limits are in force", |d| d.get("vera", "/v1/state")["limits_generation"] == 2);
     daemon.until("who changed them is in the journal", |daemon| recorded(daemon, "limits", "gone meanwhile") == 1);
+}
+
+/// Bytes of the process's memory that are there.
+fn resident(daemon: &Daemon) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn the_memory_of_the_engines_tables_is_there_before_the_first_order() {
+    let dir = Daemon::start(LIMITS).terminate().1;
+    let path = dir.path().join("haltline.toml");
+    // A hundred bytes each and more.
+    let text = std::fs::read_to_string(&path).unwrap().replace("working_orders = 4_096", "working_orders = 524_288");
+    std::fs::write(&path, &text).unwrap();
+    let daemon = Daemon::run(dir);
+    let asked_for = resident(&daemon);
+    let dir = daemon.terminate().1;
+    std::fs::write(&path, text.replace("[engine]", "[engine]\nprefault = false")).unwrap();
+    let daemon = Daemon::run(dir);
+    let not = resident(&daemon);
+    assert!(asked_for > not + (32 << 20), "{asked_for} bytes, and {not} where it is taken when it is first used");
 }

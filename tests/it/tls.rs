@@ -11,7 +11,8 @@ use std::sync::mpsc::{Receiver, channel};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
-use crate::support::tls::{Authority, connect, exchange};
+use crate::support::authority::Authority;
+use crate::support::tls::{connect, exchange, server};
 use crate::support::{Daemon, LIMITS, PATIENCE, config, haltline, token};
 
 /// A service that speaks TLS, with a certificate of `authority`, which also signs clients'.
@@ -192,8 +193,8 @@ fn hook(config: Arc<ServerConfig>) -> (String, Receiver<Value>) {
 #[test]
 fn a_webhook_over_tls_is_told_if_its_authority_is_the_one_and_a_wrong_one_is_an_alert() {
     let (ours, other) = (Authority::new("pager"), Authority::new("pager"));
-    let (good, told) = hook(ours.server());
-    let (bad, never) = hook(other.server());
+    let (good, told) = hook(server(&ours));
+    let (bad, never) = hook(server(&other));
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("secret"), "a-secret-that-is-long-enough\n").unwrap();
     std::fs::write(dir.path().join("pager.pem"), &ours.pem).unwrap();

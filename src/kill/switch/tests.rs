@@ -83,6 +83,22 @@ fn halt_that_is_on_disk_without_its_cause_is_not_durable_and_one_write_has_both(
     assert!(!switch.receipt(receipt.id).unwrap().missing().latch);
 }
 
+/// The counter of the page is read before its words and the causes after them: a press in between is among the causes only.
+#[test]
+fn halt_that_is_not_on_disk_is_not_durable_although_its_cause_was_counted() {
+    let clock = TestClock::new();
+    let (switch, _jobs) = switch(clock.clone());
+    let before = switch.snapshot();
+    let receipt = switch.press(ALPHA, Stop::Halted, "olga", "it runs away", clock.now()).unwrap();
+    let torn = Snapshot { causes: switch.snapshot().causes, ..before };
+    assert!(torn.entries.is_empty());
+    switch.latch_written(&torn, clock.now());
+    assert!(!switch.is_durable());
+    assert!(switch.receipt(receipt.id).unwrap().missing().latch, "the halt would be lost");
+    switch.latch_written(&switch.snapshot(), clock.now());
+    assert!(!switch.receipt(receipt.id).unwrap().missing().latch);
+}
+
 #[test]
 fn session_that_drops_before_it_confirmed_stays_missing() {
     let clock = TestClock::new();

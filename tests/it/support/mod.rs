@@ -1,5 +1,6 @@
 //! The real program as a child process, and plain clients for its two doors.
 
+pub mod authority;
 pub mod cc;
 mod gateway;
 mod lines;
@@ -111,6 +112,25 @@ others = "unlimited"
 [limits.pair."*"]
 others = "unlimited"
 [limits.instrument."*"]
+others = "unlimited"
+[limits.session."*"]
+others = "unlimited"
+"#;
+
+/// Limits that stop nothing, and show positions and working orders.
+pub const SHOWN: &str = r#"
+[limits.firm]
+working_orders = 1_000_000
+others = "unlimited"
+[limits.account."*"]
+others = "unlimited"
+[limits.strategy."*"]
+others = "unlimited"
+[limits.pair."*"]
+others = "unlimited"
+[limits.instrument."*"]
+position_long = 1_000_000_000
+position_short = 1_000_000_000
 others = "unlimited"
 [limits.session."*"]
 others = "unlimited"
