@@ -1,8 +1,8 @@
 // Contrast, labels and structure by axe, in both schemes; and the width of a phone.
 
 import AxeBuilder from "@axe-core/playwright";
-import { expect, goTo, kill, rearm, row, test, until } from "./support/console.mjs";
-import { Gateway } from "./support/gateway.mjs";
+import { expect, goTo, kill, old, rearm, row, test, until } from "./support/console.mjs";
+import { Gateway, runAway } from "./support/gateway.mjs";
 import { GATEWAYS, names } from "./support/haltline.mjs";
 
 /** @param {import("@playwright/test").Page} page @param {string} where */
@@ -61,7 +61,7 @@ async function busy(haltline) {
   );
   const strategies = names(24);
   for (let i = 0; i < 90; i += 1) gateways[i % 3].order(strategies[i % 9], { instrument: i, qty: 60, then: "fill" });
-  for (let i = 0; i < 80; i += 1) gateways[0].order("vwap-02", { then: "expire", qty: 1 });
+  await runAway(haltline, gateways[0], "vwap-02");
   await haltline.ask("olaf", "POST", "/v1/kill", {
     scope: { kind: "strategy", name: "mm-03" },
     mode: "reduce_only",
@@ -101,7 +101,6 @@ for (const colorScheme of /** @type {const} */ (["dark", "light"])) {
     ["phone", { width: 390, height: 844 }],
   ])) {
     test(`every view is readable and labelled, ${colorScheme}, ${size}`, async ({ haltline, enter }) => {
-      test.setTimeout(240_000);
       await busy(haltline);
       const page = await enter("", { colorScheme, viewport });
       await check(page, "login");
@@ -161,7 +160,7 @@ for (const colorScheme of /** @type {const} */ (["dark", "light"])) {
       // Between a phone and a wide screen, and while it is stale with all its words: it stays. Last, since a haltline that
       // stood still for long lets its sessions go.
       haltline.signal("SIGSTOP");
-      await expect(page.locator("#app")).toHaveAttribute("data-fresh", "stale");
+      await old(page);
       for (const width of [1280, 1024, 800, 390]) {
         await page.setViewportSize({ width, height: 800 });
         await expectNoSidewaysScroll(page, `stale at ${width}`);

@@ -111,7 +111,8 @@ test("a session that is not there is named before the press, and its orders afte
 });
 
 test.describe("a venue that refuses", () => {
-  test.use({ more: '[cancel]\nrepeat_after = "200ms"\nattempts = 2\nretry_after = "1s"\n' });
+  // Nobody is told again for being slow; what is refused is tried again.
+  test.use({ more: '[cancel]\nrepeat_after = "60s"\nretry_after = "1s"\n' });
 
   test("what the venue refuses is the named remainder until it takes it, and no green before", async ({
     haltline,

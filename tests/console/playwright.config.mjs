@@ -7,17 +7,20 @@ export default defineConfig({
   workers: 1,
   fullyParallel: false,
   retries: 0,
-  timeout: 90_000,
-  expect: { timeout: 20_000 },
+  // How long anything may take that has to happen: only a test that fails waits for so long.
+  timeout: 900_000,
+  expect: { timeout: 120_000 },
   reporter: [["list"]],
   use: {
     viewport: { width: 1440, height: 900 },
     colorScheme: "dark",
-    actionTimeout: 20_000,
+    actionTimeout: 120_000,
     trace: "retain-on-failure",
     launchOptions: {
       executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-      args: ["--no-sandbox"],
+      // A container may have little memory to share.
+      args: ["--no-sandbox", "--disable-dev-shm-usage"],
+      timeout: 300_000,
     },
   },
 });

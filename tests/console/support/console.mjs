@@ -22,20 +22,23 @@ export const test = base.extend({
     await haltline.stop();
   },
 
-  /** Opens a page of its own context, logged in as somebody: `await enter("rita")`. */
+  /** Opens a page of its own context, logged in as somebody: `await enter("rita")`. `of`: at another haltline; `at`: by another way. */
   enter: async ({ browser, haltline, contextOptions, viewport, colorScheme }, use) => {
     /** @type {string[]} */
     const errors = [];
     /** @type {import("@playwright/test").BrowserContext[]} */
     const contexts = [];
-    const enter = async (/** @type {string} */ who, /** @type {any} */ options = {}) => {
+    const enter = async (
+      /** @type {string} */ who,
+      /** @type {any} */ { of = haltline, at = of.http, ...options } = {},
+    ) => {
       const context = await browser.newContext({ ...contextOptions, viewport, colorScheme, ...options });
       contexts.push(context);
       if (process.env.CONSOLE_FILES) await asTheyAreNow(context);
       const page = await context.newPage();
       watch(page, errors);
-      await page.goto(options.at ?? haltline.http);
-      if (who) await login(page, haltline.tokens[who].token);
+      await page.goto(at);
+      if (who) await login(page, of.tokens[who].token);
       return page;
     };
     await use(enter);
@@ -68,6 +71,13 @@ export async function login(page, token) {
 
 /** The page says that what it shows is of now. @param {import("@playwright/test").Page} page */
 export const live = (page) => expect(page.locator("#app")).toHaveAttribute("data-fresh", "live");
+
+/**
+ * The page says that what it shows is old. That it is stale it says for some seconds only: then it counts as disconnected, and a test
+ * may look late.
+ * @param {import("@playwright/test").Page} page
+ */
+export const old = (page) => expect(page.locator("#app")).toHaveAttribute("data-fresh", /^(stale|disconnected)$/);
 
 /** The row of a scope in the list. @param {import("@playwright/test").Page} page @param {string} name */
 export const row = (page, name) => page.locator(".rows .row").filter({ hasText: name });
@@ -119,12 +129,13 @@ export async function rearm(haltline, scope) {
   const ask = { scope, epoch: halt.epoch, reason: "it is right", wait_ms: 5_000 };
   const asked = await haltline.ask("rita", "POST", "/v1/rearm", ask);
   if (asked.body.status !== "pending") return;
-  const agreed = await haltline.ask("ruth", "POST", `/v1/rearm/${asked.body.id}/approve`, { reason: "I looked, too" });
-  expect(agreed.body.status).toBe("done");
+  await haltline.ask("ruth", "POST", `/v1/rearm/${asked.body.id}/approve`, { reason: "I looked, too" });
+  const done = async () => (await haltline.ask("ruth", "GET", `/v1/rearm/${asked.body.id}`)).body.status === "done";
+  await until(done, "it is re-armed, and that is on disk");
 }
 
 /**
  * Waits until something holds, by asking again.
  * @param {() => Promise<boolean>} holds @param {string} what @param {number} [timeout] in ms
  */
-export const until = (holds, what, timeout = 20_000) => expect.poll(holds, { message: what, timeout }).toBe(true);
+export const until = (holds, what, timeout = 120_000) => expect.poll(holds, { message: what, timeout }).toBe(true);

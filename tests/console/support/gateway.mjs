@@ -9,25 +9,32 @@ export class Gateway {
   /** @param {Haltline} haltline @param {string} name @param {any} [claim] what it says of itself: build, flags, host */
   static async connect(haltline, name, claim = {}) {
     const gateway = new Gateway(name);
-    const socket = new WebSocket(haltline.ws, ["haltline.v1.json"], {
-      headers: { authorization: `Bearer ${haltline.tokens[name].token}` },
-    });
-    gateway.socket = socket;
-    await new Promise((resolve, reject) => {
-      socket.once("open", () => gateway.send({ type: "hello", ...claim }));
-      socket.once("error", reject);
-      socket.on("message", (data) => {
-        const message = JSON.parse(String(data));
-        gateway.hear(message);
-        if (message.type === "welcome") resolve(undefined);
+    // Who takes too long to say hello is closed; this process may have stood still, and comes again.
+    for (let tries = 1; tries <= 20; tries += 1) {
+      const socket = new WebSocket(haltline.ws, ["haltline.v1.json"], {
+        headers: { authorization: `Bearer ${haltline.tokens[name].token}` },
       });
-    });
-    return gateway;
+      gateway.socket = socket;
+      const welcome = await new Promise((resolve) => {
+        socket.once("open", () => gateway.send({ type: "hello", ...claim }));
+        socket.on("error", (error) => (gateway.why = error.message));
+        socket.once("close", () => resolve(false));
+        socket.on("message", (data) => {
+          const message = JSON.parse(String(data));
+          gateway.hear(message);
+          if (message.type === "welcome") resolve(true);
+        });
+      });
+      if (welcome) return gateway;
+    }
+    throw new Error(`${name} is not let in: ${gateway.why}`);
   }
 
   /** @param {string} name */
   constructor(name) {
     this.name = name;
+    /** What was wrong with the connection. */
+    this.why = "";
     this.seq = 0;
     this.serial = 0;
     /** What works at the venue, by id. @type {Map<string, any>} */
@@ -111,7 +118,7 @@ export class Gateway {
   }
 
   /**
-   * Asks for an order. `then`: it works on, is filled, or expires at once.
+   * Asks for an order; returns its id. `then`: it works on, is filled, or expires at once.
    * @param {string} strategy @param {{ qty?: number, instrument?: number, side?: string, then?: "work" | "fill" | "expire" }} [how]
    */
   order(strategy, { qty = 100, instrument = 0, side = "buy", then = "work" } = {}) {
@@ -128,6 +135,7 @@ export class Gateway {
     };
     this.asked.set(order.id, { ...order, then });
     this.event("new", order);
+    return order.id;
   }
 
   close() {
@@ -136,13 +144,29 @@ export class Gateway {
 }
 
 /**
+ * Has a strategy ask for more orders than it may, until it is halted. They have to come within a second of haltline's clock: where
+ * something stood still in the midst of them, more are needed.
+ * @param {Haltline} haltline @param {Gateway} gateway @param {string} strategy
+ */
+export async function runAway(haltline, gateway, strategy) {
+  for (;;) {
+    const ids = Array.from({ length: 100 }, () => gateway.order(strategy, { then: "expire", qty: 1 }));
+    while (ids.some((id) => gateway.asked.has(id))) await new Promise((resolve) => setTimeout(resolve, 20));
+    if ((await haltline.mode("strategy", strategy)) !== "normal") return;
+  }
+}
+
+/**
  * Orders of every strategy in turn, so many a second, for as long as it is not stopped.
  * @param {Gateway[]} gateways @param {string[]} strategies @param {number} perSecond
  */
 export function flow(gateways, strategies, perSecond) {
-  const began = performance.now();
+  let began = performance.now();
   let sent = 0;
   const timer = setInterval(() => {
+    // What was missed while this process stood still is not made up for: it would be more at once than a strategy may send.
+    const missed = ((performance.now() - began) / 1_000 - 0.2) * perSecond - sent;
+    if (missed > 0) began += (missed / perSecond) * 1_000;
     const due = Math.floor(((performance.now() - began) / 1_000) * perSecond);
     for (; sent < due; sent += 1) {
       const then = sent % 10 === 0 ? "fill" : "expire";

@@ -18,8 +18,8 @@ export class Proxy {
     this.http = "";
     /** Events wait here as long as this is true. */
     this.frozen = false;
-    /** Events come this much later. */
-    this.delayMs = 0;
+    /** Events say that they were made at this moment at the latest, as if they were held up on their way. */
+    this.madeAt = Infinity;
     /** Every event says that the engine stands still. */
     this.engineStands = false;
     /** Answers to kills are lost after haltline has had them. */
@@ -38,6 +38,8 @@ export class Proxy {
       path: request.url,
       method: request.method,
       headers: request.headers,
+      // A connection that was kept may be given up in the moment in which it is used again.
+      agent: false,
     };
     const asked = http.request(to, (answer) => {
       const isKill = request.url === "/v1/kill";
@@ -73,13 +75,12 @@ export class Proxy {
   /** @param {http.ServerResponse} response @param {string} event */
   event(response, event) {
     if (this.frozen) return;
-    const told = this.engineStands
-      ? event
-          .replace(/"stale":false/g, '"stale":true')
-          .replace(/"last_round_age_ns":\d+/g, '"last_round_age_ns":9000000000')
-      : event;
-    if (this.delayMs > 0) setTimeout(() => response.write(told), this.delayMs);
-    else response.write(told);
+    let told = event.replace(/"at_ms":(\d+)/g, (_, at) => `"at_ms":${Math.min(Number(at), this.madeAt)}`);
+    if (this.engineStands)
+      told = told
+        .replace(/"stale":false/g, '"stale":true')
+        .replace(/"last_round_age_ns":\d+/g, '"last_round_age_ns":9000000000');
+    response.write(told);
   }
 
   /** Cuts every stream. */
