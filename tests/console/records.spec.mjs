@@ -23,16 +23,19 @@ test("a critical alert is in every view until somebody answers it, and then name
   await goTo(vera, "Alerts");
   await expect(vera.getByRole("button", { name: /Acknowledge/ })).toHaveCount(0);
   await banner(olaf, "critical").getByRole("button", { name: "Look" }).click();
-  // As many as there are, those that come meanwhile included.
+  // As many as there are, those that come meanwhile included, each once: the list has to know of those that were answered.
   const next = olaf.getByRole("button", { name: /^Acknowledge / });
+  const seen = olaf.locator("tbody tr").filter({ hasText: "olaf: “on it”" });
   await expect(next.first()).toBeVisible();
   await until(async () => {
+    const { body } = await haltline.ask("vera", "GET", "/v1/alerts");
+    const answered = body.alerts.filter((/** @type {any} */ alert) => alert.acknowledged).length;
+    if ((await seen.count()) !== answered) return false;
     if ((await next.count()) === 0) return (await banner(olaf, "critical").count()) === 0;
-    const which = (await next.first().getAttribute("aria-label")) ?? (await next.first().textContent()) ?? "";
     await next.first().click();
     await olaf.getByLabel("What you do about it").fill("on it");
     await olaf.getByRole("dialog").getByRole("button", { name: "Acknowledge" }).click();
-    await expect(olaf.getByRole("button", { name: which, exact: true })).toHaveCount(0);
+    await expect(olaf.getByRole("dialog")).toHaveCount(0);
     return false;
   }, "all of them are answered");
   for (const page of [vera, olaf]) await expect(banner(page, "critical")).toHaveCount(0);

@@ -38,8 +38,7 @@ fn a_trip_is_an_alert_that_survives_a_crash_until_a_person_answers() {
 
     let daemon = Daemon::run(daemon.sigkill());
     assert_eq!(critical(&daemon)["alerts"][0]["id"], alert["id"]);
-    let waits = daemon.haltline(&["alerts", "--config", "haltline.toml", "--text"]);
-    assert_eq!(waits.status.code(), Some(3));
+    let waits = daemon.haltline_until(&["alerts", "--config", "haltline.toml", "--text"], 3);
     let said = String::from_utf8_lossy(&waits.stdout).into_owned();
     assert!(said.contains("order_rate strategy alpha") && said.contains("1 critical without an answer"), "{said}");
 

@@ -184,7 +184,7 @@ fn a_rearm_may_ask_for_a_drill_a_cause_a_nonce_and_time() {
     let receipt = daemon.kill("strategy", "alpha", "it is wrong");
     let cause = || {
         let state = daemon.get("vera", "/v1/state");
-        state["halts"][0]["causes"][0]["id"].clone()
+        state["halts"][0]["causes"].as_array().unwrap().last().unwrap()["id"].clone()
     };
     let mut body = json!({
         "scope": { "kind": "strategy", "name": "alpha" }, "epoch": receipt["epoch"], "reason": "it is right",

@@ -465,9 +465,10 @@ fn the_container_file_names_what_there_is() {
         let found = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
         Command::new("sh").args(["-c", &health]).env("PATH", found).current_dir(dir).output().unwrap().status.success()
     };
-    assert!(healthy(daemon.dir.path()));
+    // The check waits only so long for an answer.
+    daemon.until("it is well", |daemon| healthy(daemon.dir.path()));
     daemon.kill("firm", "", "a drill");
-    assert!(healthy(daemon.dir.path()), "a halt is no illness");
+    daemon.until("a halt is no illness", |daemon| healthy(daemon.dir.path()));
     let dir = daemon.sigkill();
     assert!(!healthy(dir.path()));
 }
