@@ -556,6 +556,31 @@ const READ_TOGETHER: usize = 8 * BATCH;
 /// How many such parts are read ahead.
 const READ_AHEAD: usize = 4;
 
+/// Cells of groups that follow each other.
+#[derive(Default)]
+struct Part {
+    /// The number of the first of them.
+    first: Option<u64>,
+    cells: Vec<Cell>,
+    /// How long all groups are in the files.
+    bytes: u64,
+}
+
+impl Part {
+    fn add(&mut self, group: &Group) {
+        self.bytes += group.header.len() as u64;
+        if group.header.kind == GroupKind::Cells {
+            self.first.get_or_insert(group.header.first);
+            self.cells.extend(group.cells());
+        }
+    }
+
+    fn emptied(mut self) -> Part {
+        self.cells.clear();
+        Part { first: None, cells: self.cells, bytes: 0 }
+    }
+}
+
 /// Replays what `reader` has still to read.
 ///
 /// # Errors
@@ -568,38 +593,34 @@ pub fn replay_rest(
 ) -> Result<FilesReplayed, ReplayError> {
     watch.begin(replayer.engine());
     let total = reader.bytes_to_read();
-    let (to, from) = crossbeam_channel::bounded::<Vec<Group>>(READ_AHEAD);
+    let (to, from) = crossbeam_channel::bounded::<Part>(READ_AHEAD);
+    // What was taken is filled again: each is large enough to cost more in pages than in cells.
+    let (give_back, used) = crossbeam_channel::bounded::<Part>(READ_AHEAD);
     let (count, reader) = std::thread::scope(|scope| {
         // Reading and hashing take as long as stepping: a thread of their own does them ahead.
         let ahead = scope.spawn(move || {
-            let (mut groups, mut cells) = (Vec::new(), 0);
+            let mut part = Part::default();
             while let Some(group) = reader.next_group()? {
-                cells += group.header.cells as usize;
-                groups.push(group);
+                part.add(&group);
+                if part.cells.len() < READ_TOGETHER {
+                    continue;
+                }
+                let next = used.try_recv().map(Part::emptied).unwrap_or_default();
                 // An error is the taker's: what it stopped at is said there.
-                if cells >= READ_TOGETHER && to.send(core::mem::take(&mut groups)).is_err() {
+                if to.send(core::mem::replace(&mut part, next)).is_err() {
                     break;
                 }
-                cells *= usize::from(!groups.is_empty());
             }
-            let _ = to.send(groups);
+            let _ = to.send(part);
             Ok::<Reader, ReadError>(reader)
         });
         let (mut taken, mut count) = (0, 0);
-        let mut cells = Vec::new();
-        for groups in from {
-            let mut first = None;
-            cells.clear();
-            for group in &groups {
-                taken += group.header.len() as u64;
-                if group.header.kind == GroupKind::Cells {
-                    first.get_or_insert(group.header.first);
-                    cells.extend(group.cells());
-                }
-            }
-            count += cells.len() as u64;
-            replayer.take(first.unwrap_or(0), &cells, watch)?;
+        for part in from {
+            taken += part.bytes;
+            count += part.cells.len() as u64;
+            replayer.take(part.first.unwrap_or(0), &part.cells, watch)?;
             progress(taken, total.max(taken));
+            let _ = give_back.try_send(part);
         }
         let reader = match ahead.join() {
             Ok(reader) => reader?,
