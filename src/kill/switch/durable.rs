@@ -27,7 +27,8 @@ pub struct LatchEntry {
 /// What the latch has to hold now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// [`HaltPage::changes`] before the words were read: everything up to it is in `entries`.
+    /// [`HaltPage::changes`](crate::kill::page::HaltPage::changes) before the words were read: everything up to it is in
+    /// `entries`.
     pub changes: u64,
     /// How many causes were recorded by then, over all scopes: those of halts up to here are in `entries`.
     pub causes: u64,
@@ -40,7 +41,8 @@ pub struct Snapshot {
 /// How the latch's writer is doing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LatchStatus {
-    /// [`HaltPage::changes`] up to which everything is on disk; `None` before the first write.
+    /// [`HaltPage::changes`](crate::kill::page::HaltPage::changes) up to which everything is on disk; `None` before the first
+    /// write.
     pub durable_changes: Option<u64>,
     /// [`Snapshot::causes`] up to which everything is on disk.
     pub durable_causes: u64,
