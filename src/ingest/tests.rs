@@ -22,6 +22,7 @@ use crate::ingest::client::{ClientError, Endpoint, Memory, Receiver, Reply, conn
 use crate::ingest::ws::{Authenticate, IngestOptions, IngestParts, IngestStats, IngestWake, run};
 use crate::kill::board::SessionBoard;
 use crate::kill::page::HaltPage;
+use crate::model::cancel::{Instruct, Instruction};
 use crate::model::effect::Denial;
 use crate::model::universe::{AccountSpec, CurrencySpec, InstrumentSpec, SessionSpec, StrategySpec};
 use crate::model::{Claim, Effect, Event, EventKind, Mode, Rule, Scope, SessionKind, Universe, Verdict, Why};
@@ -108,6 +109,8 @@ struct FakeEngine {
     refused: Arc<AtomicU64>,
     /// Events that are lost on their way.
     skip: Arc<AtomicU64>,
+    /// Cancels of an order of g1 that are still to be told, because alpha was halted.
+    cancels: Arc<AtomicU64>,
 }
 
 impl FakeEngine {
@@ -125,6 +128,14 @@ impl FakeEngine {
                 if self.skip.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_err() {
                     self.step(inbound.event);
                 }
+            }
+            while self.port.has_room()
+                && self.cancels.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok()
+            {
+                worked = true;
+                let what = Instruct::Cancel { of: SessionId(0), id: OrdId(1), attempt: 1 };
+                let scope = Scope::Strategy(StrategyId(0));
+                assert!(self.port.answer(Effect::Instruct(Instruction { to: SessionId(0), scope, what })));
             }
             if worked {
                 self.port.wake();
@@ -202,6 +213,7 @@ struct Rig {
     engine_stands: Arc<AtomicBool>,
     refused: Arc<AtomicU64>,
     skip: Arc<AtomicU64>,
+    cancels: Arc<AtomicU64>,
     stands: crossbeam_channel::Receiver<()>,
     go_on: crossbeam_channel::Sender<()>,
     engine_stop: Arc<AtomicBool>,
@@ -222,7 +234,7 @@ impl Rig {
         let (edge, engine) = port(capacity, bell.clone(), Box::new(wake.clone()));
         let taken = Arc::new(Mutex::new(Vec::new()));
         let (paused, engine_stands, engine_stop) = (Arc::default(), Arc::default(), Arc::default());
-        let (refused, skip) = (Arc::default(), Arc::default());
+        let (refused, skip, cancels) = (Arc::default(), Arc::default(), Arc::default());
         let fake = FakeEngine {
             port: engine,
             bell,
@@ -233,6 +245,7 @@ impl Rig {
             stop: Arc::clone(&engine_stop),
             refused: Arc::clone(&refused),
             skip: Arc::clone(&skip),
+            cancels: Arc::clone(&cancels),
         };
         let (stop, stopped) = watch::channel(false);
         let (tell_stands, stands) = crossbeam_channel::bounded(1);
@@ -273,6 +286,7 @@ impl Rig {
             engine_stands,
             refused,
             skip,
+            cancels,
             stands,
             go_on,
             engine_stop,
@@ -894,6 +908,46 @@ async fn halt_is_pushed_to_whom_it_concerns_and_confirmed() {
     drop((_tx2, rx2));
     let (_tx, mut rx, _) = guard(connect(&rig.endpoint("t2", Protocol::Json), &two)).await.unwrap();
     assert!(matches!(guard(rx.next()).await, Ok(Reply::Modes { scopes, .. }) if scopes.len() == 1));
+}
+
+#[tokio::test]
+async fn cancels_of_a_halt_come_behind_the_word_of_it_however_fast_it_is_raised_and_lowered() {
+    let rig = Rig::new(1024, patient());
+    let mut ws = rig.json().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (page, stopped) = (rig.page.clone(), stop.clone());
+    let alpha = rig.universe.slot(Scope::Strategy(StrategyId(0))).unwrap();
+    let flips = std::thread::spawn(move || {
+        while !stopped.load(Ordering::SeqCst) {
+            let word = page.raise(alpha, Mode::Halted);
+            std::thread::yield_now();
+            page.lower(alpha, word.epoch).unwrap();
+            std::thread::yield_now();
+        }
+    });
+    let (mut halted, mut modes, mut cancels) = (false, 0, 0);
+    let begun = Instant::now();
+    while modes < 1_000 || cancels < 1_000 {
+        assert!(begun.elapsed() < GUARD, "{modes} modes and {cancels} cancels");
+        // Those that come while alpha may trade are not told: nothing need be heard of some.
+        rig.cancels.store(64, Ordering::SeqCst);
+        rig.wake.wake();
+        let Ok(heard) = tokio::time::timeout(Duration::from_millis(20), hear(&mut ws)).await else { continue };
+        match heard {
+            Server::Mode { scopes, .. } => {
+                modes += 1;
+                halted =
+                    scopes.iter().find(|scope| scope.name == "alpha").map_or(halted, |alpha| alpha.mode == "halted");
+            }
+            Server::Cancel { .. } => {
+                cancels += 1;
+                assert!(halted, "cancel {cancels}, after {modes} modes");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    stop.store(true, Ordering::SeqCst);
+    flips.join().unwrap();
 }
 
 #[tokio::test]
